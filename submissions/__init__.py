@@ -1,0 +1,1 @@
+"""Committed results, one folder an encoder; this file lets an installed package find them."""
