@@ -1,0 +1,1 @@
+"""The fixed protocols, one YAML file each."""

@@ -1,0 +1,1 @@
+"""Cards, protocols and records as data. Imports neither torch nor pandas."""

@@ -1,0 +1,107 @@
+"""What every spec shares: a frozen, strict model, its file format, its hash and its error."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+__all__ = ["InputError", "Spec", "digest", "explain", "packaged", "read_yaml", "suggest"]
+
+
+class InputError(Exception):
+    """The input is wrong: one line that names the file, the field and what would be right.
+
+    The command line prints it without a traceback and ends with exit code 2.
+    """
+
+
+class Spec(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, data: Any, *, origin: str) -> Self:
+        """Validate ``data``, read from ``origin``.
+
+        Raises:
+            InputError: Naming the origin, the first wrong field and what is expected there.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise InputError(f"{origin}: {explain(cls, error)}") from None
+
+
+def explain(cls: type[BaseModel], error: ValidationError) -> str:
+    """The first of pydantic's complaints as one line."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the document"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown field" + suggest(str(first["loc"][-1]), cls.model_fields)
+    elif first["type"] == "missing":
+        message = "required, but missing"
+    more = error.error_count() - 1
+    return f"{field}: {message}" + (f" (and {more} more)" if more else "")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown ``name``: the closest known one, or all."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    if len(choices) > 12:
+        return ""
+    return f"; known: {', '.join(choices)}" if choices else ""
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a small YAML document.
+
+    Aliases are refused: no card needs them, and nested ones expand without bound.
+
+    Raises:
+        InputError: When the file cannot be read, is too large, or is not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if len(text) > 1_000_000:
+            raise InputError(f"{path}: larger than 1 MB; a card or protocol is a page of YAML")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise InputError(f"{path}: YAML aliases are not allowed; write the value out")
+        return yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply") from None
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of ``value`` (sorted keys, no spaces), as 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def packaged(name: str) -> Path:
+    """The folder of a part that ships inside the distribution, e.g. ``tasks``.
+
+    Top-level folders of the checkout (``tasks``, ``baselines``, ``submissions``) are mapped to
+    ``medtransfer.<name>``, so the import system knows where they are in every kind of install.
+    """
+    spec = importlib.util.find_spec(f"medtransfer.{name}")
+    locations = spec.submodule_search_locations if spec else None
+    if not locations:
+        raise InputError(f"the installation is incomplete: medtransfer.{name} is missing")
+    return Path(next(iter(locations)))

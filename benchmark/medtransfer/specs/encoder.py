@@ -1,0 +1,159 @@
+"""Encoder cards: what an encoder is, what it expects, and what it has already seen."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from medtransfer.specs.base import Spec, digest
+from medtransfer.specs.task import Name, Slug
+
+__all__ = [
+    "RANDOM_WEIGHTS",
+    "Architecture",
+    "EncoderCard",
+    "Input",
+    "PretrainingCard",
+    "Relation",
+    "Weights",
+]
+
+Relation = Literal["intra", "inter", "none"]
+
+
+class Architecture(Spec):
+    """How the network is built: by timm, or by a Python function."""
+
+    timm: str | None = Field(default=None, description="Architecture name in timm.")
+    options: dict[str, Any] = Field(default={}, description="Arguments of timm.create_model.")
+    python: str | None = Field(
+        default=None,
+        description="module:function of the builder that was registered; set by the registry, "
+        "never followed from a card that came as data.",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Architecture:
+        if (self.timm is None) == (self.python is None):
+            raise ValueError("name either 'timm' or (from Python, by register) a builder")
+        return self
+
+
+class Weights(Spec):
+    """Where the weights are. Without any of the three, they are random."""
+
+    path: str | None = Field(default=None, description="File beside the card.")
+    url: str | None = Field(default=None, description="Download address.")
+    hub: str | None = Field(default=None, description="timm name with tag, or hf-hub:owner/name.")
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="Of the file; checked before use."
+    )
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> Weights:
+        given = [name for name in ("path", "url", "hub") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"name one of path, url, hub; found {' and '.join(given)}")
+        if self.url and not self.sha256:
+            raise ValueError("sha256: required with url, so that the bytes can be checked")
+        return self
+
+    @property
+    def random(self) -> bool:
+        """Whether there are no weights to load."""
+        return not (self.path or self.url or self.hub)
+
+
+class Input(Spec):
+    """The encoder's own preprocessing, never the benchmark's guess."""
+
+    size: int = Field(default=224, ge=8, le=2048, description="Height and width in pixels.")
+    range: tuple[float, float] = Field(
+        default=(0.0, 1.0), description="What black and white become before mean and std."
+    )
+    mean: list[float] = Field(default=[0.485, 0.456, 0.406], description="Per channel, in range.")
+    std: list[float] = Field(default=[0.229, 0.224, 0.225], description="Per channel, in range.")
+    channels: Literal[1, 3] = Field(default=3, description="Grey images are repeated to 3.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Input:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std: one value for each of {self.channels} channels")
+        if min(self.std) <= 0:
+            raise ValueError("std: must be positive")
+        if self.range[0] >= self.range[1]:
+            raise ValueError("range: [low, high] with low < high")
+        return self
+
+
+class Cost(Spec):
+    """Declared compute of the pre-training; unknown is null."""
+
+    flops: float | None = Field(default=None, ge=0, description="Floating point operations.")
+    gpu_hours: float | None = Field(default=None, ge=0, description="Hours on one GPU.")
+    energy_kwh: float | None = Field(default=None, ge=0, description="Kilowatt hours.")
+
+
+class PretrainingCard(Spec):
+    """What the encoder has seen; contamination and the transfer relation follow from it."""
+
+    domains: list[Slug] | None = Field(
+        default=None, description="Domains of the images; [] for random weights, null unknown."
+    )
+    datasets: list[str] | None = Field(
+        default=None, description="Corpora, as task cards' lineage names them; null is unknown."
+    )
+    objective: str = Field(
+        default="unknown", description="none, supervised, simclr, mae, ... none: random weights."
+    )
+    images_seen: int | None = Field(default=None, ge=0, description="Images times epochs.")
+    init: str | None = Field(default=None, description="Parent encoder.")
+    cost: Cost = Field(default=Cost(), description="Compute that the pre-training took.")
+
+
+RANDOM_WEIGHTS = PretrainingCard(domains=[], datasets=[], objective="none", images_seen=0)
+"""The pre-training of an encoder that had none."""
+
+
+class EncoderCard(Spec):
+    """An image encoder: a per-image function from pixels to a vector."""
+
+    name: Name = Field(description="Unique; also the name of the submission's folder.")
+    title: str = Field(default="", description="One line for people.")
+    licence: str = Field(default="", description="Licence of the weights.")
+    citation: str = Field(default="", description="What to cite.")
+    url: str = Field(default="", description="Where it comes from.")
+    architecture: Architecture = Field(description="How the network is built.")
+    weights: Weights = Field(default=Weights(), description="Where the weights are.")
+    input: Input = Field(default=Input(), description="The encoder's own preprocessing.")
+    pooling: Literal["default", "avg", "max", "token"] = Field(
+        default="default",
+        description="How features become one vector; default is the architecture's own. Part of "
+        "the encoder's identity.",
+    )
+    pretraining: PretrainingCard = Field(
+        default=PretrainingCard(), description="What the encoder has already seen."
+    )
+
+    def identity(self, weights: str) -> str:
+        """SHA-256 of all that decides the encoder's output, so not of its name.
+
+        Args:
+            weights: SHA-256 of the weights' file, of the builder's source, or the hub's name.
+        """
+        fields = self.model_dump(include={"architecture", "input", "pooling"})
+        return digest({**fields, "weights": weights})
+
+    def relation(self, domain: str) -> Relation | None:
+        """Transfer relation to a task of ``domain``: computed, never typed in by hand.
+
+        Returns:
+            ``none`` for random weights, ``intra`` when the declared pre-training domains include
+            the task's, else ``inter``; ``None`` when the domains are not declared.
+        """
+        if self.pretraining.objective == "none":
+            return "none"
+        if self.pretraining.domains is None:
+            return None
+        return "intra" if domain in self.pretraining.domains else "inter"

@@ -1,0 +1,177 @@
+"""Protocols: every choice that an evaluation would otherwise make in private."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medtransfer.specs.base import InputError, Spec, digest, read_yaml, suggest
+
+__all__ = ["Adaptation", "Budget", "FineTuning", "Frozen", "Protocol", "load_protocol", "shots"]
+
+Adaptation = Literal["knn", "linear", "finetune"]
+Budget = Literal["1-shot", "5-shot", "10-shot", "100-shot", "full"]
+
+_FOLDER = Path(__file__).parent.parent / "protocols"
+
+
+def shots(budget: str) -> int | None:
+    """Items per class of a budget; ``None`` is the whole training split."""
+    return None if budget == "full" else int(budget.removesuffix("-shot"))
+
+
+class Frozen(Spec):
+    """Probes of the frozen encoder (knn, linear)."""
+
+    budgets: list[Budget] = Field(min_length=1, description="Budgets to run.")
+    draws: int = Field(ge=1, description="Few-shot draws per budget.")
+    draws_at_full: int = Field(default=1, ge=1, description="Probes are deterministic at full.")
+
+
+class Knn(Spec):
+    """Weighted nearest neighbours by cosine similarity (Wu et al. 2018; DINO's evaluation)."""
+
+    neighbours: int = Field(default=20, ge=1, description="At most the smallest class count.")
+    temperature: float = Field(default=0.07, gt=0, description="Weight is exp(cosine / this).")
+
+
+class Linear(Spec):
+    """Multinomial logistic regression: mean cross-entropy + l2/2 |w|^2, bias free."""
+
+    l2: list[float] = Field(min_length=1, description="Values to select from, ascending.")
+    l2_unselected: float = Field(default=1e-3, gt=0, description="Below select_from_shots.")
+    select_from_shots: int = Field(
+        default=10, ge=2, description="Fewest shots at which the L2 is selected."
+    )
+    folds: int = Field(default=5, ge=2, description="Stratified folds for few-shot selection.")
+
+    @field_validator("l2")
+    @classmethod
+    def _ascending(cls, value: list[float]) -> list[float]:
+        if sorted(set(value)) != value or value[0] <= 0:
+            raise ValueError("positive values in ascending order are expected")
+        return value
+
+
+class Augmentation(Spec):
+    """Random changes of the training images; a flip is decided by the task card."""
+
+    crop: float = Field(default=0.8, gt=0, le=1, description="Smallest share of the area kept.")
+    jitter: float = Field(default=0.1, ge=0, lt=1, description="Brightness and contrast, +-.")
+
+
+class Run(Spec):
+    """How long one budget is fine-tuned, and how often."""
+
+    draws: int = Field(ge=1, description="Independent draws (at full: seeds).")
+    batch: int = Field(ge=2, description="Images per step.")
+    steps: int | None = Field(default=None, ge=1, description="Steps; or give epochs.")
+    epochs: int | None = Field(default=None, ge=1, description="Passes over the images.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Run:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+    def length(self, items: int) -> int:
+        """Number of steps when training on ``items`` images."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * -(-items // min(self.batch, items))
+
+
+class FineTuning(Spec):
+    """Training of all parameters. A fixed compute budget, the same for every encoder."""
+
+    budgets: dict[Budget, Run] = Field(min_length=1, description="Length of each budget.")
+    learning_rates: list[float] = Field(min_length=1, description="Tried in turn; best is kept.")
+    learning_rates_random: list[float] = Field(
+        default=[], description="Also tried when the encoder's weights are random."
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="Of AdamW, not on biases and norms; with 0 it is Adam."
+    )
+    layer_decay: float = Field(
+        default=0.75, gt=0, le=1, description="Factor of the learning rate per layer group."
+    )
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps.")
+    schedule: Literal["cosine", "steps"] = Field(
+        default="cosine", description="steps: a tenth at 50 % and at 75 %."
+    )
+    clip: float | None = Field(default=1.0, gt=0, description="Largest gradient norm.")
+    augmentation: Augmentation | None = Field(default=Augmentation(), description="null: none.")
+    keep: Literal["last", "best"] = Field(
+        default="last", description="best: the epoch with the best validation metric (at full)."
+    )
+
+
+class Protocol(Spec):
+    """The whole protocol. Its fingerprint stands in every record."""
+
+    name: str = Field(description="The name of the file, without .yaml.")
+    title: str = Field(description="One line for people.")
+    revision: int = Field(ge=1, description="Bumped whenever code changes numbers.")
+    ranked: list[Adaptation] = Field(
+        min_length=1, description="Adaptations that every classification task needs."
+    )
+    max_size: int = Field(ge=8, description="Largest input size in pixels.")
+    frozen: Frozen | None = Field(default=None, description="Budgets of knn and linear.")
+    knn: Knn = Field(default=Knn(), description="Nearest neighbours.")
+    linear: Linear | None = Field(default=None, description="Logistic regression.")
+    finetune: FineTuning | None = Field(default=None, description="Fine-tuning.")
+    bootstrap: int = Field(default=200, ge=20, description="Item-weight replicates per test split.")
+    infeasible_share: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="A few-shot budget that would use this share of the "
+        "training split or more is not applicable: it is the full budget in disguise.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Protocol:
+        frozen = {"knn", "linear"} & set(self.ranked)
+        if frozen and self.frozen is None:
+            raise ValueError(f"frozen: required, because {sorted(frozen)[0]} is ranked")
+        for name in ("linear", "finetune"):
+            if name in self.ranked and getattr(self, name) is None:
+                raise ValueError(f"{name}: required, because it is ranked")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything but the words for people."""
+        return digest(self.model_dump(exclude={"name", "title"}))
+
+    def budgets(self, adaptation: str) -> dict[str, int]:
+        """Budgets of an adaptation and their number of draws."""
+        if adaptation == "finetune":
+            assert self.finetune is not None
+            return {budget: run.draws for budget, run in self.finetune.budgets.items()}
+        assert self.frozen is not None
+        return {
+            budget: self.frozen.draws_at_full if budget == "full" else self.frozen.draws
+            for budget in self.frozen.budgets
+        }
+
+
+def list_protocols() -> list[str]:
+    """Names of the shipped protocols."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load_protocol(name: str) -> Protocol:
+    """Read a shipped protocol.
+
+    Raises:
+        InputError: For an unknown name. There is no way to pass a protocol of one's own: its
+            records could never be compared with anybody's.
+    """
+    if name not in list_protocols():
+        raise InputError(f"--protocol: unknown protocol '{name}'{suggest(name, list_protocols())}")
+    path = _FOLDER / f"{name}.yaml"
+    return Protocol.parse({"name": name, **read_yaml(path)}, origin=str(path))

@@ -1,0 +1,170 @@
+"""Records: one JSON line says what one cell was, what came out and what it cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError, field_validator
+
+from medtransfer.specs.base import InputError, Spec, explain
+from medtransfer.specs.task import Kind, Name, Slug
+
+__all__ = [
+    "SCHEMA",
+    "ArrayRef",
+    "Cell",
+    "Cost",
+    "EncoderRef",
+    "ProtocolRef",
+    "Record",
+    "TaskRef",
+    "read_records",
+]
+
+SCHEMA = 1
+
+Status = Literal["ok", "diverged", "failed", "not_applicable"]
+
+
+class Cell(NamedTuple):
+    """What is run once: with the encoder, the key of a record."""
+
+    task: str
+    budget: str
+    adaptation: str
+    draw: int
+
+    def __str__(self) -> str:
+        """The cell in words, for progress and messages."""
+        return f"{self.task} {self.budget} {self.adaptation} #{self.draw}"
+
+
+class EncoderRef(Spec):
+    """The encoder of a record."""
+
+    name: str = Field(description="Name on the encoder card.")
+    sha256: str = Field(description="The card's identity: weights, architecture and input.")
+
+
+class TaskRef(Spec):
+    """The task of a record, with what the ranking needs to read its numbers."""
+
+    name: Name = Field(description="Name of the task card.")
+    fingerprint: str = Field(description="Hash of the card's fields and of the decoded data.")
+    domain: Slug = Field(description="The card's domain.")
+    kind: Kind = Field(description="The card's kind.")
+    metric: Literal["auroc", "dice"] = Field(description="The primary metric.")
+    chance: float = Field(ge=0, lt=1, description="The primary metric of a constant prediction.")
+
+
+class ProtocolRef(Spec):
+    """The protocol of a record."""
+
+    name: str = Field(description="Name of the protocol.")
+    fingerprint: str = Field(description="Hash of its values.")
+
+
+class ArrayRef(Spec):
+    """Arrays beside the ledger."""
+
+    file: str = Field(description="Path inside the submission.")
+    key: str = Field(description="Prefix of the arrays in the file, one array a test split.")
+    sha256: str | None = Field(default=None, description="Of the arrays' bytes.")
+
+
+class Cost(Spec):
+    """What a cell cost. Counts are exact; seconds and bytes are measured."""
+
+    adaptation_flops: int = Field(description="All training and selection, validation included.")
+    inference_flops_per_image: int = Field(description="One forward pass at the input size.")
+    parameters: int = Field(description="Encoder and head.")
+    trainable_parameters: int = Field(description="Those that were trained.")
+    images_seen: int = Field(description="Training images, selection included.")
+    seconds: float = Field(description="Wall time of the cell.")
+    peak_memory_bytes: int | None = Field(description="Resident set, or the GPU's allocation.")
+    energy_joules: float | None = Field(default=None, description="Null where it is not read.")
+    device: str = Field(description="Processor or GPU.")
+
+
+class Record(Spec):
+    """One finished cell."""
+
+    schema_: int = Field(default=SCHEMA, alias="schema", description="Version of this format.")
+    encoder: EncoderRef = Field(description="Which encoder.")
+    task: TaskRef = Field(description="Which task.")
+    protocol: ProtocolRef = Field(description="Under which protocol.")
+    budget: str = Field(description="1-shot ... full.")
+    adaptation: str = Field(description="knn, linear, finetune, ...")
+    draw: int = Field(ge=0, description="Few-shot draw; at full, the seed.")
+    status: Status = Field(description="diverged is a result; failed is tried again.")
+    error: str | None = Field(default=None, description="Why it failed or does not apply.")
+    selected: dict[str, Any] = Field(default={}, description="Hyperparameters, how they scored.")
+    counts: list[int] = Field(default=[], description="Training items per class.")
+    metrics: dict[str, dict[str, float | None]] = Field(
+        default={}, description="Per test split: every metric of the kind, n, classes_scored."
+    )
+    intervals: dict[str, dict[str, tuple[float, float] | None]] = Field(
+        default={}, description="95 % bootstrap intervals of the metrics."
+    )
+    cost: Cost | None = Field(default=None, description="What it cost.")
+    replicates: ArrayRef | None = Field(default=None, description="Bootstrap of the primary one.")
+    predictions: ArrayRef | None = Field(default=None, description="Probabilities, draw 0 only.")
+    environment: dict[str, Any] = Field(default={}, description="Versions, device, sizes.")
+    started: str = Field(description="ISO 8601, UTC.")
+    finished: str = Field(description="ISO 8601, UTC.")
+
+    @field_validator("schema_")
+    @classmethod
+    def _known(cls, value: int) -> int:
+        if value > SCHEMA:
+            raise ValueError(f"written in format {value}; this version reads up to {SCHEMA}")
+        return value
+
+    @property
+    def cell(self) -> Cell:
+        """The record's key within its submission."""
+        return Cell(self.task.name, self.budget, self.adaptation, self.draw)
+
+    @property
+    def origin(self) -> tuple[str, str, str]:
+        """Encoder, protocol and data by their hashes; only equal ones may be mixed."""
+        return self.encoder.sha256, self.protocol.fingerprint, self.task.fingerprint
+
+    @property
+    def settled(self) -> bool:
+        """Whether the cell need not be run again."""
+        return self.status != "failed"
+
+    def line(self) -> str:
+        """The record as one line of JSON, without the line's end."""
+        return self.model_dump_json(by_alias=True)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a ledger, one record a line; a missing file is an empty one.
+
+    A last line without its end is what a killed writer leaves: it was never finished, so it is
+    dropped. Of several records of one cell and origin, the first settled one stands.
+
+    Raises:
+        InputError: Naming the file and the line that is not a record.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    records: dict[tuple[object, ...], Record] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = Record.model_validate_json(line)
+        except ValidationError as error:
+            raise InputError(f"{path}: line {number}: {explain(Record, error)}") from None
+        key = (*record.cell, *record.origin)
+        if key not in records or not records[key].settled:
+            records[key] = record
+    return list(records.values())
