@@ -1,0 +1,1 @@
+"""Sources become memory-mapped splits; few-shot draws choose among their items."""

@@ -1,0 +1,104 @@
+"""Phantoms: images with a known truth, drawn from a seed in seconds.
+
+Nothing is downloaded and nothing is stored: a phantom, a split, a scanner and an index name an
+image, and the same name gives the same image on every machine.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import chest_xray, ct, natural, oct
+from .canvas import Drawing, Phantom, Scanner, acquire
+
+__all__ = [
+    "PHANTOMS",
+    "SPLITS",
+    "Drawing",
+    "Images",
+    "Phantom",
+    "Scanner",
+    "acquire",
+    "generate",
+]
+
+PHANTOMS: dict[str, Phantom] = {
+    "natural": natural.PHANTOM,
+    "chest-xray": chest_xray.PHANTOM,
+    "ct": ct.PHANTOM,
+    "oct": oct.PHANTOM,
+}
+SPLITS = ("train", "validation", "test")
+GOLDEN = (5**0.5 - 1) / 2
+
+
+class Images(NamedTuple):
+    """The images of one split.
+
+    Attributes:
+        images: uint8, (N, H, W) for grey or (N, H, W, 3) for colour.
+        labels: int64, (N,), indices into the phantom's classes.
+        ids: N names, unique over phantoms, splits and scanners.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    ids: list[str]
+
+
+def generate(
+    phantom: str, *, split: str, items: int, scanner: str = "standard", size: int = 64
+) -> Images:
+    """Draw the first `items` images of a split; fewer items are a prefix of more.
+
+    Args:
+        phantom: one of `PHANTOMS`.
+        split: one of `SPLITS`.
+        items: number of images.
+        scanner: `standard`, or `other` for images out of the domain.
+        size: height and width in pixels.
+
+    Raises:
+        ValueError: the phantom, the split or the scanner is unknown.
+    """
+    kind = PHANTOMS[_known("phantom", phantom, PHANTOMS)]
+    device = kind.scanners[_known("scanner", scanner, kind.scanners)]
+    source = f"{phantom}/{_known('split', split, SPLITS)}/{scanner}"
+    labels = _labels(source, items, kind.prevalence[scanner])
+    ids = [f"{source}/{index:05d}" for index in range(items)]
+    shape = (items, size, size) if kind.channels == 1 else (items, size, size, kind.channels)
+    images = np.empty(shape, dtype=np.uint8)
+    for index, (name, label) in enumerate(zip(ids, labels, strict=True)):
+        rng = np.random.Generator(np.random.PCG64(_seed(name)))
+        drawing = kind.draw(rng, kind.classes[label], size)
+        images[index] = np.rint(255 * acquire(drawing.image, rng, device))
+    return Images(images, labels, ids)
+
+
+def _seed(name: str) -> int:
+    return int.from_bytes(sha256(name.encode()).digest(), "big")
+
+
+def _labels(source: str, items: int, prevalence: tuple[float, ...]) -> NDArray[np.int64]:
+    """Spread the classes evenly over the indices.
+
+    The fractional parts of start + index * golden ratio fill [0, 1) more evenly than random
+    numbers do, so every prefix has nearly the shares asked for.
+    """
+    start = _seed(source) / 2**256
+    position = (start + GOLDEN * np.arange(items)) % 1.0
+    return np.searchsorted(np.cumsum(prevalence)[:-1], position, side="right").astype(np.int64)
+
+
+def _known(what: str, name: str, names: Iterable[str]) -> str:
+    """Return `name` if it is one of `names`, else say which name would have worked."""
+    names = list(names)
+    if name in names:
+        return name
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(names)}"
+    raise ValueError(f"unknown {what} {name!r}; {hint}")

@@ -1,0 +1,51 @@
+"""Phantoms: images drawn by code, with a known truth."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from medtransfer.data import phantoms
+from medtransfer.data.sources.decoded import Decoded
+from medtransfer.specs.base import InputError
+from medtransfer.specs.task import PhantomSource
+
+
+@cache
+def _generator_version() -> str:
+    """Hash of the generator's source, so that a changed generator never meets a stale cache."""
+    paths = sorted(Path(phantoms.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def identify(source: PhantomSource, folder: Path | None, /) -> dict[str, Any]:
+    """The generator's version; the rest is in the card."""
+    return {"generator": _generator_version()}
+
+
+def decode(source: PhantomSource, folder: Path | None, /) -> Decoded:
+    """Draw the split.
+
+    Raises:
+        InputError: For a phantom that does not exist.
+    """
+    try:
+        drawn = phantoms.generate(
+            source.phantom,
+            split=source.split,
+            items=source.items,
+            scanner=source.scanner,
+            size=source.size,
+        )
+    except ValueError as error:
+        raise InputError(f"phantom: {error}") from None
+    return Decoded(
+        origin=f"phantom {source.phantom}",
+        shape=drawn.images.shape,
+        images=[drawn.images],
+        labels=drawn.labels,
+        ids=drawn.ids,
+        label_names=list(phantoms.PHANTOMS[source.phantom].classes),
+    )
