@@ -1,0 +1,1 @@
+"""The registry of encoders, their loading, and their frozen features."""

@@ -1,0 +1,96 @@
+"""Reading checkpoints without running anything that is in them."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.models import clean_state_dict
+from torch import Tensor
+
+from medtransfer.specs.base import InputError
+
+__all__ = ["Checkpoint", "architecture_of", "read_checkpoint"]
+
+# Where training scripts put the weights, in the order in which they are looked for.
+_NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "teacher")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a checkpoint, and the architecture's name if it is written in it."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    architecture: str | None = None
+
+
+def architecture_of(checkpoint: Checkpoint) -> str | None:
+    """The name of the architecture, when the checkpoint carries it (timm's training script)."""
+    return checkpoint.architecture
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read the tensors of a ``.safetensors``, ``.pt`` or ``.pth`` file.
+
+    ``torch.load`` runs with ``weights_only=True``, always: a pickle may hold tensors and plain
+    containers, nothing that would be called.
+
+    Raises:
+        InputError: For a file that is not a checkpoint, or that would need code to be run.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not a safetensors file: {error}") from None
+        return Checkpoint(path, tensors, metadata.get("architecture"))
+    try:
+        # timm's training script stores its arguments in a Namespace, a plain container.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: holds Python objects beside tensors (or is no checkpoint at all), and those "
+            "are never unpickled; save model.state_dict() instead"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a checkpoint, or truncated: {line}") from None
+    return Checkpoint(path, _tensors(content, path), _named_architecture(content))
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    """The flat mapping of names to tensors inside a checkpoint."""
+    for _ in range(3):
+        if not isinstance(content, Mapping):
+            break
+        nest = next((key for key in _NESTS if isinstance(content.get(key), Mapping)), None)
+        if nest is None:
+            break
+        content = content[nest]
+    tensors = (
+        {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors; a state dict (name to tensor) is expected")
+    return dict(clean_state_dict(tensors))
+
+
+def _named_architecture(content: object) -> str | None:
+    if not isinstance(content, Mapping):
+        return None
+    name = content.get("arch") or content.get("architecture")
+    if name is None and isinstance(content.get("args"), argparse.Namespace):
+        name = getattr(content["args"], "model", None)
+    return name if isinstance(name, str) else None

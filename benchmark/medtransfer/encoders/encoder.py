@@ -1,0 +1,199 @@
+"""The encoder itself: from uint8 images to embeddings, with its own preprocessing."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medtransfer.specs.base import InputError
+from medtransfer.specs.encoder import EncoderCard
+
+__all__ = ["Encoder", "check_encoder", "resolve_device", "supports_bf16"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is a GPU where there is one.
+
+    Raises:
+        InputError: For a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device: '{name}' is no device; use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device: '{name}' is not supported; use auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: cuda was asked for, but this machine has no usable GPU")
+    return device
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 matrices natively; emulation would be slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+class Encoder(nn.Module):
+    """A network with its card, its input size and its preprocessing.
+
+    Attributes:
+        card: What the encoder is.
+        identity: SHA-256 of all that decides its output.
+        network: From normalised images (N, channels, size, size) to vectors (N, D).
+        size: Input height and width in pixels: the card's, bounded by the protocol.
+        width: D, read from the network's output.
+        notes: What the user should know about how it was loaded.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, card: EncoderCard, network: nn.Module, *, identity: str, size: int) -> None:
+        """Wrap a network that has its weights; `check_encoder` then fills in the width."""
+        super().__init__()
+        self.card = card
+        self.network = network
+        self.identity = identity
+        self.size = size
+        self.width = 0
+        self.notes: tuple[str, ...] = ()
+        shape = (1, -1, 1, 1)
+        self.register_buffer("mean", torch.tensor(card.input.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(card.input.std).view(shape), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
+        return self.mean.device
+
+    @property
+    def precision(self) -> str:
+        """``bf16`` where the hardware has it and there are weights to multiply, else ``fp32``."""
+        return "bf16" if self._weighted and supports_bf16(self.device) else "fp32"
+
+    @property
+    def _weighted(self) -> bool:
+        return any(True for _ in self.network.parameters())
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Run the network inside this to get the recorded precision."""
+        enabled = self.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def duplicate(self) -> Encoder:
+        """A copy with weights of its own, to be trained."""
+        return copy.deepcopy(self)
+
+    def resample(self, images: Tensor) -> Tensor:
+        """Bring uint8 images to the encoder's channels and size.
+
+        Args:
+            images: uint8, (N, H, W) or (N, H, W, 3), on any device.
+
+        Returns:
+            float32 on the encoder's device, (N, channels, size, size), values 0 to 255.
+        """
+        pixels = images.to(self.device, non_blocking=True).float()
+        pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+        if self.card.input.channels == 1 and pixels.shape[1] == 3:
+            weights = pixels.new_tensor([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
+            pixels = (pixels * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = functional.interpolate(
+                pixels, size=(self.size, self.size), mode="bicubic", antialias=True
+            ).clamp_(0, 255)  # a cubic kernel overshoots at edges
+        return pixels.expand(-1, self.card.input.channels, -1, -1)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """From values 0 to 255 to what the network was trained on."""
+        low, high = self.card.input.range
+        return ((pixels * ((high - low) / 255) + low) - self.mean) / self.std
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Embed normalised images as float32 vectors of length sqrt(D).
+
+        Standardising features on the few shots at hand broke 1-shot probes, and raw lengths
+        differ between encoders by orders of magnitude; so only the direction counts.
+        """
+        with self.autocast():
+            embedding = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        embedding = embedding.float()
+        return functional.normalize(embedding, dim=-1) * math.sqrt(embedding.shape[-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed uint8 images (N, H, W) or (N, H, W, 3) as (N, D)."""
+        return self.embed(self.normalise(self.resample(images)))
+
+
+def check_encoder(encoder: Encoder) -> None:
+    """Refuse a network that is not a finite per-image function; fill in the width.
+
+    The feature of an image must not depend on the images that happen to stand beside it in the
+    batch, or the order of a test split would change its results.
+
+    Raises:
+        InputError: Saying what the network returned and what would be right.
+    """
+    name = encoder.card.name
+    images = _test_images(encoder)
+    encoder.eval()
+    with torch.inference_mode():
+        together = _raw(encoder, images)
+        if together.ndim != 2 or together.shape[0] != len(images):
+            raise InputError(
+                f"{name}: returns shape {tuple(together.shape)} for {len(images)} images; one "
+                f"vector an image, ({len(images)}, D), is expected"
+            )
+        alone = torch.cat([_raw(encoder, images[i : i + 1]) for i in range(2)])
+        if alone.shape[1:] != together.shape[1:]:
+            raise InputError(
+                f"{name}: returns vectors of {alone.shape[1]} for one image and of "
+                f"{together.shape[1]} for {len(images)}; a fixed size is expected"
+            )
+    if not torch.isfinite(together).all():
+        raise InputError(f"{name}: returns NaN or infinite features; check weights and input range")
+    scale = together.abs().max().item()
+    difference = (alone - together[:2]).abs().max().item()
+    # fp32 rounding differs a little between batch sizes; batch statistics differ a lot.
+    if difference > 1e-3 * scale:
+        raise InputError(
+            f"{name}: the feature of an image depends on its batch (difference {difference:.2g} of "
+            f"{scale:.2g}); normalise by stored statistics, as eval mode does"
+        )
+    if together.std(dim=0).mean().item() < 1e-4 * scale:
+        warnings.warn(
+            f"{name}: features are nearly constant over {len(images)} different images; is "
+            "input.range right?",
+            stacklevel=2,
+        )
+    encoder.width = together.shape[1]
+
+
+def _raw(encoder: Encoder, images: Tensor) -> Tensor:
+    """The network's output in full precision, where batches of any size agree closely."""
+    output = encoder.network(encoder.normalise(encoder.resample(images)))
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"{encoder.card.name}: returns {type(output).__name__}; a tensor (N, D) is expected"
+        )
+    return output.float()
+
+
+def _test_images(encoder: Encoder) -> Tensor:
+    """32 different images: smooth random fields of different contrast."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand((32, 3, 8, 8), generator=generator)
+    smooth = functional.interpolate(coarse, size=(64, 64), mode="bilinear")
+    contrast = torch.linspace(0.2, 1.0, 32).view(-1, 1, 1, 1)
+    return (smooth * contrast * 255).byte().permute(0, 2, 3, 1)

@@ -1,0 +1,67 @@
+"""Frozen features, computed once for each encoder and split and kept beside the decoded data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from medtransfer.data.store import Split, cache_folder
+from medtransfer.encoders.encoder import Encoder
+from medtransfer.specs.base import InputError, digest
+
+__all__ = ["frozen_features"]
+
+_BATCH = 128
+
+
+def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
+    """Embeddings of a whole split, (N, D), memory-mapped.
+
+    The key holds all that decides the numbers: encoder, input size, images, precision, device.
+
+    Raises:
+        InputError: When the encoder returns NaN for an image.
+    """
+    key = digest(
+        [encoder.identity, encoder.size, split.sha256, encoder.precision, encoder.device.type]
+    )
+    path = cache_folder() / "features" / f"{key}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        features = _read(path, shape=(len(split), encoder.width))
+        if features is None:
+            _write(path, _compute(encoder, split))
+            features = _read(path, shape=(len(split), encoder.width))
+    assert features is not None
+    return features
+
+
+def _compute(encoder: Encoder, split: Split) -> NDArray[np.float32]:
+    features = np.empty((len(split), encoder.width), np.float32)
+    encoder.eval()
+    with torch.inference_mode():
+        for start in range(0, len(split), _BATCH):
+            images = torch.from_numpy(np.array(split.images[start : start + _BATCH]))
+            features[start : start + len(images)] = encoder(images).cpu().numpy()
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise InputError(f"{encoder.card.name}: NaN features for image {row} of {split.origin}")
+    return features
+
+
+def _read(path: Path, *, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    try:
+        features: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return features if features.shape == shape else None
+
+
+def _write(path: Path, features: NDArray[np.float32]) -> None:
+    temporary = path.with_suffix(".building.npy")
+    np.save(temporary, features)
+    temporary.replace(path)

@@ -1,0 +1,102 @@
+"""Build an encoder, give it its weights, and check that it is one."""
+
+from __future__ import annotations
+
+import torch
+
+from medtransfer.encoders.checkpoints import Checkpoint, read_checkpoint
+from medtransfer.encoders.encoder import Encoder, check_encoder, resolve_device
+from medtransfer.encoders.resolution import Located, locate
+from medtransfer.encoders.timm_networks import build_timm
+from medtransfer.specs.base import InputError
+from medtransfer.specs.encoder import EncoderCard
+
+__all__ = ["build_encoder", "load_encoder"]
+
+
+def load_encoder(
+    encoder: str, *, architecture: str | None = None, max_size: int = 224, device: str = "auto"
+) -> Encoder:
+    """Load any encoder that ``bench evaluate --encoder`` takes.
+
+    Args:
+        encoder: A registered name, ``timm:NAME``, ``hf-hub:OWNER/NAME``, a checkpoint, a folder
+            with ``encoder.yaml``, or a ``.py`` file that registers one.
+        architecture: Of a checkpoint that does not name its own.
+        max_size: Largest input size in pixels; the protocol's.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The encoder in eval mode. Called with uint8 images (N, H, W) or (N, H, W, 3), it returns
+        float32 embeddings (N, D).
+
+    Raises:
+        InputError: Naming the file and what is wrong with it.
+    """
+    return build_encoder(
+        locate(encoder, architecture=architecture), max_size=max_size, device=resolve_device(device)
+    )
+
+
+def build_encoder(located: Located, *, max_size: int, device: torch.device) -> Encoder:
+    """Build an encoder that was found.
+
+    Raises:
+        InputError: When its weights do not fit, or its output is not one vector an image.
+    """
+    card = located.card
+    if card.weights.url is not None:
+        raise InputError(f"{card.name}: weights.url: not supported yet; download it and use path")
+    checkpoint = read_checkpoint(located.weights) if located.weights is not None else None
+    notes: list[str] = []
+    network: torch.nn.Module
+    if located.builder is not None:
+        network, size = _build_python(located, checkpoint), min(card.input.size, max_size)
+    else:
+        network, size, notes = build_timm(card, max_size=max_size, checkpoint=checkpoint)
+    network.to(memory_format=torch.channels_last)
+    encoder = Encoder(card, network, identity=located.identity, size=size).to(device).eval()
+    encoder.notes = (*located.notes, *notes)
+    check_encoder(encoder)
+    return encoder
+
+
+def _build_python(located: Located, checkpoint: Checkpoint | None) -> torch.nn.Module:
+    """Call the registered builder; its random numbers come from a generator of their own."""
+    assert located.builder is not None
+    card: EncoderCard = located.card
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            network = located.builder()
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{card.name}: its builder failed: {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(network, torch.nn.Module):
+        raise InputError(f"{card.name}: its builder returned no torch.nn.Module")
+    if checkpoint is not None:
+        _load_strictly(network, checkpoint)
+    return network
+
+
+def _load_strictly(network: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a state dict whose names must all be there, under the network's own names.
+
+    A network wrapped by ``TimmNetwork`` is filled inside, where its names are timm's.
+    """
+    inner = getattr(network, "network", network)
+    try:
+        result = inner.load_state_dict(checkpoint.tensors, strict=False)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:300]
+        raise InputError(f"{checkpoint.path}: does not fit the architecture: {line}") from None
+    heads = ("fc.", "head.", "classifier.")
+    unexpected = [key for key in result.unexpected_keys if not key.startswith(heads)]
+    if result.missing_keys or unexpected:
+        raise InputError(
+            f"{checkpoint.path}: does not fit the architecture: missing "
+            f"{result.missing_keys[:3]}, unexpected {unexpected[:3]}"
+        )

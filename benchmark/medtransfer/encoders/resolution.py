@@ -1,0 +1,225 @@
+"""From what the user typed after ``--encoder`` to a card, and to where its weights are."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from medtransfer.encoders.registry import Builder, Registration, find, registered
+from medtransfer.specs.base import InputError, read_yaml, suggest
+from medtransfer.specs.encoder import Architecture, EncoderCard, Input, PretrainingCard, Weights
+
+__all__ = ["Located", "dump_card", "locate"]
+
+_CHECKPOINTS = (".pt", ".pth", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Located:
+    """An encoder before it is built.
+
+    Attributes:
+        card: Its card.
+        builder: Makes the network, unless timm does.
+        weights: The weights' file, if there is one on this machine.
+        notes: What the user should know, one line each.
+    """
+
+    card: EncoderCard
+    builder: Builder | None = None
+    weights: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of all that decides the output; found without building the network."""
+        if self.weights is not None:
+            return self.card.identity(hash_file(self.weights))
+        if self.builder is not None:
+            return self.card.identity(_hash_source(self.builder))
+        weights = self.card.weights
+        return self.card.identity(weights.sha256 or weights.hub or "random")
+
+
+def locate(encoder: str, *, architecture: str | None = None) -> Located:
+    """Find an encoder.
+
+    Args:
+        encoder: A registered name, ``timm:NAME``, ``hf-hub:OWNER/NAME``, a checkpoint, a folder
+            with ``encoder.yaml``, or a ``.py`` file that registers one. Code is run for the
+            last one only, because the user named the file.
+        architecture: timm's name of a checkpoint's architecture, or a registered encoder's name
+            (then the checkpoint also takes that encoder's input).
+
+    Raises:
+        InputError: Saying what was looked for and what would work.
+    """
+    path = Path(encoder)
+    if path.suffix in _CHECKPOINTS:
+        return _checkpoint(path, architecture)
+    if architecture is not None:
+        raise InputError(f"--architecture: only goes with a checkpoint file, not with '{encoder}'")
+    if encoder.startswith(("timm:", "hf-hub:")):
+        return _hub(encoder)
+    if path.suffix == ".py":
+        return _script(path)
+    if path.is_dir() and encoder not in registered():
+        return _folder(path)
+    registration = find(encoder)
+    return Located(registration.card, registration.builder)
+
+
+def dump_card(card: EncoderCard) -> str:
+    """The card as YAML, without the fields left at their defaults."""
+    data = card.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_source(builder: Callable[..., object]) -> str:
+    source = inspect.getsourcefile(builder)
+    return hash_file(Path(source)) if source else "unknown"
+
+
+def _slug(text: str) -> str:
+    """A valid encoder name from free text."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._") or "encoder"
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        folder = path.parent
+        near = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+        raise InputError(f"{path}: no such file{suggest(path.name, near) if len(near) else ''}")
+    return path
+
+
+def _checkpoint(path: Path, architecture: str | None) -> Located:
+    from medtransfer.encoders.checkpoints import architecture_of, read_checkpoint
+
+    checkpoint = read_checkpoint(_existing(path))
+    architecture = architecture or architecture_of(checkpoint)
+    if architecture is None:
+        raise InputError(
+            f"{path}: the checkpoint does not name its architecture; add --architecture NAME "
+            "(timm's name, e.g. resnet18)"
+        )
+    known = registered().get(architecture)
+    name = _slug(path.stem)
+    if name in registered():
+        raise InputError(
+            f"{path}: '{name}' is the name of a shipped encoder, and the results would be mixed "
+            "up; rename the file"
+        )
+    unknown = {"weights": Weights(path=str(path.name)), "pretraining": PretrainingCard()}
+    if known is not None:
+        card = known.card.model_copy(update={"name": name, "title": "", **unknown})
+        return Located(card, known.builder, path, (_preprocessing(card, architecture),))
+    card = EncoderCard(
+        name=name,
+        architecture=Architecture(timm=architecture),
+        input=_timm_input(architecture, origin="--architecture"),
+        weights=Weights(path=path.name),
+    )
+    return Located(card, None, path, (_preprocessing(card, architecture),))
+
+
+def _preprocessing(card: EncoderCard, architecture: str) -> str:
+    given = card.input
+    return (
+        f"input as declared for {architecture}: {given.size} px, mean {given.mean}, std "
+        f"{given.std}, range {list(given.range)}; if yours differs, put the weights in a folder "
+        "with an encoder.yaml that says so"
+    )
+
+
+def _timm_input(name: str, *, origin: str) -> Input:
+    """The input that timm declares for an architecture or for its tagged weights."""
+    import timm
+
+    base = name.split(".")[0]
+    if not timm.is_model(base):
+        raise InputError(f"{origin}: timm has no '{name}'{suggest(base, timm.list_models())}")
+    cfg = timm.models.get_pretrained_cfg(name)
+    if cfg is None:
+        known = timm.list_pretrained(f"{base}.*")
+        raise InputError(f"{origin}: timm has no weights '{name}'{suggest(name, known)}")
+    return Input(size=cfg.input_size[-1], mean=list(cfg.mean), std=list(cfg.std))
+
+
+def _hub(encoder: str) -> Located:
+    """Timm's weights by name; nothing is fetched here."""
+    kind, _, name = encoder.partition(":")
+    if kind == "timm":
+        card = EncoderCard(
+            name=_slug(name),
+            architecture=Architecture(timm=name.split(".")[0]),
+            weights=Weights(hub=name),
+            input=_timm_input(name, origin="--encoder"),
+        )
+        return Located(card)
+    from medtransfer.encoders.timm_networks import hub_input
+
+    card = EncoderCard(
+        name=_slug(name),
+        architecture=Architecture(timm=encoder),
+        weights=Weights(hub=encoder),
+        input=hub_input(encoder),
+    )
+    return Located(card)
+
+
+def _script(path: Path) -> Located:
+    """Run the user's file and take the encoder that it registers."""
+    before = set(registered())
+    spec = importlib.util.spec_from_file_location(_slug(path.stem), _existing(path))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where inspect and pickle look a builder up
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: failed to run: {type(error).__name__}: {error}") from error
+    new = sorted(set(registered()) - before)
+    if len(new) != 1:
+        found = ", ".join(new) or "none"
+        raise InputError(f"{path}: must register exactly one encoder; it registered {found}")
+    registration: Registration = registered()[new[0]]
+    return Located(registration.card, registration.builder)
+
+
+def _folder(path: Path) -> Located:
+    """A folder with ``encoder.yaml`` and the weights it names. No code is run."""
+    file = path / "encoder.yaml"
+    if not file.is_file():
+        raise InputError(f"{path}: a folder is an encoder when it holds encoder.yaml; it does not")
+    data = read_yaml(file)
+    if isinstance(data, dict):
+        data.setdefault("name", _slug(path.resolve().name))
+    card = EncoderCard.parse(data, origin=str(file))
+    if card.architecture.timm is None:
+        raise InputError(f"{file}: architecture: only timm's can be named here; use a .py file")
+    if card.weights.path is None:
+        return Located(card)
+    weights = path / card.weights.path
+    if not weights.resolve().is_relative_to(path.resolve()):
+        raise InputError(f"{file}: weights.path: must stay inside the folder")
+    _existing(weights)
+    if card.weights.sha256 and hash_file(weights) != card.weights.sha256:
+        raise InputError(f"{weights}: its SHA-256 is not the one in {file}; the file is damaged")
+    return Located(card, None, weights)

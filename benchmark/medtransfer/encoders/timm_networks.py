@@ -1,0 +1,208 @@
+"""Networks that timm builds, and the one route by which weights get into them."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from medtransfer.encoders.checkpoints import Checkpoint
+from medtransfer.specs.base import InputError
+from medtransfer.specs.encoder import EncoderCard, Input
+
+__all__ = ["TimmNetwork", "build_timm", "hub_input"]
+
+
+class TimmNetwork(nn.Module):
+    """A timm network as a function from images to pooled embeddings."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Wrap ``network``, created without a classifier."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed normalised images (N, C, S, S) as (N, D), just before the classifier."""
+        network: Any = self.network
+        embedding: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
+        return embedding
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Timm's layer groups, under this module's parameter names (for layer-wise decay)."""
+        network: Any = self.network
+        groups: dict[str, Any] = network.group_matcher(coarse=coarse)
+        return {key: _prefixed(value) for key, value in groups.items()}
+
+
+def _prefixed(pattern: Any) -> Any:
+    """A pattern of timm's group matcher, which begins with ``^``, behind ``network.``."""
+    if isinstance(pattern, str):
+        return pattern.replace("^", r"^network\.")
+    return [(_prefixed(item[0]), *item[1:]) for item in pattern]
+
+
+def build_timm(
+    card: EncoderCard, *, max_size: int, checkpoint: Checkpoint | None
+) -> tuple[TimmNetwork, int, list[str]]:
+    """Build a network and load its weights.
+
+    ``create_model`` with ``pretrained_cfg_overlay`` is the only route that resamples position
+    embeddings and relative position tables rightly when the input size differs.
+
+    Args:
+        card: The encoder's card.
+        max_size: Largest input size in pixels.
+        checkpoint: The weights; ``None`` for random or hub weights.
+
+    Returns:
+        The network, its input size in pixels, and notes for the user.
+
+    Raises:
+        InputError: When the weights do not fit, or cannot be had.
+    """
+    name = card.architecture.timm
+    assert name is not None
+    probe = _create(card, name, device="meta")
+    size = _input_size(card, probe, max_size)
+    options: dict[str, Any] = {}
+    if _fixed_size(probe) or card.architecture.options.get("img_size"):
+        options["img_size"] = size
+    if checkpoint is not None:
+        notes = _check_names(checkpoint, probe, name)
+        options["pretrained"] = True
+        options["pretrained_cfg_overlay"] = {"state_dict": checkpoint.tensors}
+        return _create(card, name, origin=str(checkpoint.path), **options), size, notes
+    if card.weights.hub is not None:
+        hub = card.weights.hub
+        _prefer_cache_when_offline()
+        return _create(card, hub, origin=f"weights '{hub}'", pretrained=True, **options), size, []
+    # Random weights come from a generator of their own, so that they are always the same.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _create(card, name, **options), size, []
+
+
+def _prefer_cache_when_offline() -> None:
+    """Ask the hub once; without an answer use what was downloaded before, without retries."""
+    from huggingface_hub import constants
+
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        urllib.request.urlopen(request, timeout=10).close()
+    except urllib.error.HTTPError:
+        pass  # an answer, if an unfriendly one
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+
+
+def _create(
+    card: EncoderCard,
+    name: str,
+    *,
+    origin: str = "architecture",
+    device: str = "cpu",
+    **options: Any,
+) -> TimmNetwork:
+    arguments = {**card.architecture.options, "num_classes": 0, **options}
+    if card.pooling != "default":
+        arguments["global_pool"] = card.pooling
+    if card.input.channels != 3:
+        arguments["in_chans"] = card.input.channels
+    try:
+        with torch.device(device):
+            return TimmNetwork(timm.create_model(name, **arguments))
+    except Exception as error:
+        raise InputError(_explain(error, card, name, origin)) from error
+
+
+def _explain(error: Exception, card: EncoderCard, name: str, origin: str) -> str:
+    """One line from whatever timm, torch or the hub's client raised."""
+    line = " ".join(str(error).split())[:300] or type(error).__name__
+    if card.weights.hub is not None and not isinstance(error, (TypeError, KeyError)):
+        return (
+            f"{card.name}: {origin} could not be fetched (they are downloaded on first use and "
+            f"need a network; offline, pass a checkpoint file with --architecture): {line}"
+        )
+    if not timm.is_model(name.split(".")[0]):
+        return f"{card.name}: architecture: timm has no '{name}'"
+    return f"{card.name}: {origin} does not fit timm's {name}: {line}"
+
+
+def _fixed_size(network: TimmNetwork) -> bool:
+    inner: Any = network.network
+    return bool(inner.pretrained_cfg.get("fixed_input_size")) or hasattr(inner, "pos_embed")
+
+
+def _input_size(card: EncoderCard, network: TimmNetwork, max_size: int) -> int:
+    """The card's size, at most ``max_size``, rounded down to whole patches."""
+    patch = getattr(getattr(network.network, "patch_embed", None), "patch_size", 1)
+    multiple = patch if isinstance(patch, int) else max(patch)
+    size = min(card.input.size, max_size) // multiple * multiple
+    if size == 0:
+        raise InputError(f"{card.name}: input: a patch of {multiple} px does not fit {max_size} px")
+    return size
+
+
+def _check_names(checkpoint: Checkpoint, probe: TimmNetwork, name: str) -> list[str]:
+    """Compare the checkpoint's names with the network's; a classifier may be left over.
+
+    Raises:
+        InputError: Naming missing and unexpected tensors.
+    """
+    inner: Any = probe.network
+    expected = set(inner.state_dict())
+    found = set(_native(checkpoint.tensors, inner))
+    heads = inner.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else heads
+    dropped = {key for key in found - expected if key.startswith(tuple(f"{h}." for h in heads))}
+    # Counters of batch-norm are no weights; old checkpoints lack them.
+    missing = {key for key in expected - found if not key.endswith("num_batches_tracked")}
+    unexpected = found - expected - dropped
+    if missing or unexpected:
+        raise InputError(
+            f"{checkpoint.path}: not a checkpoint of timm's {name}: "
+            f"{_some('missing', missing)}; {_some('unexpected', unexpected)}"
+        )
+    return (
+        [f"dropped the checkpoint's classifier ({', '.join(sorted(dropped))})"] if dropped else []
+    )
+
+
+def _native(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Names after timm's own translation of foreign formats (DINO, MAE, ...), if it has one."""
+    translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if translate is None:
+        return tensors
+    try:
+        translated: dict[str, Tensor] = translate(dict(tensors), network)
+    except Exception:  # not a format that it knows; the names below will say so
+        return tensors
+    return translated
+
+
+def _some(what: str, names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:3])
+    return f"{len(names)} {what}" + (
+        f" ({shown}{', ...' if len(names) > 3 else ''})" if names else ""
+    )
+
+
+def hub_input(name: str) -> Input:
+    """The input that a model on the hub declares in its configuration.
+
+    Raises:
+        InputError: When the hub cannot be reached or has no such model.
+    """
+    try:
+        model = timm.models.load_model_config_from_hf(name.removeprefix("hf-hub:"))[0]
+        return Input(size=model["input_size"][-1], mean=list(model["mean"]), std=list(model["std"]))
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{name}: its configuration could not be fetched (this needs a network): {line}"
+        ) from error
