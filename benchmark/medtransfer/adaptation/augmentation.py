@@ -1,0 +1,49 @@
+"""Random changes of training images, for a whole batch at once on its device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medtransfer.specs.protocol import Augmentation
+
+__all__ = ["augment"]
+
+
+def augment(
+    pixels: Tensor, settings: Augmentation, *, flip: bool, generator: torch.Generator
+) -> Tensor:
+    """Crop and resize back, change brightness and contrast, and flip where the card allows it.
+
+    Args:
+        pixels: float, (N, C, S, S), values 0 to 255.
+        settings: The protocol's.
+        flip: Whether a left-right flip keeps the label.
+        generator: On the CPU, so that every device gets the same random numbers.
+
+    Returns:
+        A tensor of the same shape and range.
+    """
+    count = len(pixels)
+    draws = torch.rand((6, count), generator=generator).to(pixels.device)
+    # A square crop that keeps a share of the area, anywhere inside the image.
+    side = (settings.crop + (1 - settings.crop) * draws[0]).sqrt()
+    centre = (1 - side) * (2 * draws[1:3] - 1)
+    mirrored = torch.where(draws[3] < 0.5, -1.0, 1.0) if flip else torch.ones_like(side)
+    zero = torch.zeros_like(side)
+    transform = torch.stack(
+        [
+            torch.stack([side * mirrored, zero, centre[0]], 1),
+            torch.stack([zero, side, centre[1]], 1),
+        ],
+        dim=1,
+    )
+    grid = functional.affine_grid(transform, list(pixels.shape), align_corners=False)
+    cropped = functional.grid_sample(
+        pixels, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    brightness, contrast = 1 + settings.jitter * (2 * draws[4:6].view(2, count, 1, 1, 1) - 1)
+    mean = cropped.mean(dim=(1, 2, 3), keepdim=True)
+    changed: Tensor = (cropped - mean) * contrast + mean * brightness
+    return changed.clamp_(0, 255)

@@ -1,0 +1,94 @@
+"""What an adaptation gets, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medtransfer.data.draws import draw_items
+from medtransfer.data.store import Split, TaskData
+from medtransfer.encoders.encoder import Encoder
+from medtransfer.encoders.features import frozen_features
+from medtransfer.specs.protocol import Protocol, shots
+
+__all__ = ["Job", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell, with everything that it needs.
+
+    Attributes:
+        encoder: The encoder, on its device, in eval mode. Never changed by an adaptation.
+        data: The task.
+        protocol: The protocol.
+        budget: ``1-shot`` ... ``full``.
+        draw: The draw's number.
+        previous: What draw 0 of the same budget selected; empty for draw 0.
+    """
+
+    encoder: Encoder
+    data: TaskData
+    protocol: Protocol
+    budget: str
+    draw: int
+    previous: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shots(self) -> int | None:
+        """Items per class; ``None`` is the whole training split."""
+        return shots(self.budget)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.data.card.classes)
+
+    @cached_property
+    def items(self) -> NDArray[np.int64]:
+        """Indices of this draw's items in the training split."""
+        train = self.data.splits["train"]
+        return draw_items(
+            train.labels, train.ids, shots=self.shots, task=self.data.card.name, draw=self.draw
+        )
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels of this draw's items."""
+        return self.data.splits["train"].labels[self.items]
+
+    @property
+    def counts(self) -> list[int]:
+        """Training items per class; fewer than the shots where a class has no more."""
+        return [int(count) for count in np.bincount(self.labels, minlength=self.classes)]
+
+    def features(self, split: Split) -> torch.Tensor:
+        """Frozen features (N, D) of a split, on the encoder's device."""
+        array = np.array(frozen_features(self.encoder, split))
+        return torch.from_numpy(array).to(self.encoder.device)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of one cell.
+
+    Attributes:
+        probabilities: Class probabilities (N, C) of every test split; empty when diverged.
+        selected: Chosen hyperparameters and how they scored.
+        images_seen: Training images, selection included; counted, not computed.
+        trainable_parameters: Number of parameters that were trained.
+        parameters: Encoder and head.
+        diverged: Whether training went to NaN at every learning rate.
+    """
+
+    probabilities: dict[str, NDArray[np.float32]]
+    selected: dict[str, Any]
+    images_seen: int
+    trainable_parameters: int
+    parameters: int
+    diverged: bool = False

@@ -1,0 +1,143 @@
+"""Probes of the frozen encoder: weighted nearest neighbours and logistic regression."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medtransfer.adaptation.job import Job, Outcome
+from medtransfer.adaptation.logistic import fit_logistic, predict_logistic, rotate
+from medtransfer.adaptation.selection import log_loss, primary
+from medtransfer.cost.profile import Profile
+from medtransfer.data.draws import stratified_folds
+
+__all__ = ["adapt_knn", "adapt_linear", "knn_flops", "linear_flops"]
+
+# The solver stops where the data let it. The count that the ranking uses must not depend on
+# that, so it charges this many gradients for each problem.
+_CHARGED_GRADIENTS = 100
+
+
+def adapt_knn(job: Job) -> Outcome:
+    """Weighted nearest neighbours by cosine similarity.
+
+    The k nearest shots vote with weight exp(cosine / temperature), as in Wu et al. (2018) and in
+    DINO's evaluation; k is at most the smallest class's count, so that no class is outvoted by
+    its size alone.
+    """
+    train = job.features(job.data.splits["train"])[torch.from_numpy(job.items)]
+    settings = job.protocol.knn
+    k = min(settings.neighbours, min(job.counts))
+    onehot = torch.nn.functional.one_hot(torch.from_numpy(job.labels), job.classes)
+    onehot = onehot.to(train.device, torch.float32)
+    width = train.shape[1]  # features have length sqrt(D), so a dot product over D is a cosine
+    probabilities = {}
+    for name, split in job.data.tests.items():
+        rows = []
+        for batch in torch.split(job.features(split), 4096):
+            cosine, nearest = (batch @ train.T / width).topk(k, dim=1)
+            votes = torch.softmax(cosine / settings.temperature, dim=1)
+            rows.append(torch.einsum("nk,nkc->nc", votes, onehot[nearest]))
+        probabilities[name] = _array(torch.cat(rows))
+    return _outcome(job, probabilities, {"neighbours": k}, trainable=0)
+
+
+def adapt_linear(job: Job) -> Outcome:
+    """Multinomial logistic regression whose L2 is selected inside the budget.
+
+    At 1 and 5 shots nothing is selected. From 10 shots on, every L2 is scored on the pooled
+    out-of-fold predictions of a cross-validation; at the full budget on the official validation
+    split.
+    """
+    settings = job.protocol.linear
+    assert settings is not None
+    features = job.features(job.data.splits["train"])[torch.from_numpy(job.items)]
+    targets = torch.from_numpy(job.labels).to(features.device)
+    axes = rotate(features)
+    coordinates = axes.project(features)
+    problem: dict[str, Any] = {"variance": axes.variance, "classes": job.classes}
+
+    if job.shots is not None and job.shots < settings.select_from_shots:
+        weights = fit_logistic(coordinates, targets, l2=[settings.l2_unselected], **problem)[0, 0]
+        selected: dict[str, Any] = {"l2": settings.l2_unselected}
+    elif job.shots is None:
+        fits = fit_logistic(coordinates, targets, l2=settings.l2, **problem)[0]
+        validation = job.data.splits["validation"]
+        scored = predict_logistic(fits, axes.project(job.features(validation)))
+        best, selected = _select(settings.l2, scored, validation.labels)
+        weights = fits[best]
+    else:
+        folds = torch.from_numpy(stratified_folds(job.labels, settings.folds))
+        masks = torch.stack([folds != fold for fold in range(settings.folds)]).to(targets.device)
+        fits = fit_logistic(coordinates, targets, l2=settings.l2, masks=masks, **problem)
+        everywhere = predict_logistic(fits, coordinates)  # (folds, L, N, C)
+        scored = everywhere[folds, :, torch.arange(len(folds))].transpose(0, 1)
+        best, selected = _select(settings.l2, scored, job.labels)
+        weights = fit_logistic(coordinates, targets, l2=[settings.l2[best]], **problem)[0, 0]
+
+    probabilities = {
+        name: _array(predict_logistic(weights, axes.project(job.features(split))))
+        for name, split in job.data.tests.items()
+    }
+    head = (features.shape[1] + 1) * job.classes
+    return _outcome(job, probabilities, selected, trainable=head)
+
+
+def _select(
+    l2: list[float], scored: Tensor, labels: NDArray[np.int64]
+) -> tuple[int, dict[str, Any]]:
+    """Choose the L2 with the least log loss; of equals the larger (why: protocols/v1.yaml)."""
+    losses = [log_loss(probabilities, labels) for probabilities in scored.cpu().numpy()]
+    best = max(range(len(l2)), key=lambda i: (-losses[i], l2[i]))
+    return best, {
+        "l2": l2[best],
+        "validation": primary(scored[best].cpu().numpy(), labels),
+        "validation_log_loss": losses[best],
+    }
+
+
+def _outcome(
+    job: Job,
+    probabilities: dict[str, NDArray[np.float32]],
+    selected: dict[str, Any],
+    trainable: int,
+) -> Outcome:
+    own = sum(p.numel() for p in job.encoder.network.parameters())
+    return Outcome(
+        probabilities=probabilities,
+        selected=selected,
+        images_seen=len(job.items),
+        trainable_parameters=trainable,
+        parameters=own + trainable,
+    )
+
+
+def _array(probabilities: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = probabilities.float().cpu().numpy()
+    return array
+
+
+def knn_flops(job: Job, profile: Profile) -> int:
+    """The shots' features; a neighbour search has no training."""
+    return profile.forward * len(job.items)
+
+
+def linear_flops(job: Job, profile: Profile) -> int:
+    """The features of shots (at full also of validation), and a nominal number of gradients."""
+    settings = job.protocol.linear
+    assert settings is not None
+    items = len(job.items)
+    images, problems = items, 1
+    if job.shots is None:
+        images, problems = items + len(job.data.splits["validation"]), len(settings.l2)
+    elif job.shots >= settings.select_from_shots:
+        problems = 1 + len(settings.l2) * settings.folds
+    rank = min(items, profile.width)
+    gradients = problems * _CHARGED_GRADIENTS * 4 * items * rank * job.classes
+    rotation = 2 * items * profile.width * min(items, profile.width)
+    return profile.forward * images + gradients + math.ceil(rotation)

@@ -1,0 +1,1 @@
+"""What an evaluation costs: FLOPs, parameters, memory and the device."""

@@ -1,0 +1,83 @@
+"""The machine: its name, its memory, and the versions of what ran on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+__all__ = ["device_name", "peak_memory", "reset_peak_memory", "versions"]
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's with the number of threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+@cache
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement of the peak."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM on Linux
+    except OSError:
+        return
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes since the last reset: allocated on a GPU, else resident in this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python, of the libraries that decide numbers, and of this code."""
+    names = ("medtransfer", "torch", "torchvision", "timm", "numpy", "scikit-image")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **found, "commit": _commit() or "unknown"}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this code runs from, marked where files differ from it."""
+    folder = Path(__file__).parents[3]
+    if not (folder / ".git").exists():  # installed; a repository further up is somebody else's
+        return None
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()
