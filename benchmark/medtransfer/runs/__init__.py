@@ -1,0 +1,1 @@
+"""Evaluations: the plan of cells, their execution, and the ledger of records."""

@@ -1,0 +1,105 @@
+"""`medtransfer.evaluate`: from a request to records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medtransfer.runs.preparation import Prepared, Request, prepare
+from medtransfer.runs.progress import RunProgress
+from medtransfer.specs.record import Record
+
+__all__ = ["evaluate", "run"]
+
+
+def evaluate(
+    encoder: str | Path,
+    *,
+    architecture: str | None = None,
+    suite: str | None = None,
+    tasks: Sequence[str] = (),
+    budgets: Sequence[str] = (),
+    adaptations: Sequence[str] = (),
+    protocol: str = "v1",
+    out: str | Path = "submissions",
+    data: str | Path | None = None,
+    task_folder: str | Path | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+    fresh: bool = False,
+) -> list[Record]:
+    """Evaluate an encoder under a fixed protocol.
+
+    Cells that ``out`` already holds are not run again, so the call can be repeated after an
+    interruption, or from a training loop.
+
+    Args:
+        encoder: A registered name, ``timm:NAME``, ``hf-hub:OWNER/NAME``, a checkpoint, a folder
+            with ``encoder.yaml``, or a ``.py`` file that registers one.
+        architecture: timm's name of a checkpoint's architecture.
+        suite: Name of a list of tasks; default ``phantom``, or all of ``task_folder``.
+        tasks: Names of single tasks, instead of a suite.
+        budgets: Only these, e.g. ``["10-shot"]``; default all of the protocol.
+        adaptations: Only these, e.g. ``["linear"]``; default all of the protocol.
+        protocol: ``v1`` or ``quick``.
+        out: Folder of submissions; records go to ``out/<encoder>/records.jsonl``.
+        data: Folder in which the cards' files are looked for.
+        task_folder: Folder of task cards of one's own.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        jobs: Number of processes.
+        fresh: Forget earlier records of this encoder in ``out``.
+
+    Returns:
+        The records of all cells that were asked for, in the plan's order.
+
+    Raises:
+        medtransfer.specs.base.InputError: When the input is wrong; nothing is written then.
+    """
+    request = Request(
+        encoder=str(encoder),
+        architecture=architecture,
+        suite=suite,
+        tasks=tuple(tasks),
+        budgets=tuple(budgets),
+        adaptations=tuple(adaptations),
+        protocol=protocol,
+        out=Path(out),
+        data=Path(data) if data else None,
+        task_folder=Path(task_folder) if task_folder else None,
+        device=device,
+        jobs=jobs,
+        fresh=fresh,
+    )
+    return run(prepare(request))
+
+
+def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]:
+    """Run the pending cells of a checked request.
+
+    Returns:
+        The records of all its cells, in the plan's order.
+    """
+    progress = progress or RunProgress()
+    records = dict(prepared.existing)
+    if prepared.pending:
+        # Here, and not above: a finished evaluation must not wait for torch.
+        from medtransfer.runs.local import build_runner, run_cells
+
+        runner = build_runner(prepared)
+        flops = {cell: runner.flops(cell) for cell in prepared.pending}
+        ledger = prepared.ledger
+        ledger.open(prepared.located.card, fresh=prepared.request.fresh)
+        try:
+            progress.begin(flops, len(prepared.cells), runner.encoder.notes)
+            for finished in run_cells(prepared, runner, started=progress.started):
+                record = ledger.append(
+                    finished.record,
+                    replicates=finished.replicates,
+                    predictions=finished.predictions,
+                )
+                records[record.cell] = record
+                progress.finished(record)
+        finally:
+            progress.end()
+            ledger.close()
+    return [records[cell] for cell in prepared.cells]

@@ -1,0 +1,193 @@
+"""Run one cell: adapt, predict, measure, and write down what happened."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medtransfer.adaptation import ADAPTATIONS, Job, Outcome
+from medtransfer.cost.machine import device_name, peak_memory, reset_peak_memory, versions
+from medtransfer.cost.profile import Profile, profile_encoder
+from medtransfer.data.store import TaskData
+from medtransfer.encoders.encoder import Encoder
+from medtransfer.metrics import evaluate, item_weights
+from medtransfer.runs.plan import infeasible
+from medtransfer.specs.protocol import Protocol
+from medtransfer.specs.record import Cell, Cost, EncoderRef, ProtocolRef, Record, TaskRef
+
+__all__ = ["Finished", "Runner"]
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A record with its arrays, before they are written.
+
+    Attributes:
+        record: The record, without references to arrays.
+        replicates: Bootstrap replicates (B,) of the primary metric per test split.
+        predictions: Class probabilities (N, C) per test split; of draw 0 only.
+    """
+
+    record: Record
+    replicates: Arrays = field(default_factory=dict)
+    predictions: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs cells of one encoder.
+
+    Attributes:
+        encoder: On its device.
+        data: The tasks by name.
+        protocol: The protocol.
+    """
+
+    encoder: Encoder
+    data: Mapping[str, TaskData]
+    protocol: Protocol
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The encoder's FLOPs."""
+        return profile_encoder(self.encoder)
+
+    def job(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Job:
+        """Everything that the cell's adaptation needs."""
+        return Job(
+            encoder=self.encoder,
+            data=self.data[cell.task],
+            protocol=self.protocol,
+            budget=cell.budget,
+            draw=cell.draw,
+            previous=dict(previous or {}),
+        )
+
+    def flops(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> int:
+        """Adaptation FLOPs of a cell, known before it runs; zero where it does not apply."""
+        if infeasible(cell, self.data, self.protocol) is not None:
+            return 0
+        return ADAPTATIONS[cell.adaptation].flops(self.job(cell, previous), self.profile)
+
+    def run(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Finished:
+        """Run a cell. A failure becomes a record too, so that the run can go on.
+
+        Args:
+            cell: The cell.
+            previous: What draw 0 selected, for the draws that reuse it.
+        """
+        started, clock = _now(), time.perf_counter()
+        reason = infeasible(cell, self.data, self.protocol)
+        if reason is not None:
+            return Finished(self._record(cell, started, status="not_applicable", error=reason))
+        reset_peak_memory(self.encoder.device)
+        try:
+            job = self.job(cell, previous)
+            outcome = ADAPTATIONS[cell.adaptation].adapt(job)
+            cost = self._cost(cell, outcome, previous, seconds=time.perf_counter() - clock)
+            return self._measure(cell, job, outcome, cost, started)
+        except Exception as error:
+            return Finished(self._record(cell, started, status="failed", error=_one_line(error)))
+
+    def fail(self, cell: Cell, error: str) -> Finished:
+        """The record of a cell whose process is gone."""
+        return Finished(self._record(cell, _now(), status="failed", error=error))
+
+    def _measure(
+        self, cell: Cell, job: Job, outcome: Outcome, cost: Cost, started: str
+    ) -> Finished:
+        shared: dict[str, Any] = {
+            "selected": outcome.selected,
+            "counts": job.counts,
+            "cost": cost,
+            "environment": self._environment(job.data),
+        }
+        if outcome.diverged:
+            error = "the loss became NaN at every learning rate"
+            record = self._record(cell, started, status="diverged", error=error, **shared)
+            return Finished(record)
+        metrics, intervals, replicates = {}, {}, {}
+        for name, split in job.data.tests.items():
+            weights = item_weights(cell.task, name, len(split), replicates=self.protocol.bootstrap)
+            # From the float32 that are kept, so that the numbers can be verified from them.
+            result = evaluate(outcome.probabilities[name].astype(np.float64), split.labels, weights)
+            metrics[name] = {
+                **result.values,
+                "classes_scored": result.classes_scored,
+                "n": result.n,
+            }
+            intervals[name] = result.intervals
+            replicates[name] = result.replicates[job.data.card.metric].astype(np.float32)
+        record = self._record(
+            cell, started, status="ok", metrics=metrics, intervals=intervals, **shared
+        )
+        predictions = outcome.probabilities if cell.draw == 0 else {}
+        return Finished(record, replicates, predictions)
+
+    def _cost(
+        self, cell: Cell, outcome: Outcome, previous: Mapping[str, Any] | None, *, seconds: float
+    ) -> Cost:
+        head = 2 * self.profile.width * len(self.data[cell.task].card.classes)
+        return Cost(
+            adaptation_flops=self.flops(cell, previous),
+            inference_flops_per_image=self.profile.forward + head,
+            parameters=outcome.parameters,
+            trainable_parameters=outcome.trainable_parameters,
+            images_seen=outcome.images_seen,
+            seconds=round(seconds, 3),
+            peak_memory_bytes=peak_memory(self.encoder.device),
+            device=device_name(self.encoder.device),
+        )
+
+    def _environment(self, data: TaskData) -> dict[str, Any]:
+        return {
+            **versions(),
+            "precision": self.encoder.precision,
+            "input_size": self.encoder.size,
+            "native_size": list(data.splits["train"].images.shape[1:3]),
+            "threads": torch.get_num_threads(),
+        }
+
+    def _record(self, cell: Cell, started: str, **fields: Any) -> Record:
+        card = self.data[cell.task].card
+        return Record(
+            encoder=EncoderRef(name=self.encoder.card.name, sha256=self.encoder.identity),
+            task=TaskRef(
+                name=card.name,
+                fingerprint=self.data[cell.task].fingerprint,
+                domain=card.domain,
+                kind=card.kind,
+                metric=card.metric,
+                chance=card.chance,
+            ),
+            protocol=ProtocolRef(name=self.protocol.name, fingerprint=self.protocol.fingerprint),
+            budget=cell.budget,
+            adaptation=cell.adaptation,
+            draw=cell.draw,
+            started=started,
+            finished=_now(),
+            **fields,
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _one_line(error: Exception) -> str:
+    """The error's type and message, and where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    message = " ".join(str(error).split())[:500]
+    return f"{type(error).__name__}: {message} ({Path(frame.filename).name}:{frame.lineno})"

@@ -1,0 +1,147 @@
+"""The ledger of a submission: an append-only file of records with their arrays beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from medtransfer.encoders.resolution import dump_card
+from medtransfer.specs.base import InputError
+from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.record import ArrayRef, Record, read_records
+
+__all__ = ["Ledger"]
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+class Ledger:
+    """The folder ``<out>/<encoder>`` of one evaluation. Only the driving process writes to it.
+
+    A record is the last thing that is written of a cell, after its arrays, with fsync: a cell
+    whose record is there is complete.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder; nothing is read or written yet."""
+        self.folder = folder
+        self.path = folder / "records.jsonl"
+        self._lock = FileLock(folder / "records.jsonl.lock")
+
+    def read(self) -> list[Record]:
+        """The records so far."""
+        return read_records(self.path)
+
+    def open(self, card: EncoderCard, *, fresh: bool = False) -> None:
+        """Create the folder, take its lock, and mend what a killed writer left.
+
+        Args:
+            card: Written as ``encoder.yaml``.
+            fresh: Forget what earlier runs left.
+
+        Raises:
+            InputError: When the folder cannot be written, or another run is writing to it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            if fresh:
+                self._clear()
+            _replace(self.folder / "encoder.yaml", dump_card(card).encode())
+            self._drop_torn_line()
+        except Timeout:
+            raise InputError(
+                f"{self.folder}: another evaluation is writing there; wait for it, or choose "
+                "another --out"
+            ) from None
+        except OSError as error:
+            raise InputError(f"--out: {self.folder} cannot be written: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+        with suppress(OSError):
+            Path(self._lock.lock_file).unlink()
+
+    def append(self, record: Record, *, replicates: Arrays, predictions: Arrays) -> Record:
+        """Write a finished cell.
+
+        Args:
+            record: The record, without its references to arrays.
+            replicates: Bootstrap replicates of the primary metric, per test split.
+            predictions: Probabilities per test split; empty to keep none.
+
+        Returns:
+            The record as written.
+        """
+        cell = record.cell
+        if replicates:
+            key = f"{cell.task}/{cell.budget}/{cell.adaptation}/{cell.draw}"
+            reference = self._add("replicates.npz", key, replicates)
+            record = record.model_copy(update={"replicates": reference})
+        if predictions:
+            key = f"{cell.budget}/{cell.adaptation}"
+            reference = self._add(f"predictions/{cell.task}.npz", key, predictions)
+            record = record.model_copy(update={"predictions": reference})
+        with self.path.open("ab") as file:
+            file.write(record.line().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return record
+
+    def _add(self, name: str, key: str, arrays: Arrays) -> ArrayRef:
+        """Add arrays to an archive, which is replaced as a whole and so never half-written."""
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        members: dict[str, NDArray[np.float32]] = {}
+        if path.exists():
+            with np.load(path, allow_pickle=False) as archive:
+                members = dict(archive)
+        hasher = hashlib.sha256()
+        for split, array in arrays.items():
+            members[f"{key}/{split}"] = array
+            hasher.update(array.astype("<f4").tobytes())
+        with tempfile.TemporaryFile() as buffer:
+            np.savez_compressed(buffer, allow_pickle=False, **members)
+            buffer.seek(0)
+            _replace(path, buffer.read())
+        return ArrayRef(file=name, key=key, sha256=hasher.hexdigest())
+
+    def _clear(self) -> None:
+        """Remove what an evaluation wrote, and nothing else that may lie in the folder."""
+        for name in ("records.jsonl", "replicates.npz"):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "predictions", ignore_errors=True)
+
+    def _drop_torn_line(self) -> None:
+        """Cut off a last line that has no end: its cell was never finished."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            content = file.read()
+            if content and not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old one or the whole new one."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,125 @@
+"""The local executor: cells one after the other, or in several processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+from medtransfer.encoders.encoder import resolve_device
+from medtransfer.encoders.loading import build_encoder
+from medtransfer.runs.execution import Finished, Runner
+from medtransfer.runs.preparation import Prepared, Request, prepare
+from medtransfer.specs.record import Cell
+
+__all__ = ["build_runner", "run_cells"]
+
+Started = Callable[[Cell], None]
+
+
+def build_runner(prepared: Prepared) -> Runner:
+    """Build the encoder of a checked request."""
+    encoder = build_encoder(
+        prepared.located,
+        max_size=prepared.protocol.max_size,
+        device=resolve_device(prepared.request.device),
+    )
+    return Runner(encoder, prepared.data, prepared.protocol)
+
+
+def run_cells(prepared: Prepared, runner: Runner, *, started: Started) -> Iterator[Finished]:
+    """Run the pending cells and yield each as it ends.
+
+    Args:
+        prepared: The checked request.
+        runner: In this process; other processes build their own.
+        started: Called when a cell begins.
+    """
+    selected = {cell: record.selected for cell, record in prepared.existing.items()}
+    if prepared.request.jobs == 1:
+        for cell in prepared.pending:
+            started(cell)
+            finished = runner.run(cell, selected.get(_first_draw(cell)))
+            selected[cell] = finished.record.selected
+            yield finished
+    else:
+        yield from _run_in_processes(prepared, runner, selected, started)
+
+
+def _first_draw(cell: Cell) -> Cell:
+    return cell._replace(draw=0)
+
+
+def _reuses(cell: Cell) -> bool:
+    """Whether a cell needs what draw 0 selected."""
+    return cell.draw > 0 and cell.budget == "full" and cell.adaptation == "finetune"
+
+
+def _run_in_processes(
+    prepared: Prepared, runner: Runner, selected: dict[Cell, dict[str, Any]], started: Started
+) -> Iterator[Finished]:
+    """As many cells at a time as there are processes; the driver alone writes the ledger."""
+    jobs = prepared.request.jobs
+    queue = list(prepared.pending)
+    running: dict[Future[Finished], Cell] = {}
+    pool = _pool(prepared.request)
+    try:
+        while queue or running:
+            waiting = set(queue) | set(running.values())
+            ready = [cell for cell in queue if not (_reuses(cell) and _first_draw(cell) in waiting)]
+            for cell in ready[: jobs - len(running)]:
+                queue.remove(cell)
+                started(cell)
+                previous = selected.get(_first_draw(cell))
+                running[pool.submit(_run_in_worker, cell, previous)] = cell
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            broken = False
+            for future in done:
+                cell = running.pop(future)
+                try:
+                    finished = future.result()
+                except BrokenProcessPool:
+                    broken = True
+                    finished = runner.fail(cell, "its process died (out of memory?)")
+                selected[cell] = finished.record.selected
+                yield finished
+            if broken:
+                for cell in running.values():  # they died with the pool, through no fault of theirs
+                    queue.insert(0, cell)
+                running.clear()
+                pool = _pool(prepared.request)
+    finally:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(request: Request) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        request.jobs,
+        mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
+        initializer=_start_worker,
+        initargs=(request,),
+    )
+
+
+_worker: Runner | None = None
+
+
+def _start_worker(request: Request) -> None:
+    """Build this process's own runner; Ctrl-C is the driver's to handle."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // request.jobs))
+    _worker = build_runner(prepare(request))
+
+
+def _run_in_worker(cell: Cell, previous: Mapping[str, Any] | None) -> Finished:
+    assert _worker is not None
+    return _worker.run(cell, previous)

@@ -1,0 +1,151 @@
+"""Before anything runs or is written: find every input, check it, and plan the cells.
+
+Imports no torch, so that a finished evaluation is recognised at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medtransfer.data.store import TaskData, open_task
+from medtransfer.encoders.resolution import Located, locate
+from medtransfer.runs.ledger import Ledger
+from medtransfer.runs.plan import check_choices, plan_cells
+from medtransfer.specs.base import InputError
+from medtransfer.specs.protocol import Protocol, load_protocol
+from medtransfer.specs.record import Cell, Record
+from medtransfer.specs.task import resolve_tasks
+
+__all__ = ["Prepared", "Request", "prepare"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; the fields are the options of ``bench evaluate``."""
+
+    encoder: str
+    architecture: str | None = None
+    suite: str | None = None
+    tasks: Sequence[str] = ()
+    budgets: Sequence[str] = ()
+    adaptations: Sequence[str] = ()
+    protocol: str = "v1"
+    out: Path = Path("submissions")
+    data: Path | None = None
+    task_folder: Path | None = None
+    device: str = "auto"
+    jobs: int = 1
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked request.
+
+    Attributes:
+        request: The request.
+        protocol: Its protocol.
+        located: The encoder, not yet built.
+        data: The tasks, decoded.
+        cells: Every cell that was asked for.
+        existing: The records that are already there.
+        ledger: Where records go.
+        notes: What the user should know, one line each.
+    """
+
+    request: Request
+    protocol: Protocol
+    located: Located
+    data: dict[str, TaskData]
+    cells: list[Cell]
+    existing: dict[Cell, Record]
+    ledger: Ledger
+    notes: tuple[str, ...]
+
+    @property
+    def pending(self) -> list[Cell]:
+        """The cells that still have to be run."""
+        return [
+            cell
+            for cell in self.cells
+            if cell not in self.existing or not self.existing[cell].settled
+        ]
+
+
+def prepare(request: Request) -> Prepared:
+    """Check a request and plan its cells. Nothing is written but the store of decoded data.
+
+    Raises:
+        InputError: For the first thing that is wrong with it.
+    """
+    protocol = load_protocol(request.protocol)
+    check_choices(protocol, budgets=request.budgets, adaptations=request.adaptations)
+    cards = resolve_tasks(
+        names=list(request.tasks), suite=request.suite, folder=request.task_folder
+    )
+    located = locate(request.encoder, architecture=request.architecture)
+    skipped = [name for name, card in cards.items() if card.kind != "multiclass"]
+    notes = [f"skipped {name}: {cards[name].kind} tasks are not supported yet" for name in skipped]
+    chosen = {name: card for name, card in cards.items() if name not in skipped}
+    if not chosen:
+        raise InputError(f"no task is left to run ({'; '.join(notes)})")
+    folder = request.data or _data_from_environment()
+    data = {name: open_task(card, folder=folder) for name, card in chosen.items()}
+    ledger = Ledger(request.out / located.card.name)
+    existing = [] if request.fresh else ledger.read()
+    prepared = Prepared(
+        request=request,
+        protocol=protocol,
+        located=located,
+        data=data,
+        cells=plan_cells(
+            chosen, protocol, budgets=request.budgets, adaptations=request.adaptations
+        ),
+        existing={record.cell: record for record in existing},
+        ledger=ledger,
+        notes=(*notes, *located.notes),
+    )
+    for record in existing:
+        _check_continues(prepared, record)
+    _check_writable(request.out)
+    return prepared
+
+
+def _data_from_environment() -> Path | None:
+    value = os.environ.get("BENCH_DATA")
+    return Path(value) if value else None
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before hours of work whether results can be written."""
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"--out: {existing} is a file; a folder is expected")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"--out: {existing} cannot be written: permission denied")
+
+
+def _check_continues(prepared: Prepared, record: Record) -> None:
+    """Refuse to add to records of another protocol, encoder or data."""
+    remedy = "choose another --out, or --fresh to start anew"
+    path = prepared.ledger.path
+    protocol, task = prepared.protocol, prepared.data.get(record.task.name)
+    if record.protocol.fingerprint != protocol.fingerprint:
+        detail = (
+            f"protocol {record.protocol.name}"
+            if record.protocol.name != protocol.name
+            else f"another version of protocol {protocol.name}"
+        )
+        raise InputError(f"{path}: made under {detail}, not {protocol.name} as it is now; {remedy}")
+    if record.encoder.sha256 != prepared.located.identity:
+        raise InputError(
+            f"{path}: made with another encoder of the name {record.encoder.name} (weights, "
+            f"architecture or input differ); {remedy}"
+        )
+    if task is not None and record.task.fingerprint != task.fingerprint:
+        raise InputError(
+            f"{path}: made from other data or another card of task {record.task.name}; {remedy}"
+        )
