@@ -1,0 +1,184 @@
+"""Boards: who is ranked where, under one protocol and on one suite of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from medtransfer.ranking.columns import COSTS, SCORES, Column, domain_columns
+from medtransfer.ranking.frame import IN_DOMAIN, frame, most_common
+from medtransfer.ranking.submissions import Submission
+from medtransfer.ranking.table import applicable, cell_scores, expected_cells, grid
+from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.protocol import Protocol
+from medtransfer.specs.record import Cell
+
+__all__ = ["OTHER_TASKS", "Board", "boards"]
+
+OTHER_TASKS = "other tasks"
+
+
+@dataclass(frozen=True)
+class Board:
+    """All encoders on one suite of tasks under one protocol.
+
+    Attributes:
+        protocol: Name of the protocol.
+        title: Title of the protocol; empty when no shipped one has that name.
+        suite: Name of the suite.
+        columns: The columns of scores, those of single domains last, then those of costs.
+        table: Index encoder, in the order of the board: the ranked ones, then the others by
+            coverage. Columns title, rank (null: unranked), have and expected (cells), coverage,
+            error (of the first cell that failed), relation_<domain>, and those of ``columns``.
+        results: One row per encoder, task, test split, adaptation and budget: domain, metric,
+            mean and std of the primary metric over the draws (mean: null unless all are there),
+            have, draws (expected) and diverged (how many).
+        notes: What was left out, and why.
+    """
+
+    protocol: str
+    title: str
+    suite: str
+    columns: tuple[Column, ...]
+    table: pd.DataFrame
+    results: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def boards(
+    submissions: Sequence[Submission],
+    suites: Mapping[str, Sequence[str]],
+    protocols: Mapping[str, Protocol],
+) -> list[Board]:
+    """One board per protocol and suite that has records, in the order of the two mappings.
+
+    Tasks in no suite share a last board of each protocol. Records made under another version of
+    a shipped protocol, or under one that is not shipped, are counted in a note and not ranked.
+    """
+    rows = frame(submissions)
+    cards = {submission.card.name: submission.card for submission in submissions}
+    in_suites = {task for tasks in suites.values() for task in tasks}
+    unknown = sorted(set(rows["protocol"]) - set(protocols))
+    found = []
+    for name in [*protocols, *unknown]:
+        own = rows[rows["protocol"] == name]
+        others = sorted(set(own["task"]) - in_suites)
+        for suite, tasks in [*suites.items(), (OTHER_TASKS, others)]:
+            part = own[own["task"].isin(tasks)]
+            if len(part):
+                found.append(_board((name, protocols.get(name)), (suite, tasks), part, cards))
+    return found
+
+
+def _board(
+    protocol: tuple[str, Protocol | None],
+    suite: tuple[str, Sequence[str]],
+    rows: pd.DataFrame,
+    cards: Mapping[str, EncoderCard],
+) -> Board:
+    name, values = protocol
+    stale = rows["protocol_fingerprint"] != (values.fingerprint if values else "")
+    current = rows[~stale]
+    foreign = current["fingerprint"] != current["task"].map(most_common(current, "fingerprint"))
+    valid = current[~foreign]
+    planned = expected_cells(suite[1], values) if values else []
+    cells = applicable(planned, valid)
+    laid_out = grid(valid, cells, encoders=sorted(current["encoder"].unique()))
+    columns = (*SCORES, *domain_columns(valid["domain"].unique()), *COSTS)
+    notes = [
+        *_stale(rows[stale]),
+        *_foreign(current[foreign]),
+        *_inapplicable(planned, cells),
+        *([_OTHER_TASKS_NOTE] if suite[0] == OTHER_TASKS else []),
+    ]
+    return Board(
+        protocol=name,
+        title=values.title if values else "",
+        suite=suite[0],
+        columns=columns,
+        table=_table(laid_out, columns, cards),
+        results=_results(laid_out),
+        notes=tuple(notes),
+    )
+
+
+def _table(
+    laid_out: pd.DataFrame, columns: Sequence[Column], cards: Mapping[str, EncoderCard]
+) -> pd.DataFrame:
+    """Rank the encoders that have every expected cell; the others get no score at all."""
+    cells = cell_scores(laid_out)
+    scores = cells[IN_DOMAIN].groupby(level="encoder")
+    table = pd.DataFrame({"have": scores.count(), "expected": scores.size()})
+    table["coverage"] = table["have"] / table["expected"]
+    table["title"] = [cards[name].title for name in table.index]
+    failed = laid_out[laid_out["status"] == "failed"]
+    table["error"] = failed.groupby("encoder")["error"].first()
+    for column in columns:
+        table[column.name] = column.how(cells)
+    incomplete = table["have"] < table["expected"]
+    table.loc[incomplete, [column.name for column in columns if column.unit == "score"]] = None
+    for domain in sorted(laid_out["domain"].unique()):
+        table[f"relation_{domain}"] = [cards[name].relation(domain) for name in table.index]
+    table["rank"] = table[IN_DOMAIN].rank(ascending=False, method="min").astype("Int64")
+    order = table.reset_index().sort_values(
+        ["rank", "coverage", "encoder"], ascending=[True, False, True]
+    )
+    return order.set_index("encoder")
+
+
+def _results(laid_out: pd.DataFrame) -> pd.DataFrame:
+    by = ["encoder", "domain", "task", "metric", "split", "adaptation", "budget"]
+    rows = laid_out.assign(diverged=laid_out["status"] == "diverged")
+    groups = rows.groupby(by, sort=False, dropna=False)
+    results = groups.agg(
+        mean=("value", "mean"),
+        std=("value", "std"),
+        have=("value", "count"),
+        draws=("value", "size"),
+        diverged=("diverged", "sum"),
+    )
+    partial = results["have"] < results["draws"]
+    results.loc[partial, ["mean", "std"]] = None
+    return results.reset_index()
+
+
+_OTHER_TASKS_NOTE = (
+    "The tasks here are in no suite, so they are whatever somebody ran: an encoder with one more "
+    "task takes the rank from all that lack it."
+)
+
+
+def _count(rows: pd.DataFrame) -> str:
+    records = int((rows["split"] == IN_DOMAIN).sum())
+    encoders = ", ".join(sorted(rows["encoder"].unique()))
+    return f"{records} record{'s' if records > 1 else ''} of {encoders}"
+
+
+def _stale(rows: pd.DataFrame) -> list[str]:
+    if rows.empty:
+        return []
+    return [f"Made under another version of the protocol, so not ranked: {_count(rows)}."]
+
+
+def _foreign(rows: pd.DataFrame) -> list[str]:
+    return [
+        f"{task}: made with other data or another revision of the task than most, so counted as "
+        f"missing: {_count(part)}."
+        for task, part in rows.groupby("task")
+    ]
+
+
+def _inapplicable(planned: Iterable[Cell], cells: Iterable[Cell]) -> list[str]:
+    kept = set(cells)
+    dropped = dict.fromkeys(
+        (cell.task, cell.budget, cell.adaptation) for cell in planned if cell not in kept
+    )
+    budgets: dict[tuple[str, str], list[str]] = {}
+    for task, budget, adaptation in dropped:
+        budgets.setdefault((task, budget), []).append(adaptation)
+    return [
+        f"{task}: {budget} does not apply, for any encoder ({', '.join(adaptations)})."
+        for (task, budget), adaptations in budgets.items()
+    ]

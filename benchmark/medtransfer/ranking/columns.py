@@ -1,0 +1,105 @@
+"""The columns of a board. A column is one entry of an ordered registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import pandas as pd
+
+from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.table import average, totals
+
+__all__ = ["COSTS", "SCORES", "Column", "Unit", "domain_columns"]
+
+Unit = Literal["score", "FLOP", "count", "seconds", "bytes", "text"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a board.
+
+    Attributes:
+        name: In the CSV.
+        title: For people.
+        how: From the table of :func:`cell_scores` to one value per encoder.
+        unit: Of the values.
+        domain: The one domain that is scored; null for all other columns.
+    """
+
+    name: str
+    title: str
+    how: Callable[[pd.DataFrame], pd.Series[Any]]
+    unit: Unit = "score"
+    domain: str | None = None
+
+
+def _view(cells: pd.DataFrame, query: str, column: str = IN_DOMAIN) -> pd.Series[float]:
+    return average(cells.query(query), column)
+
+
+def _domain(cells: pd.DataFrame, domain: str) -> pd.Series[float]:
+    return average(cells[cells.index.isin([domain], level="domain")], IN_DOMAIN)
+
+
+def _gap(cells: pd.DataFrame) -> pd.Series[float]:
+    external = cells.query("external")
+    return average(external, IN_DOMAIN) - average(external, "out_of_domain")
+
+
+def _largest(cells: pd.DataFrame, name: str) -> pd.Series[float]:
+    return cells[name].groupby(level="encoder").max()
+
+
+def _peak(cells: pd.DataFrame, name: str) -> pd.Series[float]:
+    """The largest value; null when any cell's is unknown, which might be the largest."""
+    return _largest(cells, name).where(totals(cells, name).notna())
+
+
+def _devices(cells: pd.DataFrame) -> pd.Series[str]:
+    names = cells["device"].dropna().reset_index()[["encoder", "device"]].drop_duplicates()
+    return names.sort_values("device").groupby("encoder")["device"].agg(", ".join)
+
+
+SCORES = (
+    Column(IN_DOMAIN, "In-domain", lambda cells: average(cells, IN_DOMAIN)),
+    Column(
+        "out_of_domain", "Out-of-domain", partial(_view, query="external", column="out_of_domain")
+    ),
+    Column("gap", "Gap", _gap),
+    Column("few_shot", "Few-shot", partial(_view, query="budget != 'full'")),
+    Column("full", "Full", partial(_view, query="budget == 'full'")),
+    Column("frozen", "Frozen", partial(_view, query="adaptation in ['knn', 'linear']")),
+    Column("finetuned", "Fine-tuned", partial(_view, query="adaptation == 'finetune'")),
+)
+
+COSTS = (
+    Column(
+        "adaptation_flops",
+        "Adaptation FLOPs",
+        partial(totals, column="adaptation_flops"),
+        unit="FLOP",
+    ),
+    Column(
+        "inference_flops_per_image",
+        "FLOPs per image",
+        partial(_largest, name="inference_flops_per_image"),
+        unit="FLOP",
+    ),
+    Column("parameters", "Parameters", partial(_largest, name="parameters"), unit="count"),
+    Column("seconds", "Time", partial(totals, column="seconds"), unit="seconds"),
+    Column(
+        "peak_memory_bytes", "Peak memory", partial(_peak, name="peak_memory_bytes"), unit="bytes"
+    ),
+    Column("device", "Device", _devices, unit="text"),
+)
+
+
+def domain_columns(domains: Iterable[str]) -> tuple[Column, ...]:
+    """One in-domain score column per domain."""
+    return tuple(
+        Column(f"domain_{domain}", domain, partial(_domain, domain=domain), domain=domain)
+        for domain in sorted(domains)
+    )

@@ -1,0 +1,117 @@
+"""Long table -> one row a cell -> scores. Table in, table out.
+
+A missing value stays missing through every mean: no mean is taken over what happens to be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Literal
+
+import pandas as pd
+
+from medtransfer.ranking.frame import COSTS, IN_DOMAIN, most_common
+from medtransfer.specs.protocol import Protocol
+from medtransfer.specs.record import Cell
+
+__all__ = ["LEVELS", "applicable", "average", "cell_scores", "expected_cells", "grid", "totals"]
+
+# The levels of the mean, outermost first.
+LEVELS = ["encoder", "domain", "task", "budget", "adaptation", "draw"]
+
+
+def expected_cells(tasks: Iterable[str], protocol: Protocol) -> list[Cell]:
+    """The cells that an encoder needs to be ranked, in the order of the protocol."""
+    return [
+        Cell(task, budget, adaptation, draw)
+        for task, adaptation in product(tasks, protocol.ranked)
+        for budget, draws in protocol.budgets(adaptation).items()
+        for draw in range(draws)
+    ]
+
+
+def applicable(cells: Iterable[Cell], rows: pd.DataFrame) -> list[Cell]:
+    """The cells that no record calls not applicable.
+
+    That is decided from the task card alone, so one encoder's record holds for all.
+    """
+    skipped = rows.loc[rows["status"] == "not_applicable", list(Cell._fields)]
+    skip = set(skipped.itertuples(index=False, name=None))
+    return [cell for cell in cells if cell not in skip]
+
+
+def grid(rows: pd.DataFrame, cells: Sequence[Cell], encoders: Iterable[str]) -> pd.DataFrame:
+    """Lay ``rows`` out: one row per encoder, expected cell and test split, null where missing.
+
+    Args:
+        rows: Rows of :func:`frame`, of one protocol and one fingerprint a task.
+        cells: The expected cells; their order is kept.
+        encoders: Names; their order is kept.
+    """
+    names = list(Cell._fields)
+    wanted = pd.DataFrame(cells, columns=names).astype({"draw": int})
+    splits = rows[["task", "split"]].drop_duplicates()
+    splits = splits.sort_values("split", key=lambda split: split != IN_DOMAIN, kind="stable")
+    layout = pd.DataFrame({"encoder": list(encoders)}, dtype=str).merge(wanted, how="cross")
+    layout = layout.merge(splits, on="task", how="left").fillna({"split": IN_DOMAIN})
+    # No encoder can be complete while nobody has a record of the task, so this name ranks nobody.
+    layout["domain"] = layout["task"].map(most_common(rows, "domain")).fillna("unknown")
+    layout["metric"] = layout["task"].map(most_common(rows, "metric"))
+    values = rows.drop(columns=["domain", "metric"])
+    return layout.merge(values, on=["encoder", *names, "split"], how="left")
+
+
+def cell_scores(grid: pd.DataFrame) -> pd.DataFrame:
+    """One row per encoder and expected cell: its scores and what it cost.
+
+    Returns:
+        Index :data:`LEVELS`; columns in_domain and out_of_domain (scores), value (of the primary
+        metric, in-domain), external (whether the task has out-of-domain splits at all), the costs
+        and device.
+    """
+    inside = grid["split"] == IN_DOMAIN
+    cells = grid[inside].set_index(LEVELS)[["score", "value", *COSTS, "device"]]
+    cells = cells.rename(columns={"score": IN_DOMAIN})
+    outside = grid[~inside]
+    named = outside.assign(split=_collapse_corruptions(outside["split"]))
+    scores = named.set_index([*LEVELS, "split"])["score"]
+    cells["out_of_domain"] = _mean(_mean(scores, [*LEVELS, "split"]), LEVELS)
+    cells["external"] = cells.index.isin(outside["task"].unique(), level="task")
+    return cells
+
+
+def _collapse_corruptions(splits: pd.Series[str]) -> pd.Series[str]:
+    """Graded corruptions of the in-domain split count as one split, however many there are."""
+    return splits.mask(splits.str.startswith("corrupted"), "corrupted")
+
+
+def average(
+    cells: pd.DataFrame, column: str, *, by: Literal["task", "domain", "encoder"] = "encoder"
+) -> pd.Series[float]:
+    """Mean over draws, then over budgets and adaptations, then over tasks, then over domains.
+
+    Args:
+        cells: Table of :func:`cell_scores`.
+        column: What to average.
+        by: Where to stop; ``encoder`` is the overall mean.
+    """
+    values = cells[column]
+    for depth in (5, 3, 2, 1):
+        if depth > LEVELS.index(by):
+            values = _mean(values, LEVELS[:depth])
+    return values
+
+
+def totals(cells: pd.DataFrame, column: str) -> pd.Series[float]:
+    """Sum over the expected cells, by encoder; null when any is unknown."""
+    groups = cells[column].groupby(level="encoder")
+    return groups.sum().where(groups.count() == groups.size())
+
+
+def _mean(values: pd.Series[float], levels: list[str]) -> pd.Series[float]:
+    """Mean by index levels; null when any of the values is."""
+    groups = values.groupby(level=levels)
+    # Filled, because one null anywhere changes the last bit of pandas' means of all other groups.
+    means = values.fillna(0).groupby(level=levels).mean()
+    return means.where(groups.count() == groups.size())
