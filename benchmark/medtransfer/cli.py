@@ -1,0 +1,220 @@
+"""`bench`: parse, call, print. What it does is in the Python API."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medtransfer import __version__
+
+app = typer.Typer(
+    name="bench",
+    help="Does a pre-trained image encoder transfer to medical imaging, and at what cost?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Where the cards' files are looked for (BENCH_DATA).")
+]
+TasksOption = Annotated[
+    Path | None, typer.Option("--tasks", help="Folder of task cards of your own.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command line; wrong input is one line and exit code 2."""
+    from medtransfer.specs.base import InputError
+
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"medtransfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def evaluate(
+    encoder: Annotated[
+        str,
+        typer.Option(
+            "--encoder",
+            "-e",
+            help="A name (bench list encoders), timm:NAME, hf-hub:OWNER/NAME, a .pt, .pth or "
+            ".safetensors file, a folder with encoder.yaml, or a .py file that registers one.",
+        ),
+    ],
+    architecture: Annotated[
+        str | None, typer.Option(help="timm's name of a checkpoint's architecture.")
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Named list of tasks. Default: phantom, or all cards of --tasks."),
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="One task; may be repeated.")] = None,
+    budget: Annotated[list[str] | None, typer.Option(help="Only this budget; repeat.")] = None,
+    adaptation: Annotated[
+        list[str] | None, typer.Option(help="Only this adaptation; repeat.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="v1 (the benchmark) or quick (two cores).")] = "v1",
+    out: Annotated[Path, typer.Option(help="Folder of submissions.")] = Path("submissions"),
+    data: DataOption = None,
+    tasks: TasksOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells, their FLOPs and a time; run none.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget this encoder's earlier records in --out.")
+    ] = False,
+) -> None:
+    """Evaluate an encoder: probe and fine-tune it on every task of a suite."""
+    from medtransfer import console
+    from medtransfer.runs import evaluation
+    from medtransfer.runs.preparation import Request, prepare
+
+    prepared = prepare(
+        Request(
+            encoder=encoder,
+            architecture=architecture,
+            suite=suite,
+            tasks=tuple(task or ()),
+            budgets=tuple(budget or ()),
+            adaptations=tuple(adaptation or ()),
+            protocol=protocol,
+            out=out,
+            data=data,
+            task_folder=tasks,
+            device=device,
+            jobs=jobs,
+            fresh=fresh,
+        )
+    )
+    for note in prepared.notes:
+        print(f"note: {note}")
+    if dry_run:
+        from medtransfer.runs.estimate import estimate
+
+        console.print_estimate(estimate(prepared))
+        return
+    records = evaluation.run(prepared, console.ConsoleProgress())
+    console.print_evaluation(prepared, records)
+    if any(record.status == "failed" for record in records):
+        raise typer.Exit(1)
+
+
+@app.command()
+def leaderboard(
+    submissions: Annotated[
+        list[Path] | None, typer.Option(help="Folder of submissions; may be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the leaderboard is written.")] = Path(
+        "leaderboard"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if the files would differ.")
+    ] = False,
+) -> None:
+    """Rank the submissions: README.md and leaderboard.csv."""
+    from medtransfer import ranking
+    from medtransfer.specs.base import InputError
+
+    boards = ranking.shipped_boards(ranking.load_submissions(submissions or [Path("submissions")]))
+    if check:
+        differing = ranking.check_leaderboard(boards, out)
+        if differing:
+            raise InputError(
+                f"{out}: out of date: {', '.join(differing)}; run `bench leaderboard` and commit"
+            )
+        print(f"{out} is up to date")
+        return
+    try:
+        ranking.write_leaderboard(boards, out)
+    except OSError as error:
+        raise InputError(f"--out: {out} cannot be written: {error.strerror}") from None
+    for board in boards:
+        print(f"{board.title}: {len(board.table)} encoders")
+    print(f"wrote {out}/README.md and {out}/leaderboard.csv")
+
+
+class Kind(StrEnum):
+    """What `bench list` lists."""
+
+    tasks = "tasks"
+    encoders = "encoders"
+    suites = "suites"
+    protocols = "protocols"
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    tasks: TasksOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List tasks, encoders, suites or protocols."""
+    from medtransfer import console
+    from medtransfer.catalogue import listing
+
+    head, rows = listing(kind.value, tasks)
+    if as_json:
+        print(json.dumps([dict(zip(head, row, strict=True)) for row in rows], indent=2))
+    else:
+        console.print_table(head, rows)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A task, an encoder, a suite or a protocol.")],
+    tasks: TasksOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one card, suite or protocol, with its fields at their values."""
+    from medtransfer.catalogue import find
+
+    card: dict[str, Any] = find(name, tasks)
+    if as_json:
+        print(json.dumps(card, indent=2, ensure_ascii=False))
+    else:
+        import yaml
+
+        print(yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100), end="")
+
+
+@app.command()
+def validate(
+    path: Annotated[Path, typer.Argument(help="A card, a folder of cards, or a submission.")],
+    data: DataOption = None,
+) -> None:
+    """Check a task card, an encoder card, a folder of cards or a submission."""
+    from medtransfer.validation import validate as check
+
+    for line in check(path, data=data):
+        print(line)
