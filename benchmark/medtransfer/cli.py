@@ -39,9 +39,6 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 def _version(value: bool) -> None:
@@ -124,7 +121,11 @@ def evaluate(
 
         console.print_estimate(estimate(prepared))
         return
-    records = evaluation.run(prepared, console.ConsoleProgress())
+    try:
+        records = evaluation.run(prepared, console.ConsoleProgress())
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
     console.print_evaluation(prepared, records)
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
@@ -160,7 +161,7 @@ def leaderboard(
     except OSError as error:
         raise InputError(f"--out: {out} cannot be written: {error.strerror}") from None
     for board in boards:
-        print(f"{board.title}: {len(board.table)} encoders")
+        print(f"protocol {board.protocol}, suite {board.suite}: {len(board.table)} encoders")
     print(f"wrote {out}/README.md and {out}/leaderboard.csv")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.optim._param_groups import param_groups_layer_decay
+from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +21,7 @@ from medtransfer.cost.profile import Profile
 from medtransfer.data.draws import hold_out, seed_of
 from medtransfer.data.store import Split
 from medtransfer.encoders.encoder import Encoder
+from medtransfer.encoders.timm_networks import TimmNetwork
 from medtransfer.specs.protocol import FineTuning
 
 __all__ = ["Classifier", "adapt_finetune", "finetune_flops"]
@@ -82,9 +83,9 @@ def adapt_finetune(job: Job) -> Outcome:
             classifier, images = _train(job, fitted, rate)
             seen += images
             if classifier is not None:
-                probabilities = classifier.predict(scored_split, scored)
-                score = (primary(probabilities, labels) or 0.0, -log_loss(probabilities, labels))
-                runs.append((score, rate, classifier))
+                score = _score(classifier.predict(scored_split, scored), labels)
+                if score is not None:
+                    runs.append((score, rate, classifier))
         if not runs:
             return _diverged(job, seen, {"lr": rates})
         score, rate, best = max(runs, key=lambda run: run[0])
@@ -94,13 +95,25 @@ def adapt_finetune(job: Job) -> Outcome:
         seen += images
         if best is None:
             return _diverged(job, seen, selected)
+    probabilities = {name: best.predict(split) for name, split in job.data.tests.items()}
+    if not all(np.isfinite(array).all() for array in probabilities.values()):
+        return _diverged(job, seen, selected)
     return Outcome(
-        probabilities={name: best.predict(split) for name, split in job.data.tests.items()},
+        probabilities=probabilities,
         selected=selected,
         images_seen=seen,
-        trainable_parameters=sum(p.numel() for p in best.parameters()),
+        trainable_parameters=sum(p.numel() for p in best.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in best.parameters()),
     )
+
+
+def _score(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64]
+) -> tuple[float, float] | None:
+    """What a higher value of is better; ``None`` where the last step went to NaN."""
+    if not np.isfinite(probabilities).all():
+        return None
+    return primary(probabilities, labels) or 0.0, -log_loss(probabilities, labels)
 
 
 def _settings(job: Job) -> FineTuning:
@@ -123,13 +136,23 @@ def _train(job: Job, items: NDArray[np.int64], rate: float) -> tuple[Classifier 
     Returns:
         The classifier, or ``None`` when its loss became NaN, and the number of images seen.
     """
+    seed = seed_of("finetune", job.data.card.name, job.budget, job.draw)
+    device = job.encoder.device
+    # Dropout and stochastic depth, which timm's Swin has by default, know only the global
+    # generator: seed it for this run, and give it back as it was.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return _train_seeded(job, items, rate, torch.Generator().manual_seed(seed))
+
+
+def _train_seeded(
+    job: Job, items: NDArray[np.int64], rate: float, generator: torch.Generator
+) -> tuple[Classifier | None, int]:
     settings, split = _settings(job), job.data.splits["train"]
     run = settings.budgets[job.budget]  # type: ignore[index]
     classifier = Classifier(job.encoder.duplicate(), job.classes)
     steps = run.length(len(items))
     optimiser, schedule = _optimiser(classifier, settings, rate, steps)
-    seed = seed_of("finetune", job.data.card.name, job.budget, job.draw)
-    generator = torch.Generator().manual_seed(seed)
     labels = torch.from_numpy(split.labels)
     epoch = -(-len(items) // run.batch)
     keep_best = settings.keep == "best" and job.shots is None
@@ -155,12 +178,8 @@ def _train(job: Job, items: NDArray[np.int64], rate: float) -> tuple[Classifier 
         schedule.step()
         if keep_best and (step % epoch == 0 or step == steps):
             validation = job.data.splits["validation"]
-            probabilities = classifier.predict(validation)
-            score = (
-                primary(probabilities, validation.labels) or 0.0,
-                -log_loss(probabilities, validation.labels),
-            )
-            if best is None or score > best[0]:
+            score = _score(classifier.predict(validation), validation.labels)
+            if score is not None and (best is None or score > best[0]):
                 best = (score, copy.deepcopy(classifier.state_dict()))
             classifier.train()
     if best is not None:
@@ -192,10 +211,14 @@ def _optimiser(
         {"params": [classifier.head.bias], "weight_decay": 0.0},
     ]
     network = classifier.encoder.network
-    if any(True for _ in network.parameters()):
+    if isinstance(network, TimmNetwork):  # timm's groups go by the names inside its network
+        network = network.network
+    if hasattr(network, "group_matcher"):
         groups += param_groups_layer_decay(
             network, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
         )
+    else:  # a network that does not tell its layers apart has one
+        groups += param_groups_weight_decay(network, weight_decay=settings.weight_decay)
     for group in groups:
         group["lr"] = rate * group.pop("lr_scale", 1.0)
         group.pop("param_names", None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,25 +59,51 @@ def _on_meta(module: nn.Module) -> nn.Module:
 def forward_flops(module: nn.Module, *, channels: int, size: int) -> int:
     """FLOPs of one forward pass per image of ``channels`` x ``size`` x ``size``.
 
-    A module that leaves torch (HOG works in numpy) has no products to count: zero.
+    A module without parameters and buffers has no products to count: zero.
     """
     if not _countable(module):
         return 0
-    images = torch.empty((_ITEMS, channels, size, size), device="meta")
-    network = _on_meta(module).eval()
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
-        network(images)
-    return int(counter.get_total_flops()) // _ITEMS
+
+    def forward(network: nn.Module, images: torch.Tensor) -> None:
+        with torch.no_grad():
+            network.eval()(images)
+
+    return _count(module, forward, channels=channels, size=size)
 
 
 def training_flops(module: nn.Module, *, channels: int, size: int) -> int:
-    """FLOPs of a forward and a backward pass per image, for the parameters that need it."""
+    """FLOPs of a forward and a backward pass per image, for the parameters that need it.
+
+    A module that cannot be trained here is charged three forward passes, as theory has it.
+    """
     if not any(p.requires_grad for p in module.parameters()):
         return forward_flops(module, channels=channels, size=size)
-    images = torch.empty((_ITEMS, channels, size, size), device="meta")
-    network = _on_meta(module).train()
-    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
-        network(images).sum().backward()
+
+    def step(network: nn.Module, images: torch.Tensor) -> None:
+        network.train()(images).sum().backward()
+
+    try:
+        return _count(module, step, channels=channels, size=size)
+    except Exception:  # the cells that train it will say what is wrong
+        return 3 * forward_flops(module, channels=channels, size=size)
+
+
+def _count(
+    module: nn.Module,
+    work: Callable[[nn.Module, torch.Tensor], None],
+    *,
+    channels: int,
+    size: int,
+) -> int:
+    """FLOPs per image of some work, on ``meta``, or on the CPU where a module reads its values."""
+    shape = (_ITEMS, channels, size, size)
+    try:
+        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+            work(_on_meta(module), torch.empty(shape, device="meta"))
+    except Exception:
+        network = copy.deepcopy(module).cpu()
+        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+            work(network, torch.zeros(shape))
     return int(counter.get_total_flops()) // _ITEMS
 
 

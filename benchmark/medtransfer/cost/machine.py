@@ -61,6 +61,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, of the libraries that decide numbers, and of this code."""
     names = ("medtransfer", "torch", "torchvision", "timm", "numpy", "scikit-image")
     found = {name: importlib.metadata.version(name) for name in names}
+    found["torch"] = torch.__version__  # with the build's tag
     return {"python": platform.python_version(), **found, "commit": _commit() or "unknown"}
 
 

@@ -126,8 +126,13 @@ def _agree(card: TaskCard, name: str, split: Split) -> None:
 
 
 def _normalise(names: list[str]) -> list[str]:
-    """Class names without case and punctuation: 'non-COVID' and 'non_covid' are one class."""
-    return ["".join(c for c in name.lower() if c.isalnum()) for name in names]
+    """Class names without case and punctuation: 'non-COVID' and 'non_covid' are one class.
+
+    What alone tells two classes apart stays: 'ER+' and 'ER-' are two.
+    """
+    lower = [name.lower() for name in names]
+    bare = ["".join(c for c in name if c.isalnum()) for name in lower]
+    return next((form for form in (bare, lower) if len(set(form)) == len(names)), names)
 
 
 def _open(source: Source, folder: Path | None) -> Split:
@@ -158,9 +163,9 @@ def _read(entry: Path) -> Split | None:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(entry / "labels.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        return Split(images=images, labels=labels, **meta)
+    except (OSError, ValueError, EOFError, TypeError):
         return None
-    return Split(images=images, labels=labels, **meta)
 
 
 def _build(decoded: Decoded, entry: Path) -> None:

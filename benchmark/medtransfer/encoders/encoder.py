@@ -18,19 +18,14 @@ __all__ = ["Encoder", "check_encoder", "resolve_device", "supports_bf16"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is a GPU where there is one.
+    """The device of ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         InputError: For a device that this machine does not have.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device: '{name}' is no device; use auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device: '{name}' is not supported; use auto, cpu or cuda")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: cuda was asked for, but this machine has no usable GPU")
     return device
@@ -155,12 +150,14 @@ def check_encoder(encoder: Encoder) -> None:
                 f"{name}: returns shape {tuple(together.shape)} for {len(images)} images; one "
                 f"vector an image, ({len(images)}, D), is expected"
             )
-        alone = torch.cat([_raw(encoder, images[i : i + 1]) for i in range(2)])
-        if alone.shape[1:] != together.shape[1:]:
-            raise InputError(
-                f"{name}: returns vectors of {alone.shape[1]} for one image and of "
-                f"{together.shape[1]} for {len(images)}; a fixed size is expected"
-            )
+        single = [_raw(encoder, images[i : i + 1]) for i in range(2)]
+        for output in single:
+            if output.shape != (1, together.shape[1]):
+                raise InputError(
+                    f"{name}: returns shape {tuple(output.shape)} for one image and "
+                    f"{tuple(together.shape)} for {len(images)}; (N, D) with a fixed D is expected"
+                )
+        alone = torch.cat(single)
     if not torch.isfinite(together).all():
         raise InputError(f"{name}: returns NaN or infinite features; check weights and input range")
     scale = together.abs().max().item()
@@ -182,7 +179,14 @@ def check_encoder(encoder: Encoder) -> None:
 
 def _raw(encoder: Encoder, images: Tensor) -> Tensor:
     """The network's output in full precision, where batches of any size agree closely."""
-    output = encoder.network(encoder.normalise(encoder.resample(images)))
+    inputs = encoder.normalise(encoder.resample(images))
+    try:
+        output = encoder.network(inputs.contiguous(memory_format=torch.channels_last))
+    except Exception as error:
+        line = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(
+            f"{encoder.card.name}: fails on images of shape {tuple(inputs.shape)}: {line}"
+        ) from error
     if not isinstance(output, Tensor):
         raise InputError(
             f"{encoder.card.name}: returns {type(output).__name__}; a tensor (N, D) is expected"

@@ -19,7 +19,7 @@ from medtransfer.specs.encoder import Architecture, EncoderCard
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Builder", "Registration", "built_by", "find", "register", "registered"]
+__all__ = ["Builder", "Registration", "built_by", "find", "forget", "register", "registered"]
 
 Builder = Callable[[], "nn.Module"]
 
@@ -56,6 +56,11 @@ def register(card: EncoderCard, builder: Builder | None = None) -> EncoderCard:
         raise InputError(f"encoder '{card.name}': give either architecture.timm or a builder")
     _REGISTRY[card.name] = Registration(card, builder)
     return card
+
+
+def forget(name: str) -> Registration:
+    """Take an encoder out again, and return what was registered."""
+    return _REGISTRY.pop(name)
 
 
 def built_by(builder: Builder) -> Architecture:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import yaml
 
-from medtransfer.encoders.registry import Builder, Registration, find, registered
+from medtransfer.encoders.registry import Builder, Registration, find, forget, registered
 from medtransfer.specs.base import InputError, read_yaml, suggest
 from medtransfer.specs.encoder import Architecture, EncoderCard, Input, PretrainingCard, Weights
 
 __all__ = ["Located", "dump_card", "locate"]
 
-_CHECKPOINTS = (".pt", ".pth", ".safetensors")
+_CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".safetensors")  # .pth.tar: timm's training script
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ class Located:
     @property
     def identity(self) -> str:
         """SHA-256 of all that decides the output; found without building the network."""
-        if self.weights is not None:
-            return self.card.identity(hash_file(self.weights))
+        parts = [hash_file(self.weights)] if self.weights is not None else []
         if self.builder is not None:
-            return self.card.identity(_hash_source(self.builder))
+            parts.append(_hash_source(self.builder))
+        if parts:
+            return self.card.identity(" ".join(parts))
         weights = self.card.weights
         return self.card.identity(weights.sha256 or weights.hub or "random")
 
@@ -63,7 +64,7 @@ def locate(encoder: str, *, architecture: str | None = None) -> Located:
         InputError: Saying what was looked for and what would work.
     """
     path = Path(encoder)
-    if path.suffix in _CHECKPOINTS:
+    if path.name.endswith(_CHECKPOINTS):
         return _checkpoint(path, architecture)
     if architecture is not None:
         raise InputError(f"--architecture: only goes with a checkpoint file, not with '{encoder}'")
@@ -74,6 +75,11 @@ def locate(encoder: str, *, architecture: str | None = None) -> Located:
     if path.is_dir() and encoder not in registered():
         return _folder(path)
     registration = find(encoder)
+    if registration.card.weights.path is not None:
+        raise InputError(
+            f"{encoder}: weights.path: beside which file? Pass the .py file that registers it, or "
+            "a folder with encoder.yaml"
+        )
     return Located(registration.card, registration.builder)
 
 
@@ -90,13 +96,17 @@ def hash_file(path: Path) -> str:
 
 
 def _hash_source(builder: Callable[..., object]) -> str:
-    source = inspect.getsourcefile(builder)
+    try:
+        source = inspect.getsourcefile(builder)
+    except TypeError:
+        raise InputError("an encoder's builder must be a function or a class") from None
     return hash_file(Path(source)) if source else "unknown"
 
 
 def _slug(text: str) -> str:
     """A valid encoder name from free text."""
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._") or "encoder"
+    text = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")
+    return text[:80] or "encoder"
 
 
 def _existing(path: Path) -> Path:
@@ -118,7 +128,7 @@ def _checkpoint(path: Path, architecture: str | None) -> Located:
             "(timm's name, e.g. resnet18)"
         )
     known = registered().get(architecture)
-    name = _slug(path.stem)
+    name = _slug(path.name.removesuffix(".tar").rpartition(".")[0])
     if name in registered():
         raise InputError(
             f"{path}: '{name}' is the name of a shipped encoder, and the results would be mixed "
@@ -153,7 +163,10 @@ def _timm_input(name: str, *, origin: str) -> Input:
     base = name.split(".")[0]
     if not timm.is_model(base):
         raise InputError(f"{origin}: timm has no '{name}'{suggest(base, timm.list_models())}")
-    cfg = timm.models.get_pretrained_cfg(name)
+    try:
+        cfg = timm.models.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that it does not know
+        cfg = None
     if cfg is None:
         known = timm.list_pretrained(f"{base}.*")
         raise InputError(f"{origin}: timm has no weights '{name}'{suggest(name, known)}")
@@ -185,22 +198,27 @@ def _hub(encoder: str) -> Located:
 def _script(path: Path) -> Located:
     """Run the user's file and take the encoder that it registers."""
     before = set(registered())
-    spec = importlib.util.spec_from_file_location(_slug(path.stem), _existing(path))
+    # The name is none that the file could import, such as 'timm' for timm.py.
+    name = f"_encoder_{_slug(path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, _existing(path))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where inspect and pickle look a builder up
+    new: list[Registration] = []
     try:
         spec.loader.exec_module(module)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path}: failed to run: {type(error).__name__}: {error}") from error
-    new = sorted(set(registered()) - before)
+        line = " ".join(str(error).split())
+        raise InputError(f"{path}: failed to run: {type(error).__name__}: {line}") from error
+    finally:  # the file is the encoder's name, so that it may be changed and run again
+        new += [forget(added) for added in sorted(set(registered()) - before)]
     if len(new) != 1:
-        found = ", ".join(new) or "none"
+        found = ", ".join(registration.card.name for registration in new) or "none"
         raise InputError(f"{path}: must register exactly one encoder; it registered {found}")
-    registration: Registration = registered()[new[0]]
-    return Located(registration.card, registration.builder)
+    card = new[0].card
+    return Located(card, new[0].builder, _weights_beside(card, path))
 
 
 def _folder(path: Path) -> Located:
@@ -214,12 +232,18 @@ def _folder(path: Path) -> Located:
     card = EncoderCard.parse(data, origin=str(file))
     if card.architecture.timm is None:
         raise InputError(f"{file}: architecture: only timm's can be named here; use a .py file")
+    return Located(card, None, _weights_beside(card, file))
+
+
+def _weights_beside(card: EncoderCard, file: Path) -> Path | None:
+    """The weights that a card names, in the folder of the file that holds the card."""
     if card.weights.path is None:
-        return Located(card)
-    weights = path / card.weights.path
-    if not weights.resolve().is_relative_to(path.resolve()):
+        return None
+    folder = file.parent
+    weights = folder / card.weights.path
+    if not weights.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{file}: weights.path: must stay inside the folder")
     _existing(weights)
     if card.weights.sha256 and hash_file(weights) != card.weights.sha256:
         raise InputError(f"{weights}: its SHA-256 is not the one in {file}; the file is damaged")
-    return Located(card, None, weights)
+    return weights

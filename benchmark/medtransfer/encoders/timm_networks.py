@@ -17,6 +17,17 @@ from medtransfer.specs.encoder import EncoderCard, Input
 
 __all__ = ["TimmNetwork", "build_timm", "hub_input"]
 
+# Arguments of timm.create_model that the card says elsewhere, or that make no encoder.
+_RESERVED = {
+    "cache_dir",
+    "checkpoint_path",
+    "features_only",
+    "num_classes",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+}
+
 
 class TimmNetwork(nn.Module):
     """A timm network as a function from images to pooled embeddings."""
@@ -31,19 +42,6 @@ class TimmNetwork(nn.Module):
         network: Any = self.network
         embedding: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
         return embedding
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Timm's layer groups, under this module's parameter names (for layer-wise decay)."""
-        network: Any = self.network
-        groups: dict[str, Any] = network.group_matcher(coarse=coarse)
-        return {key: _prefixed(value) for key, value in groups.items()}
-
-
-def _prefixed(pattern: Any) -> Any:
-    """A pattern of timm's group matcher, which begins with ``^``, behind ``network.``."""
-    if isinstance(pattern, str):
-        return pattern.replace("^", r"^network\.")
-    return [(_prefixed(item[0]), *item[1:]) for item in pattern]
 
 
 def build_timm(
@@ -67,6 +65,11 @@ def build_timm(
     """
     name = card.architecture.timm
     assert name is not None
+    if reserved := sorted(_RESERVED & card.architecture.options.keys()):
+        raise InputError(
+            f"{card.name}: architecture.options: '{reserved[0]}' is not allowed; weights are named "
+            "under weights, and the network returns one vector an image"
+        )
     probe = _create(card, name, device="meta")
     size = _input_size(card, probe, max_size)
     options: dict[str, Any] = {}
@@ -198,6 +201,7 @@ def hub_input(name: str) -> Input:
     Raises:
         InputError: When the hub cannot be reached or has no such model.
     """
+    _prefer_cache_when_offline()
     try:
         model = timm.models.load_model_config_from_hf(name.removeprefix("hf-hub:"))[0]
         return Input(size=model["input_size"][-1], mean=list(model["mean"]), std=list(model["std"]))

@@ -115,7 +115,7 @@ class Runner:
             "environment": self._environment(job.data),
         }
         if outcome.diverged:
-            error = "the loss became NaN at every learning rate"
+            error = "training went to NaN at every learning rate"
             record = self._record(cell, started, status="diverged", error=error, **shared)
             return Finished(record)
         metrics, intervals, replicates = {}, {}, {}

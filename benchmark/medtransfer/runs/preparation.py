@@ -6,6 +6,7 @@ Imports no torch, so that a finished evaluation is recognised at once.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,8 @@ def prepare(request: Request) -> Prepared:
     Raises:
         InputError: For the first thing that is wrong with it.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
+        raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     protocol = load_protocol(request.protocol)
     check_choices(protocol, budgets=request.budgets, adaptations=request.adaptations)
     cards = resolve_tasks(
@@ -94,6 +97,7 @@ def prepare(request: Request) -> Prepared:
         raise InputError(f"no task is left to run ({'; '.join(notes)})")
     folder = request.data or _data_from_environment()
     data = {name: open_task(card, folder=folder) for name, card in chosen.items()}
+    _check_writable(request.out)
     ledger = Ledger(request.out / located.card.name)
     existing = [] if request.fresh else ledger.read()
     prepared = Prepared(
@@ -110,7 +114,6 @@ def prepare(request: Request) -> Prepared:
     )
     for record in existing:
         _check_continues(prepared, record)
-    _check_writable(request.out)
     return prepared
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import chest_xray, ct, natural, oct
-from .canvas import Drawing, Phantom, Scanner, acquire
+from medtransfer.data.phantoms import chest_xray, ct, natural, oct
+from medtransfer.data.phantoms.canvas import Drawing, Phantom, Scanner, acquire
 
 __all__ = [
     "PHANTOMS",

@@ -5,7 +5,7 @@ Bright is dense. Structures of a projection add up, so most are added rather tha
 
 import numpy as np
 
-from .canvas import (
+from medtransfer.data.phantoms.canvas import (
     Drawing,
     Field,
     Phantom,

@@ -5,7 +5,7 @@ Brightness stands for Hounsfield units in a soft-tissue window: air black, fat d
 
 import numpy as np
 
-from .canvas import (
+from medtransfer.data.phantoms.canvas import (
     Drawing,
     Field,
     Phantom,

@@ -5,7 +5,16 @@ The class is the object's outline alone; colour, texture, light, place, size and
 
 import numpy as np
 
-from .canvas import Drawing, Field, Phantom, Scanner, blend, cover, frame, power_noise
+from medtransfer.data.phantoms.canvas import (
+    Drawing,
+    Field,
+    Phantom,
+    Scanner,
+    blend,
+    cover,
+    frame,
+    power_noise,
+)
 
 __all__ = ["PHANTOM"]
 

@@ -6,7 +6,17 @@ inner surface (0) and the pigment epithelium (1), both curves over the image's c
 
 import numpy as np
 
-from .canvas import Drawing, Field, Phantom, Scanner, blend, cover, ellipse, frame, power_noise
+from medtransfer.data.phantoms.canvas import (
+    Drawing,
+    Field,
+    Phantom,
+    Scanner,
+    blend,
+    cover,
+    ellipse,
+    frame,
+    power_noise,
+)
 
 __all__ = ["PHANTOM"]
 

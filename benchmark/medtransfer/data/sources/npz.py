@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,7 +22,16 @@ _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0
 _BATCH_BYTES = 64 * 2**20
 
 # What numpy and zipfile raise on bytes that are not what they claim to be.
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    tokenize.TokenError,  # of the header, which is a Python literal
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,  # encrypted, or compressed in an unknown way
+)
 
 
 def identify(source: NpzSource, folder: Path | None, /) -> dict[str, Any]:
@@ -68,7 +79,11 @@ def _find(source: NpzSource, folder: Path | None) -> Path:
 def _members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
+            return [
+                name.removesuffix(".npy")
+                for name in archive.namelist()
+                if name.endswith(".npy") and name.isprintable()
+            ]
     except _BROKEN as error:
         raise InputError(f"{path}: not a complete .npz file: {error}") from None
 
@@ -89,7 +104,11 @@ def _read(path: Path, name: str) -> NDArray[Any]:
         raise InputError(f"{path}: {name}: no such array{suggest(name, members)}")
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            _header(member, f"{path}: {name}")
+            shape, _, dtype = _header(member, f"{path}: {name}")
+            declared = archive.getinfo(f"{name}.npy").file_size
+        # Before numpy sets aside what the header claims.
+        if int(np.prod(shape, dtype=object)) * dtype.itemsize > declared:
+            raise EOFError(f"shape {shape} needs more bytes than are there")
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
             array: NDArray[Any] = npy.read_array(member, allow_pickle=False)
             return array
@@ -111,7 +130,7 @@ def _images_header(path: Path, name: str) -> tuple[int, ...]:
         raise InputError(f"{origin}: {dtype} images; uint8 (0-255) is expected")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
         raise InputError(f"{origin}: shape {shape}; (N, H, W) or (N, H, W, 3) is expected")
-    if 0 in shape:
+    if min(shape) < 1:
         raise InputError(f"{origin}: the split is empty (shape {shape})")
     if fortran:
         raise InputError(f"{origin}: stored in Fortran order; save np.ascontiguousarray(images)")

@@ -1,0 +1,147 @@
+"""Shared fixtures: a cache of its own, small data sets, and the real command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[1]
+REAL_DATA = Path(os.environ.get("BENCH_DATA") or ROOT.parent / "shared" / "data")
+needs_real_data = pytest.mark.skipif(
+    not (REAL_DATA / "tasks").is_dir(), reason=f"no real images: {REAL_DATA}/tasks is not there"
+)
+
+# One thread: the suite runs in two processes on two cores. Set before torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decoded splits and features of this session's tests, away from the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["BENCH_CACHE"] = str(folder)
+    os.environ.pop("BENCH_DATA", None)
+    yield folder
+
+
+@pytest.fixture
+def bench(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """Run the command line in this process, as ``bench`` would."""
+    from medtransfer.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+def spawn_bench(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from medtransfer.cli import main; main()", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def draw_images(labels: NDArray[np.int64], *, seed: int, size: int = 16) -> NDArray[np.uint8]:
+    """Noise with a brighter quarter whose place tells the class: easy, but not for free."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(110, 40, (len(labels), size, size))
+    half = size // 2
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label) % 4, 2)
+        image[row * half : (row + 1) * half, column * half : (column + 1) * half] += 40
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def write_npz(
+    path: Path,
+    *,
+    classes: int = 3,
+    train: int = 60,
+    val: int = 24,
+    test: int = 36,
+    **changes: object,
+) -> dict[str, object]:
+    """Write a small data set in MedMNIST's layout; ``changes`` replace arrays, ``None`` drops."""
+    arrays: dict[str, object] = {}
+    for seed, (split, count) in enumerate((("train", train), ("val", val), ("test", test))):
+        labels = np.arange(count) % classes
+        arrays[f"{split}_images"] = draw_images(labels, seed=seed)
+        arrays[f"{split}_labels"] = labels.astype(np.uint8)[:, None]
+    arrays |= changes
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    return arrays
+
+
+def write_card(folder: Path, name: str, npz: str, *, classes: int = 3, **changes: object) -> Path:
+    """Write the task card of a data set made by ``write_npz``."""
+    card: dict[str, object] = {
+        "title": "A small task",
+        "domain": "ct",
+        "kind": "multiclass",
+        "classes": ["first", "second", "third", "fourth"][:classes],
+        "metric": "auroc",
+        "train": {"npz": npz, "split": "train"},
+        "validation": {"npz": npz, "split": "val"},
+        "in_domain": {"npz": npz, "split": "test"},
+        "out_of_domain": {"again": {"npz": npz, "split": "test"}},
+        "licence": "CC0",
+        "citation": "none",
+    }
+    card |= changes
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in card.items() if v is not None}))
+    return path
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small data set with its card."""
+
+    data: Path
+    cards: Path
+    npz: Path
+    card: Path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    """A 3-class task of 60, 24 and 36 images of 16 px, called ``small``."""
+    data, cards = tmp_path / "data", tmp_path / "cards"
+    data.mkdir()
+    write_npz(data / "small.npz")
+    return Small(data, cards, data / "small.npz", write_card(cards, "small", "small.npz"))

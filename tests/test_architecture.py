@@ -1,0 +1,163 @@
+"""The house: imports run one way, light commands stay light, cards and README are true."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medtransfer
+from tests.conftest import ROOT
+
+SOURCE = ROOT / "benchmark" / "medtransfer"
+
+# Each part may import those that stand before it.
+ORDER = ["specs", "protocols", "metrics", "data", "encoders", "cost", "adaptation", "runs", "cli"]
+# Torch-free parts beside the order, and what they may import.
+BESIDE = {"ranking": {"specs"}}
+COMMAND_LINE = {"cli", "console", "catalogue", "validation"}
+
+
+def imports(path: Path) -> set[str]:
+    """Parts of medtransfer that a module imports anywhere but for its type hints."""
+    tree = ast.parse(path.read_text())
+    hints = {
+        id(node)
+        for guard in ast.walk(tree)
+        if isinstance(guard, ast.If) and ast.unparse(guard.test) == "TYPE_CHECKING"
+        for node in ast.walk(guard)
+    }
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if id(node) in hints:
+            continue
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+            assert node.level == 0, f"{path}: relative import"
+    parts = [name.split(".") for name in names]
+    return {part[1] for part in parts if part[0] == "medtransfer" and len(part) > 1}
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: p.stem)
+def test_imports_run_one_way(path: Path) -> None:
+    """No module imports a part that stands above its own."""
+    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if part in {"__init__", *COMMAND_LINE}:
+        return
+    allowed = BESIDE.get(part) or set(ORDER[: ORDER.index(part)])
+    assert imports(path) <= allowed | {part, "__version__"}, path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["list", "encoders"],
+        ["list", "tasks"],
+        ["show", "v1"],
+        ["leaderboard", "--out", "board", "--submissions", str(ROOT / "submissions")],
+        ["validate", str(ROOT / "tasks" / "suites.yaml")],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_light_commands_do_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
+    """Help, lists and the leaderboard do not wait for torch."""
+    code = f"""
+import sys
+sys.argv = ["bench", *{arguments!r}]
+from medtransfer.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = sorted({{"torch", "timm", "torchvision", "skimage"}} & set(sys.modules))
+print("HEAVY", heavy)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_help_imports_neither_pandas_nor_pydantic() -> None:
+    """`bench --help` stays under its 0.4 s because it imports next to nothing."""
+    code = """
+import sys
+sys.argv = ["bench", "--help"]
+from medtransfer.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print("HEAVY", sorted({"pandas", "numpy", "scipy"} & set(sys.modules)))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_public_names() -> None:
+    """The public interface is exactly these names, and each can be had."""
+    assert medtransfer.__all__ == [
+        "EncoderCard",
+        "Record",
+        "evaluate",
+        "leaderboard",
+        "load_encoder",
+        "register",
+    ]
+    for name in medtransfer.__all__:
+        assert getattr(medtransfer, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'evalute'"):
+        _ = medtransfer.evalute
+
+
+def test_modules_stay_short() -> None:
+    """No module is over 400 lines."""
+    long = {
+        path.name: count
+        for folder in (SOURCE, ROOT / "baselines")
+        for path in folder.rglob("*.py")
+        if (count := len(path.read_text().splitlines())) > 400
+    }
+    assert not long
+
+
+def test_ci_runs_the_readme_as_written() -> None:
+    """The README's first two shell blocks are the two promised commands, one line each."""
+    blocks = [
+        block.split("```")[0].strip()
+        for block in (ROOT / "README.md").read_text().split("```sh\n")[1:3]
+    ]
+    assert all("\n" not in block for block in blocks)
+    assert "bench evaluate --encoder resnet18 --protocol quick" in blocks[0]
+    assert blocks[1].endswith("python -m pytest")
+    assert "block 1" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_no_weights_or_large_files_are_committed() -> None:
+    """Git holds small text and arrays only."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert not [f.name for f in files if f.suffix in {".pt", ".pth", ".safetensors", ".png"}]
+    assert not [f.name for f in files if f.exists() and f.stat().st_size > 2**20]
+
+
+def test_show_prints_json_of_everything_listed(bench: object) -> None:
+    """Whatever `bench list` names, `bench show NAME --json` prints as JSON."""
+    for kind in ("tasks", "encoders", "suites", "protocols"):
+        rows = json.loads(bench("list", kind, "--json").out)  # type: ignore[operator]
+        assert rows
+        for row in rows:
+            shown = bench("show", next(iter(row.values())), "--json")  # type: ignore[operator]
+            assert shown.code == 0
+            assert json.loads(shown.out)
