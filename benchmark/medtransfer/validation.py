@@ -10,7 +10,7 @@ from medtransfer.data.store import open_task
 from medtransfer.ranking import load_submissions
 from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.task import TaskCard, load_card, load_suites
+from medtransfer.specs.task import TaskCard, card_files, load_card, load_suites
 
 __all__ = ["validate"]
 
@@ -46,9 +46,7 @@ def validate(path: Path, *, data: Path | None = None) -> Iterator[str]:
 
 def _check_folder(path: Path, data: Path | None) -> Iterator[str]:
     """Every card of a folder, and the suites if they are there."""
-    files = sorted(file for file in path.rglob("*.yaml") if file.name != "suites.yaml")
-    if not files:
-        raise InputError(f"{path}: holds neither task cards (*.yaml) nor encoder.yaml")
+    files = card_files(path)
     for name, count in Counter(file.stem for file in files).items():
         if count > 1:
             twins = ", ".join(str(file) for file in files if file.stem == name)

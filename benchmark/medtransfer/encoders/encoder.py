@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import warnings
 from contextlib import AbstractContextManager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,10 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device: '{name}' is not supported; use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: cuda was asked for, but this machine has no usable GPU")
     return device
@@ -71,6 +76,15 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         """Where the encoder computes."""
         return self.mean.device
+
+    @cached_property
+    def state(self) -> str:
+        """SHA-256 of the weights as they were loaded; the identity knows only their file."""
+        hasher = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            hasher.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return hasher.hexdigest()
 
     @property
     def precision(self) -> str:

@@ -26,16 +26,18 @@ def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
     Raises:
         InputError: When the encoder returns NaN for an image.
     """
-    key = digest(
-        [encoder.identity, encoder.size, split.sha256, encoder.precision, encoder.device.type]
-    )
+    parts = [encoder.identity, encoder.state, encoder.size, split.sha256]
+    key = digest([*parts, encoder.precision, encoder.device.type])
     path = cache_folder() / "features" / f"{key}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        features = _read(path, shape=(len(split), encoder.width))
-        if features is None:
-            _write(path, _compute(encoder, split))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
             features = _read(path, shape=(len(split), encoder.width))
+            if features is None:
+                _write(path, _compute(encoder, split))
+                features = _read(path, shape=(len(split), encoder.width))
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written: {error.strerror}") from None
     assert features is not None
     return features
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medtransfer.runs.preparation import Prepared, Request, prepare
+from medtransfer.runs.preparation import Prepared, Request, check_weights, prepare
 from medtransfer.runs.progress import RunProgress
 from medtransfer.specs.record import Record
 
@@ -86,6 +86,7 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
         from medtransfer.runs.local import build_runner, run_cells
 
         runner = build_runner(prepared)
+        check_weights(prepared, runner.encoder.state)
         flops = {cell: runner.flops(cell) for cell in prepared.pending}
         ledger = prepared.ledger
         ledger.open(prepared.located.card, fresh=prepared.request.fresh)

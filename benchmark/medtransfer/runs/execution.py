@@ -154,6 +154,7 @@ class Runner:
     def _environment(self, data: TaskData) -> dict[str, Any]:
         return {
             **versions(),
+            "weights": self.encoder.state,
             "precision": self.encoder.precision,
             "input_size": self.encoder.size,
             "native_size": list(data.splits["train"].images.shape[1:3]),

@@ -20,7 +20,9 @@ from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import resolve_tasks
 
-__all__ = ["Prepared", "Request", "prepare"]
+__all__ = ["Prepared", "Request", "check_weights", "prepare"]
+
+_REMEDY = "choose another --out, or --fresh to start anew"
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,23 @@ def prepare(request: Request) -> Prepared:
     return prepared
 
 
+def check_weights(prepared: Prepared, state: str) -> None:
+    """Refuse to add to records of other weights.
+
+    The identity in a record is known before the network is built; a builder that reads a file of
+    its own can change without it.
+
+    Raises:
+        InputError: When a record was made with weights other than ``state``.
+    """
+    for record in prepared.existing.values():
+        if record.environment.get("weights", state) != state:
+            raise InputError(
+                f"{prepared.ledger.path}: made with other weights than {record.encoder.name} has "
+                f"now; {_REMEDY}"
+            )
+
+
 def _data_from_environment() -> Path | None:
     value = os.environ.get("BENCH_DATA")
     return Path(value) if value else None
@@ -133,7 +152,6 @@ def _check_writable(out: Path) -> None:
 
 def _check_continues(prepared: Prepared, record: Record) -> None:
     """Refuse to add to records of another protocol, encoder or data."""
-    remedy = "choose another --out, or --fresh to start anew"
     path = prepared.ledger.path
     protocol, task = prepared.protocol, prepared.data.get(record.task.name)
     if record.protocol.fingerprint != protocol.fingerprint:
@@ -142,13 +160,15 @@ def _check_continues(prepared: Prepared, record: Record) -> None:
             if record.protocol.name != protocol.name
             else f"another version of protocol {protocol.name}"
         )
-        raise InputError(f"{path}: made under {detail}, not {protocol.name} as it is now; {remedy}")
+        raise InputError(
+            f"{path}: made under {detail}, not {protocol.name} as it is now; {_REMEDY}"
+        )
     if record.encoder.sha256 != prepared.located.identity:
         raise InputError(
             f"{path}: made with another encoder of the name {record.encoder.name} (weights, "
-            f"architecture or input differ); {remedy}"
+            f"architecture or input differ); {_REMEDY}"
         )
     if task is not None and record.task.fingerprint != task.fingerprint:
         raise InputError(
-            f"{path}: made from other data or another card of task {record.task.name}; {remedy}"
+            f"{path}: made from other data or another card of task {record.task.name}; {_REMEDY}"
         )

@@ -43,7 +43,9 @@ class Spec(BaseModel):
 
 def explain(cls: type[BaseModel], error: ValidationError) -> str:
     """The first of pydantic's complaints as one line."""
-    first = error.errors(include_url=False)[0]
+    complaints = error.errors(include_url=False)
+    # A misspelt field is also a missing one; the misspelling says more.
+    first = min(complaints, key=lambda complaint: complaint["type"] != "extra_forbidden")
     field = ".".join(str(part) for part in first["loc"]) or "the document"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -101,7 +101,7 @@ class Record(Spec):
     error: str | None = Field(default=None, description="Why it failed or does not apply.")
     selected: dict[str, Any] = Field(default={}, description="Hyperparameters, how they scored.")
     counts: list[int] = Field(default=[], description="Training items per class.")
-    metrics: dict[str, dict[str, float | None]] = Field(
+    metrics: dict[str, dict[str, int | float | None]] = Field(
         default={}, description="Per test split: every metric of the kind, n, classes_scored."
     )
     intervals: dict[str, dict[str, tuple[float, float] | None]] = Field(

@@ -164,6 +164,20 @@ def load_card(path: Path) -> TaskCard:
     return TaskCard.parse({"name": path.stem, **data}, origin=str(path))
 
 
+def card_files(folder: Path) -> list[Path]:
+    """The task cards below a folder, sorted.
+
+    Raises:
+        InputError: When the folder is not there, or holds none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of task cards")
+    paths = sorted(path for path in folder.rglob("*.yaml") if path.name != "suites.yaml")
+    if not paths:
+        raise InputError(f"{folder}: holds no task card (*.yaml)")
+    return paths
+
+
 def load_tasks(folder: Path | None = None) -> dict[str, TaskCard]:
     """Read the shipped task cards, and the user's own from ``folder``, by name.
 
@@ -174,12 +188,7 @@ def load_tasks(folder: Path | None = None) -> dict[str, TaskCard]:
     cards: dict[str, TaskCard] = {}
     origin: dict[str, Path] = {}
     for root in roots:
-        if not root.is_dir():
-            raise InputError(f"{root}: no such folder of task cards")
-        paths = sorted(path for path in root.rglob("*.yaml") if path.name != "suites.yaml")
-        if not paths:
-            raise InputError(f"{root}: holds no task card (*.yaml)")
-        for path in paths:
+        for path in card_files(root):
             if path.stem in cards and path.resolve() != origin[path.stem].resolve():
                 raise InputError(
                     f"{path}: the name '{path.stem}' is taken by {origin[path.stem]}; rename it"
@@ -209,7 +218,7 @@ def resolve_tasks(
     if names:
         wanted = names
     elif suite is None and folder is not None:
-        wanted = sorted(path.stem for path in folder.rglob("*.yaml"))
+        wanted = [path.stem for path in card_files(folder)]
     else:
         suites = load_suites()
         if (suite := suite or "phantom") not in suites:
