@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         hasher = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            hasher.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            hasher.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return hasher.hexdigest()
 
     @property
