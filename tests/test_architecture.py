@@ -95,7 +95,7 @@ try:
     main()
 except SystemExit:
     pass
-print("HEAVY", sorted({"pandas", "numpy", "scipy"} & set(sys.modules)))
+print("HEAVY", sorted({"pandas", "numpy", "pydantic"} & set(sys.modules)))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "HEAVY []"

@@ -18,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -32,7 +33,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """Run the command line; wrong input is one line and exit code 2."""
-    from medtransfer.specs.base import InputError
+    from medtransfer.specs.errors import InputError
 
     try:
         app(standalone_mode=True)
@@ -145,7 +146,7 @@ def leaderboard(
 ) -> None:
     """Rank the submissions: README.md and leaderboard.csv."""
     from medtransfer import ranking
-    from medtransfer.specs.base import InputError
+    from medtransfer.specs.errors import InputError
 
     boards = ranking.shipped_boards(ranking.load_submissions(submissions or [Path("submissions")]))
     if check:

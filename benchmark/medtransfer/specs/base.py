@@ -1,26 +1,19 @@
-"""What every spec shares: a frozen, strict model, its file format, its hash and its error."""
+"""What every spec shares: a frozen, strict model, its file format and its hash."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medtransfer.specs.errors import InputError, suggest
+
 __all__ = ["InputError", "Spec", "digest", "explain", "packaged", "read_yaml", "suggest"]
-
-
-class InputError(Exception):
-    """The input is wrong: one line that names the file, the field and what would be right.
-
-    The command line prints it without a traceback and ends with exit code 2.
-    """
 
 
 class Spec(BaseModel):
@@ -54,17 +47,6 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
         message = "required, but missing"
     more = error.error_count() - 1
     return f"{field}: {message}" + (f" (and {more} more)" if more else "")
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown ``name``: the closest known one, or all."""
-    choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    if len(choices) > 12:
-        return ""
-    return f"; known: {', '.join(choices)}" if choices else ""
 
 
 def read_yaml(path: Path) -> Any:
