@@ -1,0 +1,112 @@
+"""`bench validate` and `bench leaderboard`, on what `bench evaluate` writes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import medtransfer
+from tests.conftest import ROOT, Outcome, Small, write_npz
+
+Bench = Callable[..., Outcome]
+
+
+@pytest.fixture
+def submission(small: Small, tmp_path: Path) -> Path:
+    """A submission of raw pixels on the small task, all cells."""
+    medtransfer.evaluate(
+        "pixels", protocol="quick", out=tmp_path / "out", data=small.data, task_folder=small.cards
+    )
+    return tmp_path / "out" / "pixels"
+
+
+def test_cards_are_checked_against_their_data(small: Small, bench: Bench) -> None:
+    """With --data the sizes of every split are said; labels outside the classes are refused."""
+    outcome = bench("validate", small.cards, "--data", small.data)
+    assert outcome.code == 0
+    assert "task small (train 60, validation 24, in_domain 36, again 36)" in outcome.out
+    assert "add --data" in bench("validate", small.card).out
+    write_npz(small.npz, classes=4)
+    outcome = bench("validate", small.card, "--data", small.data)
+    assert outcome.code == 2
+    assert "label 3 is outside the card's 3 classes" in outcome.err
+
+
+@pytest.mark.parametrize("path", [ROOT / "tasks", *sorted((ROOT / "tasks").rglob("*.yaml"))])
+def test_shipped_cards_are_valid(path: Path, bench: Bench) -> None:
+    """Every shipped card validates, alone and together."""
+    if path.name != "suites.yaml":
+        outcome = bench("validate", path)
+        assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(p.parent for p in (ROOT / "submissions").glob("*/encoder.yaml"))
+)
+def test_committed_submissions_are_valid(folder: Path, bench: Bench) -> None:
+    """Every committed submission validates, and all of its cells were settled."""
+    outcome = bench("validate", folder)
+    assert outcome.code == 0, outcome.err
+    assert "failed" not in outcome.out
+
+
+def test_the_committed_leaderboard_is_up_to_date(bench: Bench) -> None:
+    """`leaderboard/` is what the committed submissions give, byte for byte."""
+    outcome = bench(
+        *("leaderboard", "--check", "--submissions", ROOT / "submissions"),
+        *("--out", ROOT / "leaderboard"),
+    )
+    assert outcome.code == 0, outcome.err
+
+
+def test_the_readme_shows_the_committed_leaderboard() -> None:
+    """The table in the README is the overall table of the generated page, row by row."""
+    page = (ROOT / "leaderboard" / "README.md").read_text()
+    rows = [
+        line
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith("| ") and line[2].isdigit()
+    ]
+    assert len(rows) >= 5
+    assert "\n".join(rows) in page
+
+
+def test_submission_errors(submission: Path, tmp_path: Path, bench: Bench) -> None:
+    """A missing file, a damaged ledger and a foreign card are each named."""
+    assert "encoder pixels, 16 ok" in bench("validate", submission).out
+    for damage, message in (
+        (lambda p: (p / "replicates.npz").unlink(), "replicates.npz is missing"),
+        (lambda p: (p / "records.jsonl").write_text("{}\n"), "records.jsonl: line 1"),
+        (lambda p: (p / "encoder.yaml").write_text("name: pixels\n"), "encoder.yaml"),
+    ):
+        copy = tmp_path / "copy" / "pixels"
+        shutil.copytree(submission, copy)
+        damage(copy)
+        outcome = bench("validate", copy)
+        assert outcome.code == 2 and message in outcome.err, outcome.err
+        assert len(outcome.err.splitlines()) == 1
+        shutil.rmtree(copy)
+    assert bench("validate", tmp_path / "nowhere").code == 2
+
+
+def test_a_board_of_ones_own(submission: Path, tmp_path: Path, bench: Bench) -> None:
+    """A user's own tasks get a board: the same bytes twice, and --check sees a change."""
+    folders = ("--submissions", submission.parent, "--out", tmp_path / "board")
+    assert bench("leaderboard", *folders).code == 0
+    page = tmp_path / "board" / "README.md"
+    before = page.read_bytes()
+    assert b"| 1 | pixels |" in before
+    assert bench("leaderboard", *folders).code == 0 and page.read_bytes() == before
+    assert bench("leaderboard", "--check", *folders).code == 0
+    page.write_bytes(before.replace(b"pixels", b"pixies", 1))
+    outcome = bench("leaderboard", "--check", *folders)
+    assert outcome.code == 2 and "README.md" in outcome.err
+
+
+def test_no_submissions(tmp_path: Path, bench: Bench) -> None:
+    """A folder that is not there is named; an empty one gives an empty board."""
+    outcome = bench("leaderboard", "--submissions", tmp_path / "nowhere", "--out", tmp_path)
+    assert outcome.code == 2 and "nowhere" in outcome.err
