@@ -191,6 +191,28 @@ def test_interrupt_keeps_what_is_finished(small: Small, tmp_path: Path) -> None:
     assert 3 <= len(results(ledger)) < 16
 
 
+def test_workers_end_with_their_driver(small: Small, tmp_path: Path) -> None:
+    """A driver that is killed leaves no process behind."""
+    encoder = write_encoder(tmp_path)
+    ledger = tmp_path / "out" / "tiny" / "records.jsonl"
+    driver = spawn_bench(*arguments(small, encoder, tmp_path / "out", "--jobs", 2))
+    while driver.poll() is None and not ledger.exists():
+        time.sleep(0.01)
+    children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
+    if not children.exists():
+        driver.kill()
+        pytest.skip("no list of child processes on this system")
+    workers = [Path(f"/proc/{pid}") for pid in children.read_text().split()]
+    assert len(workers) >= 2
+    driver.kill()
+    driver.communicate()
+    for _ in range(600):
+        if not any(worker.exists() for worker in workers):
+            break
+        time.sleep(0.05)
+    assert not [worker for worker in workers if worker.exists()]
+
+
 def test_processes_change_nothing(small: Small, tmp_path: Path) -> None:
     """`--jobs 2` gives the same results as `--jobs 1`, each cell once."""
     encoder = write_encoder(tmp_path)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medtransfer.specs.base import InputError
 
-__all__ = ["Checkpoint", "architecture_of", "read_checkpoint"]
+__all__ = ["Checkpoint", "read_checkpoint"]
 
 # Where training scripts put the weights, in the order in which they are looked for.
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "teacher")
@@ -23,16 +23,11 @@ _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dic
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a checkpoint, and the architecture's name if it is written in it."""
+    """The tensors of a checkpoint, and the architecture's name if it carries one."""
 
     path: Path
     tensors: dict[str, Tensor]
     architecture: str | None = None
-
-
-def architecture_of(checkpoint: Checkpoint) -> str | None:
-    """The name of the architecture, when the checkpoint carries it (timm's training script)."""
-    return checkpoint.architecture
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

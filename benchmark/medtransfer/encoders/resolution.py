@@ -118,10 +118,10 @@ def _existing(path: Path) -> Path:
 
 
 def _checkpoint(path: Path, architecture: str | None) -> Located:
-    from medtransfer.encoders.checkpoints import architecture_of, read_checkpoint
+    from medtransfer.encoders.checkpoints import read_checkpoint
 
     checkpoint = read_checkpoint(_existing(path))
-    architecture = architecture or architecture_of(checkpoint)
+    architecture = architecture or checkpoint.architecture
     if architecture is None:
         raise InputError(
             f"{path}: the checkpoint does not name its architecture; add --architecture NAME "

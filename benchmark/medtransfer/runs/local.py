@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -116,8 +117,17 @@ def _start_worker(request: Request) -> None:
     """Build this process's own runner; Ctrl-C is the driver's to handle."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_driver, daemon=True).start()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // request.jobs))
     _worker = build_runner(prepare(request))
+
+
+def _end_with_driver() -> None:
+    """Leave with the driver: one that was killed cannot tell its workers to stop."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)
 
 
 def _run_in_worker(cell: Cell, previous: Mapping[str, Any] | None) -> Finished:
