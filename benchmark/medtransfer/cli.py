@@ -80,7 +80,9 @@ def evaluate(
     adaptation: Annotated[
         list[str] | None, typer.Option(help="Only this adaptation; repeat.")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="v1 (the benchmark) or quick (two cores).")] = "v1",
+    protocol: Annotated[
+        str, typer.Option(help="v1 (the benchmark), quick (two cores), or medmnist (a recipe).")
+    ] = "v1",
     out: Annotated[Path, typer.Option(help="Folder of submissions.")] = Path("submissions"),
     data: DataOption = None,
     tasks: TasksOption = None,
@@ -148,7 +150,12 @@ def leaderboard(
     from medtransfer import ranking
     from medtransfer.specs.errors import InputError
 
-    boards = ranking.shipped_boards(ranking.load_submissions(submissions or [Path("submissions")]))
+    folders = submissions or [Path("submissions")]
+    if not (found := ranking.load_submissions(folders)):
+        raise InputError(
+            f"{', '.join(map(str, folders))}: holds no submission (<encoder>/ folders)"
+        )
+    boards = ranking.shipped_boards(found)
     if check:
         differing = ranking.check_leaderboard(boards, out)
         if differing:

@@ -42,7 +42,7 @@ class ConsoleProgress(RunProgress):
     def begin(self, pending: dict[Cell, int], total: int, notes: Sequence[str]) -> None:
         """Say how much there is to do."""
         for note in notes:
-            console.print(f"note: {escape(note)}", highlight=False)
+            print(f"note: {note}")
         self._work = {cell: flops + _OVERHEAD for cell, flops in pending.items()}
         self._total, self._done = total, total - len(pending)
         if self._done:
@@ -185,13 +185,16 @@ def print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
     if failed:
         print("no comparison: some cells failed; the same command tries them again")
     else:
+        beside = "beside the shipped baselines" if len(compared) > 1 else "alone"
         print_comparison(
             compared,
             own=card.name,
-            title=f"{card.name} beside the shipped baselines, protocol {prepared.protocol.name}",
+            title=f"{card.name} {beside}, protocol {prepared.protocol.name}",
         )
+        if len(compared) == 1:
+            print("No shipped baseline has these cells, so there is nothing to compare with.")
         print(
-            "Scores: 0 is chance, 1 is perfect. Tasks: in-domain AUROC, mean over budgets and "
-            "adaptations."
+            "In-domain, out-of-domain: score, 0 is chance, 1 is perfect. Tasks: in-domain AUROC, "
+            "0.5 is chance. All are means over budgets and adaptations."
         )
     print(f"records: {prepared.ledger.path}")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medtransfer.data.store import open_task
-from medtransfer.ranking import load_submissions
-from medtransfer.specs.base import InputError, read_yaml
+from medtransfer.ranking import load_submission
+from medtransfer.specs.base import InputError, read_yaml, suggest
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.task import TaskCard, card_files, load_card, load_suites
+from medtransfer.specs.task import TaskCard, card_files, load_card, load_suites, load_tasks
 
 __all__ = ["validate"]
 
@@ -35,6 +35,7 @@ def validate(path: Path, *, data: Path | None = None) -> Iterator[str]:
             raise InputError(f"{path}: a card (*.yaml) or a folder is expected")
         if path.name == "encoder.yaml":
             card = EncoderCard.parse(read_yaml(path), origin=str(path))
+            yield from _check_encoder(card)
             yield f"{path}: encoder {card.name}"
         else:
             yield _check_task(load_card(path), path, data)
@@ -73,14 +74,26 @@ def _check_task(card: TaskCard, path: Path, data: Path | None) -> str:
     return f"{path}: task {card.name} ({sizes})"
 
 
+def _check_encoder(card: EncoderCard) -> Iterator[str]:
+    """Domains decide the transfer relation, so one that no task has is worth a word."""
+    known = {task.domain for task in load_tasks().values()}
+    for domain in sorted(set(card.pretraining.domains or ()) - known):
+        yield f"note: pretraining.domains: no shipped task has domain '{domain}'" + suggest(
+            domain, known
+        )
+
+
 def _check_submission(path: Path) -> Iterator[str]:
-    """The card, every record, and that they belong together."""
-    submissions = load_submissions([path.parent])
-    submission = next(s for s in submissions if s.card.name == path.resolve().name)
-    status = Counter(record.status for record in submission.records)
+    """The card, every record, and that they belong together; or an encoder's own folder."""
+    submission = load_submission(path)
+    yield from _check_encoder(submission.card)
     for record in submission.records:
         for reference in (record.replicates, record.predictions):
             if reference is not None and not (path / reference.file).is_file():
                 raise InputError(f"{path}: {record.cell}: {reference.file} is missing")
+    if not (path / "records.jsonl").exists():
+        yield f"{path}: encoder {submission.card.name}"
+        return
+    status = Counter(record.status for record in submission.records)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(status.items()))
-    yield f"{path}: encoder {submission.card.name}, {counts or 'no records'}"
+    yield f"{path}: submission of encoder {submission.card.name}, {counts or 'no records'}"

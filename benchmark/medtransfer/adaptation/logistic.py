@@ -148,11 +148,12 @@ def _minimise(
     value, gradient = evaluate(x)
     steps: list[Tensor] = []
     changes: list[Tensor] = []
+    done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for _ in range(_ITERATIONS):
         direction = -_two_loop(gradient, steps, changes, scale)
         slope = _dot(direction, gradient)
         # The quadratic model promises a decrease of -slope/2.
-        done = -slope <= _TOLERANCE * value.clamp(min=1e-12)
+        done = done | (-slope <= _TOLERANCE * value.clamp(min=1e-12))
         if bool(done.all()):
             break
         length = torch.where(done, 0.0, 1.0)
@@ -170,8 +171,7 @@ def _minimise(
         steps.append(candidate - x)
         changes.append(new_gradient - gradient)
         del steps[:-_HISTORY], changes[:-_HISTORY]
-        if bool((length == 0).all()):
-            break
+        done = done | (length == 0)  # no decrease is left that rounding would not swallow
         x, value, gradient = candidate, new_value, new_gradient
     return x
 

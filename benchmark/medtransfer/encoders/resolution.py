@@ -112,8 +112,8 @@ def _slug(text: str) -> str:
 def _existing(path: Path) -> Path:
     if not path.is_file():
         folder = path.parent
-        near = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-        raise InputError(f"{path}: no such file{suggest(path.name, near) if len(near) else ''}")
+        near = [p.name for p in folder.glob(f"*{path.suffix}")] if folder.is_dir() else []
+        raise InputError(f"{path}: no such file{suggest(path.name, near)}")
     return path
 
 
@@ -150,9 +150,9 @@ def _checkpoint(path: Path, architecture: str | None) -> Located:
 def _preprocessing(card: EncoderCard, architecture: str) -> str:
     given = card.input
     return (
-        f"input as declared for {architecture}: {given.size} px, mean {given.mean}, std "
-        f"{given.std}, range {list(given.range)}; if yours differs, put the weights in a folder "
-        "with an encoder.yaml that says so"
+        f"input as declared for {architecture}: {given.size} px (or the protocol's limit), mean "
+        f"{given.mean}, std {given.std}, range {list(given.range)}; if yours differs, put the "
+        "weights in a folder with an encoder.yaml that says so"
     )
 
 

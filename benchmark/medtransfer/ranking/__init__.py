@@ -11,7 +11,7 @@ from medtransfer.ranking.board import Board, boards
 from medtransfer.ranking.files import check_leaderboard, render_csv, tidy, write_leaderboard
 from medtransfer.ranking.frame import frame
 from medtransfer.ranking.markdown import render_markdown
-from medtransfer.ranking.submissions import Submission, load_submissions
+from medtransfer.ranking.submissions import Submission, load_submission, load_submissions
 from medtransfer.ranking.summary import summary
 from medtransfer.ranking.text import escape, quantity
 from medtransfer.specs.protocol import list_protocols, load_protocol
@@ -25,6 +25,7 @@ __all__ = [
     "escape",
     "frame",
     "leaderboard",
+    "load_submission",
     "load_submissions",
     "quantity",
     "render_csv",
@@ -42,11 +43,11 @@ def shipped_boards(submissions: Sequence[Submission]) -> list[Board]:
     return boards(submissions, load_suites(), {name: load_protocol(name) for name in names})
 
 
-def leaderboard(submissions: Path | Sequence[Path]) -> pd.DataFrame:
+def leaderboard(submissions: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Rank the submissions in one or more folders: one row per board and encoder.
 
     Raises:
         InputError: When a folder, a card or a record is wrong.
     """
-    folders = [submissions] if isinstance(submissions, Path) else submissions
-    return tidy(shipped_boards(load_submissions(folders)))
+    folders = [submissions] if isinstance(submissions, str | Path) else submissions
+    return tidy(shipped_boards(load_submissions([Path(folder) for folder in folders])))

@@ -10,7 +10,7 @@ from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import Record, read_records
 
-__all__ = ["Submission", "load_submissions"]
+__all__ = ["Submission", "load_submission", "load_submissions"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def load_submissions(folders: Sequence[Path]) -> list[Submission]:
     parts: dict[str, list[tuple[Path, Submission]]] = {}
     for folder in folders:
         for path in _encoder_folders(folder):
-            submission = _load(path)
+            submission = load_submission(path)
             parts.setdefault(submission.card.name, []).append((path, submission))
     return [_merge(parts[name]) for name in sorted(parts)]
 
@@ -48,7 +48,12 @@ def _encoder_folders(folder: Path) -> list[Path]:
     )
 
 
-def _load(path: Path) -> Submission:
+def load_submission(path: Path) -> Submission:
+    """Read one ``<encoder>/{encoder.yaml,records.jsonl}``.
+
+    Raises:
+        InputError: For a missing or wrong card, or a record that is wrong or another encoder's.
+    """
     card_path = path / "encoder.yaml"
     if not card_path.is_file():
         raise InputError(f"{path}: holds no encoder.yaml; a submission's folder needs its card")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from medtransfer.encoders.encoder import Encoder
 from medtransfer.runs.local import build_runner
 from medtransfer.runs.preparation import Prepared
 from medtransfer.specs.record import Cell
@@ -35,28 +36,49 @@ class Estimate:
 
 
 def estimate(prepared: Prepared) -> Estimate:
-    """Count the FLOPs of the pending cells and time a forward pass to turn them into seconds.
+    """Count the FLOPs of the pending cells; time a forward pass and a matrix product.
 
-    The frozen features of the test splits are computed once and counted with the first task.
+    The frozen features of the test splits are computed once; a fine-tuned network predicts its
+    task's test splits anew.
     """
     runner = build_runner(prepared)
-    flops = {cell: runner.flops(cell) for cell in prepared.pending}
-    tests = sum(len(split) for data in runner.data.values() for split in data.tests.values())
-    encoder, forward = runner.encoder, runner.profile.forward
-    side = encoder.size
-    images = torch.zeros((_TRIAL, side, side, 3), dtype=torch.uint8)
-    with torch.inference_mode():
-        encoder(images)
-        clock = time.perf_counter()
-        encoder(images)
-        per_image = (time.perf_counter() - clock) / _TRIAL
-    finetuned = [cell for cell in flops if cell.adaptation == "finetune" and flops[cell]]
-    passes = tests * (1 + len(finetuned) / max(1, len(runner.data)))
-    # An encoder without products to count is timed by its images alone.
-    work = sum(flops.values()) / forward if forward else 0.0
+    profile, pending = runner.profile, prepared.pending
+    # The count is linear in the encoder's FLOPs. With 1 for a forward pass it is the number of
+    # passes, also for an encoder without products to count; with 0 it is the head's own share.
+    ratio = round(profile.training / profile.forward) if profile.forward else 1
+    passes = head = 0
+    for cell in pending:
+        head += (own := runner.flops(cell, profile=replace(profile, forward=0, training=0)))
+        passes += runner.flops(cell, profile=replace(profile, forward=1, training=ratio)) - own
+        if cell.adaptation == "finetune":
+            passes += sum(map(len, runner.data[cell.task].tests.values()))
+    passes += sum(len(split) for data in runner.data.values() for split in data.tests.values())
+    per_image, per_flop = _time_image(runner.encoder), _time_flop(runner.encoder.device)
+    seconds = passes * per_image + head * per_flop
     return Estimate(
-        flops=flops,
+        flops={cell: runner.flops(cell) for cell in pending},
         total=len(prepared.cells),
-        seconds=(work + passes) * per_image / prepared.request.jobs + len(flops) * _CELL_SECONDS,
-        notes=runner.encoder.notes,
+        seconds=seconds / prepared.request.jobs + len(pending) * _CELL_SECONDS,
+        notes=tuple(note for note in runner.encoder.notes if note not in prepared.notes),
     )
+
+
+@torch.inference_mode()
+def _time_image(encoder: Encoder) -> float:
+    """Seconds that one image's embedding takes."""
+    images = torch.zeros((_TRIAL, encoder.size, encoder.size, 3), dtype=torch.uint8)
+    encoder(images)
+    clock = time.perf_counter()
+    encoder(images).cpu()
+    return (time.perf_counter() - clock) / _TRIAL
+
+
+def _time_flop(device: torch.device) -> float:
+    """Seconds that one FLOP of the probes' thin float64 products takes."""
+    wide, thin = (torch.ones((512, n), dtype=torch.float64, device=device) for n in (512, 16))
+    (wide @ thin).cpu()
+    clock = time.perf_counter()
+    for _ in range(20):
+        product = wide @ thin
+    product.cpu()
+    return (time.perf_counter() - clock) / (20 * 2 * 512 * 512 * 16)

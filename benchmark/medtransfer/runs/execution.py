@@ -75,11 +75,17 @@ class Runner:
             previous=dict(previous or {}),
         )
 
-    def flops(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> int:
+    def flops(
+        self,
+        cell: Cell,
+        previous: Mapping[str, Any] | None = None,
+        *,
+        profile: Profile | None = None,
+    ) -> int:
         """Adaptation FLOPs of a cell, known before it runs; zero where it does not apply."""
         if infeasible(cell, self.data, self.protocol) is not None:
             return 0
-        return ADAPTATIONS[cell.adaptation].flops(self.job(cell, previous), self.profile)
+        return ADAPTATIONS[cell.adaptation].flops(self.job(cell, previous), profile or self.profile)
 
     def run(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Finished:
         """Run a cell. A failure becomes a record too, so that the run can go on.

@@ -22,20 +22,18 @@ def check_choices(
     Raises:
         InputError: With the closest one that it has.
     """
-    offered = {budget for name in protocol.ranked for budget in protocol.budgets(name)}
-    for budget in budgets:
-        if budget not in offered:
-            hint = suggest(budget, offered if budget in get_args(Budget) else get_args(Budget))
-            raise InputError(f"--budget: protocol {protocol.name} has no budget '{budget}'{hint}")
-    for adaptation in adaptations:
-        if adaptation not in protocol.ranked:
-            hint = suggest(
-                adaptation,
-                protocol.ranked if adaptation in get_args(Adaptation) else get_args(Adaptation),
-            )
-            raise InputError(
-                f"--adaptation: protocol {protocol.name} has no adaptation '{adaptation}'{hint}"
-            )
+    offered = sorted({budget for name in protocol.ranked for budget in protocol.budgets(name)})
+    for option, given, known, every in (
+        ("budget", budgets, offered, get_args(Budget)),
+        ("adaptation", adaptations, sorted(protocol.ranked), get_args(Adaptation)),
+    ):
+        for value in given:
+            if value not in known:
+                # A real one that this protocol lacks is no misspelling of those that it has.
+                hint = f"; it has: {', '.join(known)}" if value in every else suggest(value, known)
+                raise InputError(
+                    f"--{option}: protocol {protocol.name} has no {option} '{value}'{hint}"
+                )
 
 
 def plan_cells(

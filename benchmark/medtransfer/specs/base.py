@@ -42,11 +42,21 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
     field = ".".join(str(part) for part in first["loc"]) or "the document"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = "unknown field" + suggest(str(first["loc"][-1]), cls.model_fields)
+        message = "unknown field" + suggest(str(first["loc"][-1]), _fields(cls, first["loc"]))
     elif first["type"] == "missing":
         message = "required, but missing"
     more = error.error_count() - 1
     return f"{field}: {message}" + (f" (and {more} more)" if more else "")
+
+
+def _fields(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The fields of the model inside ``cls`` in which pydantic found something."""
+    for part in location[:-1]:
+        inner = cls.model_fields[str(part)].annotation if part in cls.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        cls = inner
+    return list(cls.model_fields)
 
 
 def read_yaml(path: Path) -> Any:
