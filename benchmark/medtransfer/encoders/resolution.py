@@ -118,10 +118,12 @@ def _existing(path: Path) -> Path:
 
 
 def _checkpoint(path: Path, architecture: str | None) -> Located:
-    from medtransfer.encoders.checkpoints import read_checkpoint
+    _existing(path)
+    if architecture is None:
+        # Here, and not above: a finished evaluation must not wait for torch.
+        from medtransfer.encoders.checkpoints import read_checkpoint
 
-    checkpoint = read_checkpoint(_existing(path))
-    architecture = architecture or checkpoint.architecture
+        architecture = read_checkpoint(path).architecture
     if architecture is None:
         raise InputError(
             f"{path}: the checkpoint does not name its architecture; add --architecture NAME "
