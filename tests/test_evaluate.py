@@ -331,6 +331,7 @@ def test_a_ledger_is_not_mixed(small: Small, tmp_path: Path, bench: Bench) -> No
         (["--task", "phantom_tc"], "unknown task 'phantom_tc'; did you mean 'phantom_ct'?"),
         (["--protocol", "quik"], "unknown protocol 'quik'; did you mean 'quick'?"),
         (["--budget", "10-shots"], "no budget '10-shots'; did you mean '10-shot'?"),
+        (["--budget", "5-shot"], "no budget '5-shot'; it has: 1-shot, 10-shot, full"),
         (["--adaptation", "fine-tune"], "no adaptation 'fine-tune'; did you mean 'finetune'?"),
         (["--tasks", "nowhere"], "nowhere: no such folder of task cards"),
         (["--device", "gpu"], "'gpu'"),

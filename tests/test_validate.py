@@ -106,7 +106,38 @@ def test_a_board_of_ones_own(submission: Path, tmp_path: Path, bench: Bench) -> 
     assert outcome.code == 2 and "README.md" in outcome.err
 
 
+def test_an_encoders_folder_is_valid_whatever_stands_beside_it(
+    tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder with encoder.yaml validates from within, under any name, beside any neighbour."""
+    folder = tmp_path / "somewhere"
+    folder.mkdir()
+    (tmp_path / "neighbour").mkdir()
+    card = "name: mine\narchitecture: {timm: resnet18}\npretraining: {domains: [octt]}\n"
+    (folder / "encoder.yaml").write_text(card)
+    monkeypatch.chdir(folder)
+    for path in (folder, "."):
+        outcome = bench("validate", path)
+        assert outcome.code == 0 and "encoder mine" in outcome.out, outcome.err
+        assert "no shipped task has domain 'octt'; did you mean 'oct'?" in outcome.out
+    (folder / "encoder.yaml").write_text(card.replace("domains", "domain"))
+    assert (
+        "pretraining.domain: unknown field; did you mean 'domains'?" in bench("validate", ".").err
+    )
+
+
+def test_the_python_leaderboard_takes_strings(submission: Path) -> None:
+    """`medtransfer.leaderboard` takes a path or several, as text or as paths."""
+    folder = submission.parent
+    for given in (folder, str(folder), [str(folder)], [folder]):
+        assert list(medtransfer.leaderboard(given)["encoder"]) == ["pixels"]
+
+
 def test_no_submissions(tmp_path: Path, bench: Bench) -> None:
-    """A folder that is not there is named; an empty one gives an empty board."""
+    """A folder that is not there, or holds nothing, is named, and no board is written."""
     outcome = bench("leaderboard", "--submissions", tmp_path / "nowhere", "--out", tmp_path)
     assert outcome.code == 2 and "nowhere" in outcome.err
+    (tmp_path / "empty").mkdir()
+    outcome = bench("leaderboard", "--submissions", tmp_path / "empty", "--out", tmp_path)
+    assert outcome.code == 2 and "holds no submission" in outcome.err
+    assert not (tmp_path / "README.md").exists()
