@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,19 @@ def test_modules_stay_short() -> None:
         if (count := len(path.read_text().splitlines())) > 400
     }
     assert not long
+
+
+def test_every_package_ships() -> None:
+    """The distribution names every package; one that is missing fails only when installed."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert settings["project"]["version"] == medtransfer.__version__
+    setuptools = settings["tool"]["setuptools"]
+    mapped = {name for name in setuptools["package-dir"] if name}
+    folders = {
+        ".".join(path.parent.relative_to(SOURCE.parent).parts)
+        for path in SOURCE.rglob("__init__.py")
+    }
+    assert set(setuptools["packages"]) == folders | mapped
 
 
 def test_ci_runs_the_readme_as_written() -> None:
