@@ -115,6 +115,29 @@ def test_a_whole_evaluation(small: Small, tmp_path: Path, bench: Bench) -> None:
     assert full["finetune"].metrics["in_domain"]["auroc"] > 0.8  # type: ignore[operator]
 
 
+def test_the_plan_knows_that_later_draws_reuse_a_learning_rate(
+    small: Small, tmp_path: Path
+) -> None:
+    """At the full budget draws 1 and 2 of v1 train once, and the dry run counts them so."""
+    from medtransfer.runs.local import build_runner
+    from medtransfer.runs.preparation import Request, prepare
+
+    request = Request(
+        encoder="random-convolutions",
+        out=tmp_path / "out",
+        data=small.data,
+        task_folder=small.cards,
+        budgets=("full",),
+        adaptations=("finetune",),
+    )
+    prepared = prepare(request)
+    runner = build_runner(prepared)
+    first, second, third = (runner.flops(cell) for cell in prepared.cells)
+    assert second == third
+    # Four learning rates for random weights, each scored on the validation split.
+    assert 4 * second < first < 4.1 * second
+
+
 def test_records_can_be_verified_from_their_arrays(small: Small, tmp_path: Path) -> None:
     """Stored predictions give the stored metrics and replicates exactly; hashes fit."""
     records = medtransfer.evaluate(

@@ -99,9 +99,9 @@ def _outcome(record: Record) -> str:
     return f"{record.task.metric} {', '.join(values)}{seconds}"
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table whose columns are cut rather than broken; text is shown as it is."""
-    table = Table(title=escape(title) or None, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for name in head:
         table.add_column(escape(name), overflow="fold")
     for row in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -139,5 +138,5 @@ def linear_flops(job: Job, profile: Profile) -> int:
         problems = 1 + len(settings.l2) * settings.folds
     rank = min(items, profile.width)
     gradients = problems * _CHARGED_GRADIENTS * 4 * items * rank * job.classes
-    rotation = 2 * items * profile.width * min(items, profile.width)
-    return profile.forward * images + gradients + math.ceil(rotation)
+    rotation = 2 * items * profile.width * rank
+    return profile.forward * images + gradients + rotation

@@ -7,7 +7,7 @@ import torch
 from medtransfer.encoders.checkpoints import Checkpoint, read_checkpoint
 from medtransfer.encoders.encoder import Encoder, check_encoder, resolve_device
 from medtransfer.encoders.resolution import Located, locate
-from medtransfer.encoders.timm_networks import build_timm
+from medtransfer.encoders.timm_networks import TimmNetwork, build_timm
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
 
@@ -56,7 +56,7 @@ def build_encoder(located: Located, *, max_size: int, device: torch.device) -> E
         network, size, notes = build_timm(card, max_size=max_size, checkpoint=checkpoint)
     network.to(memory_format=torch.channels_last)
     encoder = Encoder(card, network, identity=located.identity, size=size).to(device).eval()
-    encoder.notes = (*located.notes, *notes)
+    encoder.notes = tuple(notes)
     check_encoder(encoder)
     return encoder
 
@@ -87,7 +87,7 @@ def _load_strictly(network: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
     A network wrapped by ``TimmNetwork`` is filled inside, where its names are timm's.
     """
-    inner = getattr(network, "network", network)
+    inner = network.network if isinstance(network, TimmNetwork) else network
     try:
         result = inner.load_state_dict(checkpoint.tensors, strict=False)
     except RuntimeError as error:

@@ -59,7 +59,7 @@ def estimate(prepared: Prepared) -> Estimate:
         flops={cell: runner.flops(cell) for cell in pending},
         total=len(prepared.cells),
         seconds=seconds / prepared.request.jobs + len(pending) * _CELL_SECONDS,
-        notes=tuple(note for note in runner.encoder.notes if note not in prepared.notes),
+        notes=runner.encoder.notes,
     )
 
 

@@ -91,8 +91,7 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
         ledger = prepared.ledger
         ledger.open(prepared.located.card, fresh=prepared.request.fresh)
         try:
-            notes = [note for note in runner.encoder.notes if note not in prepared.notes]
-            progress.begin(flops, len(prepared.cells), notes)
+            progress.begin(flops, len(prepared.cells), runner.encoder.notes)
             for finished in run_cells(prepared, runner, started=progress.started):
                 record = ledger.append(
                     finished.record,

@@ -75,17 +75,13 @@ class Runner:
             previous=dict(previous or {}),
         )
 
-    def flops(
-        self,
-        cell: Cell,
-        previous: Mapping[str, Any] | None = None,
-        *,
-        profile: Profile | None = None,
-    ) -> int:
+    def flops(self, cell: Cell, *, profile: Profile | None = None) -> int:
         """Adaptation FLOPs of a cell, known before it runs; zero where it does not apply."""
         if infeasible(cell, self.data, self.protocol) is not None:
             return 0
-        return ADAPTATIONS[cell.adaptation].flops(self.job(cell, previous), profile or self.profile)
+        # A later draw will reuse some learning rate of draw 0; which one costs the same.
+        job = self.job(cell, {"lr": 0.0} if cell.draw else None)
+        return ADAPTATIONS[cell.adaptation].flops(job, profile or self.profile)
 
     def run(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Finished:
         """Run a cell. A failure becomes a record too, so that the run can go on.
@@ -101,8 +97,10 @@ class Runner:
         reset_peak_memory(self.encoder.device)
         try:
             job = self.job(cell, previous)
-            outcome = ADAPTATIONS[cell.adaptation].adapt(job)
-            cost = self._cost(cell, outcome, previous, seconds=time.perf_counter() - clock)
+            adapter = ADAPTATIONS[cell.adaptation]
+            outcome = adapter.adapt(job)
+            seconds = time.perf_counter() - clock
+            cost = self._cost(job, outcome, flops=adapter.flops(job, self.profile), seconds=seconds)
             return self._measure(cell, job, outcome, cost, started)
         except Exception as error:
             return Finished(self._record(cell, started, status="failed", error=_one_line(error)))
@@ -142,12 +140,10 @@ class Runner:
         predictions = outcome.probabilities if cell.draw == 0 else {}
         return Finished(record, replicates, predictions)
 
-    def _cost(
-        self, cell: Cell, outcome: Outcome, previous: Mapping[str, Any] | None, *, seconds: float
-    ) -> Cost:
-        head = 2 * self.profile.width * len(self.data[cell.task].card.classes)
+    def _cost(self, job: Job, outcome: Outcome, *, flops: int, seconds: float) -> Cost:
+        head = 2 * self.profile.width * job.classes
         return Cost(
-            adaptation_flops=self.flops(cell, previous),
+            adaptation_flops=flops,
             inference_flops_per_image=self.profile.forward + head,
             parameters=outcome.parameters,
             trainable_parameters=outcome.trainable_parameters,
