@@ -12,7 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medtransfer.data.phantoms import chest_xray, ct, natural, oct
+from medtransfer.data.phantoms import (
+    chest_findings,
+    chest_xray,
+    ct,
+    dermoscopy,
+    fundus,
+    microscopy,
+    natural,
+    oct,
+    ultrasound,
+)
 from medtransfer.data.phantoms.canvas import Drawing, Phantom, Scanner, acquire
 
 __all__ = [
@@ -31,9 +41,16 @@ PHANTOMS: dict[str, Phantom] = {
     "chest-xray": chest_xray.PHANTOM,
     "ct": ct.PHANTOM,
     "oct": oct.PHANTOM,
+    "chest-findings": chest_findings.PHANTOM,
+    "fundus": fundus.PHANTOM,
+    "microscopy": microscopy.PHANTOM,
+    "ultrasound": ultrasound.PHANTOM,
+    "dermoscopy": dermoscopy.PHANTOM,
 }
 SPLITS = ("train", "validation", "test")
 GOLDEN = (5**0.5 - 1) / 2
+# One for each label; of the small primes those that keep a hundred images' labels uncorrelated.
+PRIMES = np.array([2, 3, 5, 13, 19])
 
 
 class Images(NamedTuple):
@@ -41,7 +58,8 @@ class Images(NamedTuple):
 
     Attributes:
         images: uint8, (N, H, W) for grey or (N, H, W, 3) for colour.
-        labels: int64, (N,), indices into the phantom's classes.
+        labels: int64, (N,), indices into the phantom's classes; or (N, L), 1 where the image has
+            the class and 0 where not, for a phantom of several labels.
         ids: N names, unique over phantoms, splits and scanners.
     """
 
@@ -68,13 +86,14 @@ def generate(
     kind = PHANTOMS[_known("phantom", phantom, PHANTOMS)]
     device = kind.scanners[_known("scanner", scanner, kind.scanners)]
     source = f"{phantom}/{_known('split', split, SPLITS)}/{scanner}"
-    labels = _labels(source, items, kind.prevalence[scanner])
+    spread = _spread_labels if kind.multilabel else _spread_classes
+    labels = spread(source, items, kind.prevalence[scanner])
     ids = [f"{source}/{index:05d}" for index in range(items)]
     shape = (items, size, size) if kind.channels == 1 else (items, size, size, kind.channels)
     images = np.empty(shape, dtype=np.uint8)
     for index, (name, label) in enumerate(zip(ids, labels, strict=True)):
         rng = np.random.Generator(np.random.PCG64(_seed(name)))
-        drawing = kind.draw(rng, kind.classes[label], size)
+        drawing = kind.draw(rng, _finding(kind, label), size)
         images[index] = np.rint(255 * acquire(drawing.image, rng, device))
     return Images(images, labels, ids)
 
@@ -83,8 +102,15 @@ def _seed(name: str) -> int:
     return int.from_bytes(sha256(name.encode()).digest(), "big")
 
 
-def _labels(source: str, items: int, prevalence: tuple[float, ...]) -> NDArray[np.int64]:
-    """Spread the classes evenly over the indices.
+def _finding(kind: Phantom, label: NDArray[np.int64]) -> str | frozenset[str]:
+    """Return what the phantom draws for a label: a class's name, or the names of its findings."""
+    if kind.multilabel:
+        return frozenset(kind.classes[index] for index in np.flatnonzero(label))
+    return kind.classes[int(label)]
+
+
+def _spread_classes(source: str, items: int, prevalence: tuple[float, ...]) -> NDArray[np.int64]:
+    """Spread the classes evenly over the indices: labels (N,).
 
     The fractional parts of start + index * golden ratio fill [0, 1) more evenly than random
     numbers do, so every prefix has nearly the shares asked for.
@@ -92,6 +118,20 @@ def _labels(source: str, items: int, prevalence: tuple[float, ...]) -> NDArray[n
     start = _seed(source) / 2**256
     position = (start + GOLDEN * np.arange(items)) % 1.0
     return np.searchsorted(np.cumsum(prevalence)[:-1], position, side="right").astype(np.int64)
+
+
+def _spread_labels(source: str, items: int, prevalence: tuple[float, ...]) -> NDArray[np.int64]:
+    """Spread each label evenly over the indices: labels (N, L) of 0 and 1.
+
+    As for classes, but with a step for each label. The square roots of primes are independent
+    over the rational numbers, so the fractional parts fill the cube [0, 1)^L (Weyl, "Ueber die
+    Gleichverteilung von Zahlen mod. Eins", 1916) and the labels do not depend on each other.
+    """
+    starts = np.array([_seed(f"{source}/{label}") / 2**256 for label in range(len(prevalence))])
+    steps = np.sqrt(PRIMES[: len(prevalence)])
+    position = (starts + steps * np.arange(items)[:, None]) % 1.0
+    labels: NDArray[np.int64] = (position < np.array(prevalence)).astype(np.int64)
+    return labels
 
 
 def _known(what: str, name: str, names: Iterable[str]) -> str:

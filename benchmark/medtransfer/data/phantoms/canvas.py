@@ -8,6 +8,7 @@ array of its own before it is painted, so that the masks of anatomy are there wh
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,10 @@ __all__ = [
     "Scanner",
     "acquire",
     "blend",
+    "blob",
     "cover",
+    "curves",
+    "discs",
     "ellipse",
     "frame",
     "place_within",
@@ -48,6 +52,7 @@ class Scanner:
     blur: float = 0.0  # deviation of the point spread, share of the image's width
     collimation: float = 0.0  # largest dark border on each side, share of the image's width
     vignette: float = 0.0  # share of the brightness lost in the corners
+    cast: tuple[float, float, float] = (1.0, 1.0, 1.0)  # gain of red, green and blue
     speckle: float = 0.0  # deviation of multiplicative noise
     quantum: float = 0.0  # deviation of noise at brightness 1, growing with the square root
     noise: float = 0.02  # deviation of additive noise
@@ -60,15 +65,17 @@ class Scanner:
 class Phantom:
     """A kind of image with a known truth.
 
-    `draw` takes a generator, a class name and a size in pixels. It draws the anatomy before the
-    finding, so equal generators give equal anatomy.
+    `draw` takes a generator, a finding and a size in pixels. It draws the anatomy before the
+    finding, so equal generators give equal anatomy. The finding is the name of a class; where
+    several labels may hold it is the frozenset of their names.
     """
 
     classes: tuple[str, ...]  # names of the findings, in label order
     channels: int  # 1 for grey, 3 for colour
     scanners: Mapping[str, Scanner]  # how each scanner, by its name, takes its images
     prevalence: Mapping[str, tuple[float, ...]]  # share of each class, by the scanner's name
-    draw: Callable[[np.random.Generator, str, int], Drawing]
+    draw: Callable[[np.random.Generator, Any, int], Drawing]
+    multilabel: bool = False  # whether an image has any number of the classes, and not just one
 
 
 @lru_cache(maxsize=8)
@@ -107,6 +114,48 @@ def ellipse(
     k = np.sqrt(u * u + v * v) + 1e-9
     gradient = np.sqrt((u / radii[0]) ** 2 + (v / radii[1]) ** 2) / k + 1e-9
     distance: Field = (k - 1) / gradient
+    return distance
+
+
+def blob(
+    rng: np.random.Generator,
+    x: Field,
+    y: Field,
+    *,
+    centre: tuple[float, float],
+    radii: tuple[float, float],
+    angle: float,
+    waves: Mapping[int, float],
+) -> Field:
+    """Return the signed distance (H, W) to an ellipse with an undulating outline.
+
+    `waves` gives the depth of the undulation for each number of waves around.
+    """
+    around = np.arctan2(y - centre[1], x - centre[0])
+    distance = ellipse(x, y, centre, radii, angle)
+    for count, depth in waves.items():
+        distance = distance - depth * np.cos(count * around + rng.uniform(0, 2 * np.pi))
+    return distance
+
+
+def discs(x: Field, y: Field, places: Field, radii: Field) -> Field:
+    """Return the signed distance (H, W) to the union of discs of places (N, 2), radii (N,)."""
+    dx, dy = x - places[:, :1, None], y - places[:, 1:, None]
+    distance: Field = (np.sqrt(dx * dx + dy * dy) - radii[:, None, None]).min(axis=0)
+    return distance
+
+
+def curves(y: Field, heights: Field, widths: Field) -> Field:
+    """Return the signed distance (H, W) to the union of curves y = heights, to first order.
+
+    Args:
+        y: coordinates, (H, W).
+        heights: of N curves at each column, (N, W).
+        widths: half of their widths, (N, W); negative where a curve has ended.
+    """
+    slopes = np.gradient(heights, 2 / y.shape[1], axis=1)[:, None]
+    away = np.abs(y - heights[:, None]) / np.sqrt(1 + slopes * slopes) - widths[:, None]
+    distance: Field = away.min(axis=0)
     return distance
 
 
@@ -162,6 +211,8 @@ def acquire(image: Field, rng: np.random.Generator, scanner: Scanner) -> Field:
         left, right, top, bottom = 2 * scanner.collimation * rng.random(4) - 1
         light = light * cover(np.maximum.reduce([left - x, right + x, top - y, bottom + y]))
     image = _pose(image, rng, scanner) * light.reshape(size, size, *(1 for _ in colour))
+    if colour:
+        image = image * np.array(scanner.cast)
     if scanner.blur:
         image = ndimage.gaussian_filter(image, (scanner.blur * size,) * 2 + colour, mode="nearest")
     grain = rng.standard_normal(image.shape)
