@@ -1,8 +1,9 @@
-"""Multinomial logistic regression, many problems at once.
+"""Logistic regression, multinomial or one-vs-rest, many problems at once.
 
 A linear probe is fitted for every L2 value and every cross-validation fold of the same features.
 Together they are one batch: with P problems, N items, rank R and C classes, a gradient is two
-matrix products of N x R by R x PC.
+matrix products of N x R by R x PC. With several labels an item every label is a problem
+of its own (one-vs-rest).
 
 Two exact changes of variables make the batch small and well conditioned. The bias is free, so
 the features may be centred. The penalty does not change under rotation, so they may be turned to
@@ -13,17 +14,25 @@ the Hessian is nearly diagonal, about s^2/N * p(1-p) + l2, which is the precondi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["Axes", "fit_logistic", "objective", "predict_logistic", "rotate"]
+from medtransfer.adaptation.lbfgs import minimise
 
-_HISTORY = 20
-_ITERATIONS = 500
-_TOLERANCE = 1e-7
+__all__ = [
+    "Axes",
+    "fit_logistic",
+    "fit_one_vs_rest",
+    "objective",
+    "objective_one_vs_rest",
+    "predict_logistic",
+    "predict_one_vs_rest",
+    "rotate",
+]
 
 
 @dataclass(frozen=True)
@@ -84,16 +93,34 @@ def objective(
     log_p = torch.log_softmax(logits, dim=-1)
     index = targets.view(1, -1, 1).expand(problems, -1, 1)
     value = -(log_p.gather(2, index).squeeze(2) * share).sum(1)
-    penalised = weights[:, :-1]
-    value = value + 0.5 * l2 * penalised.square().sum((1, 2))
 
     residual = log_p.exp()
     residual.scatter_add_(2, index, torch.full_like(index, -1, dtype=residual.dtype))
     residual *= share.unsqueeze(2)
     flat = residual.transpose(0, 1).reshape(-1, problems * classes)
     gradient = (inputs.T @ flat).view(rows, problems, classes).permute(1, 0, 2).contiguous()
-    gradient[:, :-1] += l2.view(-1, 1, 1) * penalised
-    return value, gradient
+    return _penalise(value, gradient, weights, l2)
+
+
+def objective_one_vs_rest(
+    weights: Tensor, inputs: Tensor, share: Tensor, l2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean binary cross-entropy + l2/2 |w|^2 of P problems, and its gradient.
+
+    Args:
+        weights: (P, R + 1, 1); the last row is the bias, which is not penalised.
+        inputs: (N, R + 1), the last column ones.
+        share: (P, N), each item's weight in each problem, with a minus for a negative item; the
+            absolute values of a row sum to one.
+        l2: (P,).
+
+    Returns:
+        Values (P,) and gradients (P, R + 1, 1).
+    """
+    margins = (weights.squeeze(2) @ inputs.T) * share.sign()
+    value = -(functional.logsigmoid(margins) * share.abs()).sum(1)
+    residual = -torch.sigmoid(-margins) * share
+    return _penalise(value, (residual @ inputs).unsqueeze(2), weights, l2)
 
 
 def fit_logistic(
@@ -118,20 +145,18 @@ def fit_logistic(
     Returns:
         Weights (M, L, R + 1, C); the last row is the bias.
     """
-    if masks is None:
-        masks = torch.ones((1, len(targets)), dtype=torch.bool, device=targets.device)
-    inputs = torch.cat([coordinates, torch.ones_like(coordinates[:, :1])], dim=1)
+    inputs, masks = _prepare(coordinates, masks)
     share = (masks.double() / masks.sum(1, keepdim=True)).repeat_interleave(len(l2), dim=0)
     penalty = torch.tensor(l2, dtype=torch.float64, device=inputs.device).repeat(len(masks))
     curvature = (1 - 1 / classes) / classes  # of the cross-entropy where all p are equal
     diagonal = torch.cat([variance * curvature, variance.new_tensor([curvature])])
     scale = 1 / (diagonal.unsqueeze(0) + penalty.unsqueeze(1)).unsqueeze(2)
 
-    def evaluate(weights: Tensor) -> tuple[Tensor, Tensor]:
-        return objective(weights, inputs, targets, share, penalty)
+    def evaluate(weights: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
+        return objective(weights, inputs, targets, share[problems], penalty[problems])
 
     start = inputs.new_zeros((len(penalty), inputs.shape[1], classes))
-    weights = _minimise(evaluate, start, scale)
+    weights = minimise(evaluate, start, scale)
     return weights.view(len(masks), len(l2), *weights.shape[1:])
 
 
@@ -140,66 +165,79 @@ def predict_logistic(weights: Tensor, coordinates: Tensor) -> Tensor:
     return torch.softmax(coordinates @ weights[..., :-1, :] + weights[..., -1:, :], dim=-1)
 
 
-def _minimise(
-    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, scale: Tensor
+def fit_one_vs_rest(
+    coordinates: Tensor,
+    targets: Tensor,
+    *,
+    variance: Tensor,
+    l2: Sequence[float],
+    masks: Tensor | None = None,
 ) -> Tensor:
-    """Batched L-BFGS: each problem has its own history, step and end."""
-    x = start
-    value, gradient = evaluate(x)
-    steps: list[Tensor] = []
-    changes: list[Tensor] = []
-    done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    for _ in range(_ITERATIONS):
-        direction = -_two_loop(gradient, steps, changes, scale)
-        slope = _dot(direction, gradient)
-        # The quadratic model promises a decrease of -slope/2.
-        done = done | (-slope <= _TOLERANCE * value.clamp(min=1e-12))
-        if bool(done.all()):
-            break
-        length = torch.where(done, 0.0, 1.0)
-        for _ in range(30):  # backtracking to Armijo's condition, problem by problem
-            candidate = x + length.view(-1, 1, 1) * direction
-            new_value, new_gradient = evaluate(candidate)
-            worse = (new_value > value + 1e-4 * length * slope) & ~done
-            if not bool(worse.any()):
-                break
-            length = torch.where(worse, length * 0.5, length)
-        else:
-            length = torch.where(worse, 0.0, length)
-            candidate = x + length.view(-1, 1, 1) * direction
-            new_value, new_gradient = evaluate(candidate)
-        steps.append(candidate - x)
-        changes.append(new_gradient - gradient)
-        del steps[:-_HISTORY], changes[:-_HISTORY]
-        done = done | (length == 0)  # no decrease is left that rounding would not swallow
-        x, value, gradient = candidate, new_value, new_gradient
-    return x
+    """Minimise the binary objective of every label for every mask and every L2 value.
+
+    A label's objective is the mean cross-entropy of its known items in the mask, with one weight
+    vector w = w1 - w0 where a softmax of two classes has w1 and w0. At the softmax's minimum
+    w1 = -w0 = w/2, so its penalty l2/2 (|w0|^2 + |w1|^2) is l2/4 |w|^2: a softmax needs twice the
+    l2 for the same probabilities.
+
+    A label of which a mask has no positive or no negative item has no finite minimum. It gets
+    w = 0 and the bias of the probability (positives + 1/2) / (known + 1), the mean of Jeffreys'
+    prior updated with the items: 1/2 where none is known.
+
+    Args:
+        coordinates: (N, R), from `Axes.project`.
+        targets: (N, K) for K labels: 1, 0 or -1 (unknown).
+        variance: (R,), from `Axes`.
+        l2: L values.
+        masks: (M, N), true for the items of each problem; ``None`` is one problem with all.
+
+    Returns:
+        Weights (M, L, R + 1, K); the last row is the bias.
+    """
+    inputs, masks = _prepare(coordinates, masks)
+    labels = targets.T
+    counted = masks.unsqueeze(1) & (labels >= 0)  # (M, K, N)
+    known, positives = counted.sum(2), (counted & (labels == 1)).sum(2)
+    # Without any share an objective is flat, and its start is its end.
+    both = (positives > 0) & (positives < known)
+    signs = torch.where(labels == 1, 1.0, -1.0).double()
+    share = signs * counted * (both / known.clamp(min=1).double()).unsqueeze(2)
+    share = share.repeat_interleave(len(l2), dim=0).flatten(0, 1)  # (M * L * K, N)
+    penalty = torch.tensor(l2, dtype=torch.float64, device=inputs.device)
+    penalty = penalty.repeat_interleave(len(labels)).repeat(len(masks))
+
+    prevalence = ((positives + 0.5) / (known.double() + 1)).repeat_interleave(len(l2), dim=0)
+    prevalence = prevalence.view(-1, 1, 1)
+    start = inputs.new_zeros((len(penalty), inputs.shape[1], 1))
+    start[:, -1:] = torch.logit(prevalence)
+    curvature = prevalence * (1 - prevalence)  # of the cross-entropy at the start
+    diagonal = curvature * torch.cat([variance, variance.new_ones(1)]).view(-1, 1)
+    diagonal[:, :-1] += penalty.view(-1, 1, 1)
+
+    def evaluate(weights: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
+        return objective_one_vs_rest(weights, inputs, share[problems], penalty[problems])
+
+    weights = minimise(evaluate, start, 1 / diagonal)
+    return weights.view(len(masks), len(l2), len(labels), -1).transpose(2, 3)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products (P,) of two batches (P, R, C)."""
-    return torch.einsum("prc,prc->p", a, b)
+def predict_one_vs_rest(weights: Tensor, coordinates: Tensor) -> Tensor:
+    """Label probabilities (..., N, K) from weights (..., R + 1, K) and coordinates (N, R)."""
+    return torch.sigmoid(coordinates @ weights[..., :-1, :] + weights[..., -1:, :])
 
 
-def _two_loop(
-    gradient: Tensor, steps: list[Tensor], changes: list[Tensor], scale: Tensor
-) -> Tensor:
-    """The inverse Hessian's estimate times the gradient; a pair without curvature is skipped."""
-    direction = gradient
-    memory = []
-    for step, change in zip(reversed(steps), reversed(changes), strict=True):
-        curvature = _dot(step, change)
-        rho = torch.where(curvature > 1e-30, 1 / curvature.clamp(min=1e-30), 0.0)
-        alpha = rho * _dot(step, direction)
-        direction = direction - alpha.view(-1, 1, 1) * change
-        memory.append((rho, alpha, step, change))
-    direction = scale * direction
-    if steps:  # the preconditioner's overall size, from the newest pair
-        curvature = _dot(steps[-1], changes[-1])
-        norm = _dot(changes[-1], scale * changes[-1])
-        factor = torch.where(curvature > 1e-30, curvature / norm.clamp(min=1e-300), 1.0)
-        direction = direction * factor.view(-1, 1, 1)
-    for rho, alpha, step, change in reversed(memory):
-        beta = rho * _dot(change, direction)
-        direction = direction + (alpha - beta).view(-1, 1, 1) * step
-    return direction
+def _prepare(coordinates: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Append the ones of the bias; without masks, one mask with all items."""
+    ones = coordinates.new_ones((len(coordinates), 1))
+    if masks is None:
+        masks = torch.ones((1, len(ones)), dtype=torch.bool, device=ones.device)
+    return torch.cat([coordinates, ones], dim=1), masks
+
+
+def _penalise(
+    value: Tensor, gradient: Tensor, weights: Tensor, l2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Add l2/2 |w|^2 to values (P,) and its derivative to their gradients."""
+    penalised = weights[:, :-1]
+    gradient[:, :-1] += l2.view(-1, 1, 1) * penalised
+    return value + 0.5 * l2 * penalised.square().sum((1, 2)), gradient

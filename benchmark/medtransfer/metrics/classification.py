@@ -1,25 +1,31 @@
 """Metrics of multiclass predictions, weighted and computed for many weightings at once.
 
 Let N be the number of items, C of classes, B of weightings. A metric maps probabilities [N, C],
-labels [N] and weights [B, N] to values [B]: a weight of k counts as k copies of the item, 0 as its
-absence, so the point estimate is one row of ones and a bootstrap replicate a row of counts. NaN
-marks an undefined value. Sums of whole-number weights are exact, whatever the order of the items.
+labels [N] and weights [B, N] to values [B], NaN where undefined; what a weight means stands in
+``evaluation``. The ``score_`` functions take columns that need not exclude each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from medtransfer.metrics.bootstrap import interval
+from medtransfer.metrics.evaluation import (
+    Booleans,
+    Evaluation,
+    Floats,
+    Integers,
+    Metric,
+    average_defined,
+    divide,
+    measure,
+    refuse_rows,
+    refuse_weights,
+)
 
 __all__ = [
     "MULTICLASS",
-    "Evaluation",
-    "Metric",
     "compute_accuracy",
     "compute_auroc",
     "compute_average_precision",
@@ -30,18 +36,17 @@ __all__ = [
     "evaluate",
     "score_auroc",
     "score_average_precision",
+    "score_ece",
 ]
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.integer]
-Booleans = npt.NDArray[np.bool_]
 
 _ECE_BINS = 15
 _SUM_TOLERANCE = 1e-4  # a softmax in half precision that is off by more has another fault
 _BLOCK = 2**17  # numbers in one block of replicates: 1 MiB, which stays in the cache
 
 
-def score_auroc(scores: Floats, targets: Booleans, weights: Floats) -> Floats:
+def score_auroc(
+    scores: Floats, targets: Booleans, weights: Floats, *, known: Booleans | None = None
+) -> Floats:
     """Compute the AUROC of each column, a tie between a positive and a negative counting half.
 
     Hanley and McNeil (1982): the probability that a positive is scored above a negative. With
@@ -54,11 +59,13 @@ def score_auroc(scores: Floats, targets: Booleans, weights: Floats) -> Floats:
         scores: Scores [N, C].
         targets: Whether an item is positive for a column, [N, C].
         weights: Item weights [B, N].
+        known: Whether an item counts for a column, [N, C], as all targets do; None: all count.
 
     Returns:
         AUROC [B, C]; NaN where the weight of the positives or of the negatives is 0.
     """
-    positives, negatives = weights @ targets, weights @ ~targets
+    known = np.ones_like(targets) if known is None else known
+    positives, negatives = weights @ targets, weights @ (known & ~targets)
     won = np.zeros_like(positives)
     plans = []
     for column, (items, thresholds, bounds) in _sort_positives(scores, targets):
@@ -67,7 +74,8 @@ def score_auroc(scores: Floats, targets: Booleans, weights: Floats) -> Floats:
         # to threshold g at m + 1 + g.
         place = np.searchsorted(thresholds, keys)
         tied = thresholds[np.minimum(place, thresholds.size - 1)] == keys
-        plans.append((column, items, bounds, place + tied * bounds.size))
+        # An item that does not count is put where T is 0.
+        plans.append((column, items, bounds, (place + tied * bounds.size) * known[:, column]))
     for rows, block in _split_replicates(weights):
         for column, items, bounds, place in plans:
             above = _accumulate(block, items).take(bounds, axis=1)
@@ -75,10 +83,12 @@ def score_auroc(scores: Floats, targets: Booleans, weights: Floats) -> Floats:
             # Row times row as matrix products, which BLAS does faster than einsum.
             products = block[:, None, :] @ table.take(place, axis=1)[:, :, None]
             won[rows, column] = products[:, 0, 0]
-    return _divide(won - positives**2 / 2, positives * negatives)
+    return divide(won - positives**2 / 2, positives * negatives)
 
 
-def score_average_precision(scores: Floats, targets: Booleans, weights: Floats) -> Floats:
+def score_average_precision(
+    scores: Floats, targets: Booleans, weights: Floats, *, known: Booleans | None = None
+) -> Floats:
     """Compute the average precision of each column.
 
     The sum over thresholds of precision times the increase in recall, without interpolation,
@@ -88,15 +98,18 @@ def score_average_precision(scores: Floats, targets: Booleans, weights: Floats) 
         scores: Scores [N, C].
         targets: Whether an item is positive for a column, [N, C].
         weights: Item weights [B, N].
+        known: Whether an item counts for a column, [N, C], as all targets do; None: all count.
 
     Returns:
         Average precision [B, C]; NaN where the weight of the positives is 0.
     """
+    known = np.ones_like(targets) if known is None else known
     total = np.zeros((len(weights), scores.shape[1]))
     plans = []
     for column, (items, thresholds, bounds) in _sort_positives(scores, targets):
         keys = -scores[:, column]
-        order = np.argsort(keys, kind="stable")
+        counted = np.flatnonzero(known[:, column])
+        order = counted[np.argsort(keys[counted], kind="stable")]
         ends = np.searchsorted(keys[order], thresholds, side="right")
         plans.append((column, items, bounds, order[: ends[-1]], np.append(0, ends[:-1])))
     for rows, block in _split_replicates(weights):
@@ -106,7 +119,36 @@ def score_average_precision(scores: Floats, targets: Booleans, weights: Floats) 
             # Where nothing is chosen nothing is found either, so 1 stands in for 0.
             precision = found[:, 1:] / np.where(chosen > 0, chosen, 1)
             total[rows, column] = np.einsum("bm,bm->b", np.diff(found), precision)
-    return _divide(total, weights @ targets)
+    return divide(total, weights @ targets)
+
+
+def score_ece(
+    confidences: Floats, hits: Booleans, weights: Floats, *, known: Booleans | None = None
+) -> Floats:
+    """Compute the expected calibration error of each column in 15 equal-width bins.
+
+    The mean over items of the absolute difference between the share of hits and the mean
+    confidence of the item's bin (lower, upper].
+
+    Args:
+        confidences: Probabilities [N, C] that were given to a hit.
+        hits: Whether it was one, [N, C].
+        weights: Item weights [B, N].
+        known: Whether an item counts for a column, [N, C]; None: all count.
+
+    Returns:
+        Calibration error [B, C]; NaN where no item has weight.
+    """
+    known = np.ones_like(hits) if known is None else known
+    edges = np.linspace(0, 1, _ECE_BINS + 1)[1:-1]
+    bins = np.searchsorted(edges, confidences, side="left")
+    excess = (hits - confidences) * known
+    total = np.empty((len(weights), hits.shape[1]))
+    for column in range(hits.shape[1]):
+        spread = np.zeros((len(hits), _ECE_BINS))
+        spread[np.arange(len(hits)), bins[:, column]] = excess[:, column]
+        total[:, column] = np.abs(weights @ spread).sum(axis=1)
+    return divide(total, weights @ known)
 
 
 def compute_auroc(probabilities: Floats, labels: Integers, weights: Floats) -> Floats:
@@ -114,7 +156,7 @@ def compute_auroc(probabilities: Floats, labels: Integers, weights: Floats) -> F
 
     With two classes it is the AUROC of class 1. Arguments and result as in the module docstring.
     """
-    return _average_defined(score_auroc(*_one_vs_rest(probabilities, labels), weights))
+    return average_defined(score_auroc(*_one_vs_rest(probabilities, labels), weights))
 
 
 def compute_average_precision(probabilities: Floats, labels: Integers, weights: Floats) -> Floats:
@@ -122,18 +164,18 @@ def compute_average_precision(probabilities: Floats, labels: Integers, weights: 
 
     With two classes it is that of class 1. Arguments and result as in the module docstring.
     """
-    return _average_defined(score_average_precision(*_one_vs_rest(probabilities, labels), weights))
+    return average_defined(score_average_precision(*_one_vs_rest(probabilities, labels), weights))
 
 
 def compute_accuracy(probabilities: Floats, labels: Integers, weights: Floats) -> Floats:
     """Compute the share of items whose most probable class (the first, if tied) is the label."""
-    return _divide(weights @ (probabilities.argmax(axis=1) == labels), weights.sum(axis=1))
+    return divide(weights @ (probabilities.argmax(axis=1) == labels), weights.sum(axis=1))
 
 
 def compute_balanced_accuracy(probabilities: Floats, labels: Integers, weights: Floats) -> Floats:
     """Average the recall over the classes that are present in the labels."""
     hits, actual, _ = _count(probabilities, labels, weights)
-    return _average_defined(_divide(hits, actual))
+    return average_defined(divide(hits, actual))
 
 
 def compute_f1(probabilities: Floats, labels: Integers, weights: Floats) -> Floats:
@@ -144,21 +186,16 @@ def compute_f1(probabilities: Floats, labels: Integers, weights: Floats) -> Floa
     default label set, computed on the items repeated as often as their weights say.
     """
     hits, actual, predicted = _count(probabilities, labels, weights)
-    return _average_defined(_divide(2 * hits, actual + predicted))
+    return average_defined(divide(2 * hits, actual + predicted))
 
 
 def compute_ece(probabilities: Floats, labels: Integers, weights: Floats) -> Floats:
     """Compute the expected calibration error of the most probable class in 15 equal-width bins.
 
-    Guo et al. (2017), "On Calibration of Modern Neural Networks": the mean over items of the
-    absolute difference between accuracy and mean confidence of the item's bin (lower, upper].
+    Guo et al. (2017), "On Calibration of Modern Neural Networks".
     """
-    confidence = probabilities.max(axis=1)
-    edges = np.linspace(0, 1, _ECE_BINS + 1)[1:-1]
-    excess = np.zeros((len(labels), _ECE_BINS))
-    bins = np.searchsorted(edges, confidence, side="left")
-    excess[np.arange(len(labels)), bins] = (probabilities.argmax(axis=1) == labels) - confidence
-    return _divide(np.abs(weights @ excess).sum(axis=1), weights.sum(axis=1))
+    hits = probabilities.argmax(axis=1) == labels
+    return score_ece(probabilities.max(axis=1)[:, None], hits[:, None], weights)[:, 0]
 
 
 def compute_brier(probabilities: Floats, labels: Integers, weights: Floats) -> Floats:
@@ -168,20 +205,7 @@ def compute_brier(probabilities: Floats, labels: Integers, weights: Floats) -> F
     ``brier_score_loss``, which counts the error of class 1 only.
     """
     errors = np.square(probabilities - _one_hot(labels, probabilities.shape[1])).sum(axis=1)
-    return _divide(weights @ errors, weights.sum(axis=1))
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric as the reports know it."""
-
-    name: str  # key in records
-    title: str  # heading in tables
-    function: Callable[[Floats, Integers, Floats], Floats]
-    higher_is_better: bool
-    # Expected value of scores that ignore the image, from the number of classes; None where it
-    # depends on the prevalences or on the scores.
-    chance: Callable[[int], float] | None = None
+    return divide(weights @ errors, weights.sum(axis=1))
 
 
 MULTICLASS: dict[str, Metric] = {
@@ -204,17 +228,6 @@ MULTICLASS: dict[str, Metric] = {
 }
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """All metrics of one set of predictions; the dictionaries have the keys of ``MULTICLASS``."""
-
-    values: dict[str, float | None]  # point estimates, None where undefined
-    classes_scored: int  # classes with a positive and a negative item, those averaged in AUROC
-    n: int  # items
-    intervals: dict[str, tuple[float, float] | None]  # 95 % bootstrap percentile intervals
-    replicates: dict[str, Floats]  # values [B] per row of weights, NaN where undefined
-
-
 def evaluate(probabilities: Floats, labels: Integers, weights: Floats) -> Evaluation:
     """Compute every multiclass metric with its bootstrap interval.
 
@@ -234,18 +247,9 @@ def evaluate(probabilities: Floats, labels: Integers, weights: Floats) -> Evalua
     labels, weights = np.asarray(labels), np.asarray(weights, dtype=np.float64)
     _validate(probabilities, labels, weights)
     n, classes = probabilities.shape
-    once = np.ones((1, n))
-    values: dict[str, float | None] = {}
-    intervals: dict[str, tuple[float, float] | None] = {}
-    replicates: dict[str, Floats] = {}
-    for name, metric in MULTICLASS.items():
-        value = metric.function(probabilities, labels, once).item()
-        replicates[name] = metric.function(probabilities, labels, weights)
-        values[name] = None if np.isnan(value) else value
-        intervals[name] = None if np.isnan(value) else interval(replicates[name])
     sizes = np.bincount(labels, minlength=classes)
     scored = int(((sizes > 0) & (sizes < n)).sum())
-    return Evaluation(values, scored, n, intervals, replicates)
+    return measure(MULTICLASS, probabilities, labels, weights, classes_scored=scored)
 
 
 def _validate(probabilities: Floats, labels: Integers, weights: Floats) -> None:
@@ -261,23 +265,14 @@ def _validate(probabilities: Floats, labels: Integers, weights: Floats) -> None:
         raise ValueError(f"labels must be integers, got {labels.dtype}")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
-    if weights.ndim != 2 or weights.shape[1] != n:
-        raise ValueError(f"weights must have shape (B, {n}), got {weights.shape}")
-    if not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise ValueError("weights must be finite and not negative")
+    refuse_weights(weights, n)
     sums = probabilities.sum(axis=1)
     faults = {
         "not finite": ~np.isfinite(probabilities).all(axis=1),
         "negative": (probabilities < 0).any(axis=1),
         f"not summing to one within {_SUM_TOLERANCE:g}": np.abs(sums - 1) > _SUM_TOLERANCE,
     }
-    for fault, rows in faults.items():
-        if rows.any():
-            first = rows.argmax()
-            raise ValueError(
-                f"probabilities {fault} in {rows.sum()} of {n} rows, "
-                f"first in row {first}: {probabilities[first]}"
-            )
+    refuse_rows(probabilities, faults)
 
 
 def _one_hot(labels: Integers, classes: int) -> Booleans:
@@ -328,15 +323,3 @@ def _split_replicates(weights: Floats) -> Iterator[tuple[slice, Floats]]:
     for start in range(0, len(weights), step):
         rows = slice(start, start + step)
         yield rows, weights[rows]
-
-
-def _divide(numerator: Floats, denominator: Floats) -> Floats:
-    """Divide, giving NaN instead of a warning where the denominator is 0."""
-    quotient: Floats = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
-    return quotient
-
-
-def _average_defined(per_class: Floats) -> Floats:
-    defined = ~np.isnan(per_class)
-    return _divide(np.where(defined, per_class, 0).sum(axis=1), defined.sum(axis=1))

@@ -1,0 +1,492 @@
+"""Multi-label metrics against scikit-learn and slow loops, and one-vs-rest probes."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
+from sklearn.linear_model import LogisticRegression
+
+from medtransfer.adaptation.logistic import (
+    fit_logistic,
+    fit_one_vs_rest,
+    objective_one_vs_rest,
+    predict_logistic,
+    predict_one_vs_rest,
+    rotate,
+)
+from medtransfer.metrics import (
+    METRICS,
+    MULTICLASS,
+    MULTILABEL,
+    classification,
+    evaluate,
+    interval,
+    item_weights,
+)
+
+CLOSE = {"rtol": 0, "atol": 1e-9}
+L2 = [1e-6, 1e-4, 1e-2, 1.0]
+
+
+# Metrics
+
+
+def draw_case(seed, n, width, *, ties=False, unknown=0.0, constant=0):
+    """Probabilities and labels [n, width]; the first ``constant`` labels have one kind only."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, width)) < rng.uniform(0.1, 0.7, width)).astype(np.int64)
+    labels[:, :constant] = np.arange(constant) % 2
+    probabilities = 1 / (1 + np.exp(-rng.normal(size=(n, width)) - labels + 0.5))
+    if ties:
+        probabilities = (probabilities * 4).round() / 4
+    labels[rng.random((n, width)) < unknown] = -1
+    return probabilities, labels
+
+
+def compute(name, probabilities, labels, weights=None):
+    weights = np.ones(len(labels)) if weights is None else weights
+    return MULTILABEL[name].function(probabilities, labels, weights[None]).item()
+
+
+def compute_slowly(name, probabilities, labels, weights=None):
+    """Label by label on the known items that have weight, with scikit-learn."""
+    weights = np.ones(len(labels)) if weights is None else weights
+    values = []
+    for scores, truths in zip(probabilities.T, labels.T, strict=True):
+        kept = (truths >= 0) & (weights > 0)
+        values.append(compute_label(name, truths[kept], scores[kept], weights[kept]))
+    defined = [value for value in values if value is not None and not np.isnan(value)]
+    return np.mean(defined) if defined else np.nan
+
+
+def compute_label(name, truths, scores, weights):
+    if len(truths) == 0 or (name in ("auroc", "balanced_accuracy") and len({*truths}) < 2):
+        return None
+    if name == "average_precision" and not truths.any():
+        return None
+    if name == "ece":
+        return compute_ece_slowly(truths, scores, weights)
+    predicted = (scores >= 0.5).astype(int)
+    function, answers = {
+        "auroc": (sklearn_metrics.roc_auc_score, scores),
+        "average_precision": (sklearn_metrics.average_precision_score, scores),
+        "accuracy": (sklearn_metrics.accuracy_score, predicted),
+        "balanced_accuracy": (sklearn_metrics.balanced_accuracy_score, predicted),
+        "f1": (sklearn_metrics.f1_score, predicted),
+        "brier": (sklearn_metrics.mean_squared_error, scores),
+    }[name]
+    options = {"zero_division": np.nan} if name == "f1" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where only one kind is left
+        return function(truths, answers, sample_weight=weights, **options)
+
+
+def compute_ece_slowly(truths, scores, weights):
+    total = 0.0
+    for number, (lower, upper) in enumerate(pairwise(np.linspace(0, 1, 16))):
+        inside = (lower < scores) & (scores <= upper) | ((scores == 0) & (number == 0))
+        total += abs((weights * (truths - scores))[inside].sum())
+    return total / weights.sum()
+
+
+cases = st.tuples(
+    st.integers(0, 2**32 - 1),  # seed
+    st.integers(1, 40),  # items
+    st.sampled_from([(1, 0), (2, 2), (5, 2)]),  # labels, those of one kind
+    st.booleans(),  # ties
+    st.sampled_from([0.0, 0.3, 0.95]),  # share of unknown labels
+)
+deterministic = settings(derandomize=True, deadline=None, max_examples=25, database=None)
+every_metric = pytest.mark.parametrize("name", MULTILABEL)
+
+
+def draw(case):
+    seed, n, (width, constant), ties, unknown = case
+    return draw_case(seed, n, width, ties=ties, unknown=unknown, constant=constant)
+
+
+@every_metric
+@given(case=cases)
+@deterministic
+def test_metrics_agree_with_a_second_implementation(name, case):
+    """Every metric is scikit-learn's mean over the labels' own known items."""
+    predictions = draw(case)
+    np.testing.assert_allclose(
+        compute(name, *predictions), compute_slowly(name, *predictions), **CLOSE
+    )
+
+
+@every_metric
+@given(case=cases)
+@deterministic
+def test_fractional_weights_agree_with_a_second_implementation(name, case):
+    """Positive weights mean what scikit-learn's sample_weight means."""
+    predictions = draw(case)
+    weights = np.random.default_rng(case[0]).uniform(0.1, 3, case[1])
+    expected = compute_slowly(name, *predictions, weights)
+    np.testing.assert_allclose(compute(name, *predictions, weights), expected, **CLOSE)
+
+
+@every_metric
+@given(case=cases)
+@deterministic
+def test_whole_weights_repeat_items(name, case):
+    """A weight of k is k copies of the item, and 0 its absence, whatever is unknown."""
+    predictions = draw(case)
+    counts = np.random.default_rng(case[0]).multinomial(case[1], np.full(case[1], 1 / case[1]))
+    repeated = [np.repeat(array, counts, axis=0) for array in predictions]
+    value = compute(name, *predictions, counts.astype(float))
+    np.testing.assert_allclose(value, compute_slowly(name, *repeated), **CLOSE)
+
+
+@every_metric
+@given(case=cases)
+@deterministic
+def test_scores_of_unknown_labels_do_not_matter(name, case):
+    """Whatever is predicted where the label is unknown, the value is the same."""
+    probabilities, labels = draw(case)
+    other = np.random.default_rng(case[0]).random(labels.shape)
+    changed = compute(name, np.where(labels < 0, other, probabilities), labels)
+    np.testing.assert_allclose(changed, compute(name, probabilities, labels), rtol=0, atol=1e-12)
+
+
+@every_metric
+@given(case=cases)
+@deterministic
+def test_order_of_labels_and_items_does_not_matter(name, case):
+    """Permuting columns, or rows, leaves every metric as it is."""
+    predictions = draw(case)
+    rng = np.random.default_rng(case[0])
+    expected = compute(name, *predictions)
+    for axis in (0, 1):
+        order = rng.permutation(predictions[1].shape[axis])
+        permuted = compute(name, *[array.take(order, axis=axis) for array in predictions])
+        np.testing.assert_allclose(permuted, expected, rtol=0, atol=1e-12)
+
+
+@every_metric
+@pytest.mark.parametrize("ties", [False, True])
+def test_replicates_are_the_metric_of_the_repeated_items(name, ties, monkeypatch):
+    """Each bootstrap replicate, also in blocks that do not divide them, is its own items' value."""
+    predictions = draw_case(0, 50, 4, ties=ties, unknown=0.3, constant=1)
+    weights = item_weights("task", "split", 50, replicates=17)
+    counts = weights.astype(int)
+    expected = [
+        compute_slowly(name, *[np.repeat(a, row, axis=0) for a in predictions]) for row in counts
+    ]
+    monkeypatch.setattr(classification, "_BLOCK", 3 * 50)
+    replicates = evaluate(*predictions, weights, kind="multilabel").replicates[name]
+    np.testing.assert_allclose(replicates, expected, **CLOSE)
+
+
+@every_metric
+def test_a_row_without_weight_is_undefined(name):
+    """No items, no value, and no warning."""
+    assert np.isnan(compute(name, *draw_case(0, 20, 3), np.zeros(20)))
+
+
+def test_one_label_is_a_task_of_two_classes():
+    """Of a single label every metric is that of the classes absent and present."""
+    probabilities, labels = draw_case(0, 100, 1)
+    single = evaluate(probabilities, labels, np.ones((1, 100)), kind="multilabel").values
+    both = np.hstack([1 - probabilities, probabilities])
+    double = evaluate(both, labels[:, 0], np.ones((1, 100))).values
+    for name in ("auroc", "average_precision", "accuracy", "balanced_accuracy"):
+        assert single[name] == pytest.approx(double[name])
+    assert 2 * single["brier"] == pytest.approx(double["brier"])
+
+
+def test_a_score_of_one_half_is_positive():
+    """The threshold itself counts as positive, as in MedMNIST's evaluator."""
+    values = evaluate([[0.5], [0.5 - 1e-9]], [[1], [0]], np.ones((1, 2)), kind="multilabel").values
+    assert values["accuracy"] == values["balanced_accuracy"] == values["f1"] == 1
+
+
+def test_ece_compares_positives_with_their_probability():
+    """A confident and right negative is calibrated; bins are closed above, and hold zero."""
+    edges = np.linspace(0, 1, 16)
+    for top in edges[1:]:
+        scores = np.array([[top], [top - 0.01]])  # in one bin, so a hit and a miss offset
+        expected = abs(1 - scores.sum()) / 2
+        assert compute("ece", scores, np.array([[1], [0]])) == pytest.approx(expected)
+    assert compute("ece", np.zeros((3, 1)), np.zeros((3, 1), dtype=int)) == 0
+    assert compute("ece", np.full((4, 1), 0.25), np.array([[1], [0], [0], [0]])) == 0
+
+
+def test_perfect_predictions():
+    """Certain and right: 1 for scores, 0 for errors."""
+    labels = (np.arange(20)[:, None] % [2, 3, 5] == 0).astype(int)
+    values = evaluate(labels, labels, np.ones((1, 20)), kind="multilabel").values
+    assert values == {name: float(m.higher_is_better) for name, m in MULTILABEL.items()}
+
+
+@pytest.mark.parametrize("score", [0.0, 0.3, 0.5, 1.0])
+def test_constant_predictions_are_at_chance(score):
+    """Equal scores for all items give every metric with a chance level exactly that level."""
+    labels = (np.arange(20)[:, None] % [2, 4, 5] == 0).astype(int)
+    values = evaluate(np.full((20, 3), score), labels, np.ones((1, 20)), kind="multilabel").values
+    chances = {name: m.chance(3) for name, m in MULTILABEL.items() if m.chance}
+    assert chances == {"auroc": 0.5, "balanced_accuracy": 0.5}
+    assert {name: values[name] for name in chances} == chances
+
+
+def test_labels_of_one_kind_are_left_out_and_counted():
+    """A label without a positive, without a negative or unknown leaves AUROC to the others."""
+    probabilities, labels = draw_case(0, 60, 5, unknown=0.2)
+    labels[:, 0], labels[:, 1] = 0, 1
+    labels[:10, :2], labels[:, 2] = -1, -1
+    weights = item_weights("t", "s", 60)
+    some = evaluate(probabilities, labels, weights, kind="multilabel")
+    rest = evaluate(probabilities[:, 3:], labels[:, 3:], weights, kind="multilabel")
+    assert some.classes_scored == rest.classes_scored == 2
+    for name in ("auroc", "balanced_accuracy"):
+        assert some.values[name] == rest.values[name] is not None
+    none = evaluate(probabilities[:, :3], labels[:, :3], weights, kind="multilabel")
+    assert none.classes_scored == 0
+    assert none.values["auroc"] is none.intervals["auroc"] is None
+    assert np.isnan(none.replicates["auroc"]).all()
+    assert none.values["accuracy"] is not None
+    unknown = evaluate(probabilities[:, [2]], labels[:, [2]], weights, kind="multilabel")
+    assert {*unknown.values.values(), *unknown.intervals.values()} == {None}
+
+
+def test_evaluation_is_complete():
+    """Every registered metric has a value, its replicates, and an interval made of them."""
+    predictions = draw_case(0, 100, 4, unknown=0.2)
+    weights = item_weights("task", "split", 100)
+    evaluation = evaluate(*predictions, weights, kind="multilabel")
+    assert (evaluation.n, evaluation.classes_scored) == (100, 4)
+    for entries in (evaluation.values, evaluation.intervals, evaluation.replicates):
+        assert list(entries) == list(MULTILABEL) == [m.name for m in MULTILABEL.values()]
+    for name in MULTILABEL:
+        assert evaluation.values[name] == compute(name, *predictions)
+        assert evaluation.intervals[name] == interval(evaluation.replicates[name])
+
+
+def test_kinds_share_their_metrics():
+    """Tables line up: the same keys, headings and directions in both kinds of classification."""
+    assert METRICS == {"multiclass": MULTICLASS, "multilabel": MULTILABEL}
+    described = [
+        [(m.name, m.title, m.higher_is_better) for m in metrics.values()]
+        for metrics in METRICS.values()
+    ]
+    assert described[0] == described[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probabilities": np.full(4, 0.5)}, r"probabilities must be \[N, L\].*\(4,\)"),
+        ({"probabilities": np.empty((4, 0))}, "L at least 1"),
+        ({"probabilities": np.empty((0, 2))}, "N and L at least 1"),
+        ({"probabilities": np.full((4, 2), np.nan)}, "not finite in 4 of 4 rows"),
+        (
+            {"probabilities": np.array([[0.5, 0.5]] * 3 + [[0.5, 1.5]])},
+            "not between 0 and 1 in 1 of 4 rows, first in row 3",
+        ),
+        ({"probabilities": np.full((4, 2), -0.1)}, "not between 0 and 1 in 4 of 4"),
+        ({"labels": np.zeros(4, dtype=int)}, r"labels must have shape \(4, 2\), got \(4,\)"),
+        ({"labels": np.zeros((4, 2))}, "labels must be integers, got float64"),
+        ({"labels": np.full((4, 2), 2)}, r"labels must be 1, 0 or -1 \(unknown\), got 2 to 2"),
+        ({"labels": np.full((4, 2), -2)}, "got -2 to -2"),
+        ({"weights": np.ones(4)}, r"weights must have shape \(B, 4\), got \(4,\)"),
+        ({"weights": np.full((1, 4), -1)}, "weights must be finite and not negative"),
+        ({"kind": "multilable"}, "kind must be one of multiclass, multilabel, got 'multilable'"),
+    ],
+)
+def test_invalid_input_is_named(change, message):
+    """What cannot be scored is refused with its reason."""
+    valid = {
+        "probabilities": np.full((4, 2), 0.5),
+        "labels": np.array([[0, 1], [1, -1], [1, 1], [0, 0]]),
+        "weights": np.ones((2, 4)),
+        "kind": "multilabel",
+    }
+    evaluate(**valid)
+    with pytest.raises(ValueError, match=message):
+        evaluate(**valid | change)
+
+
+# One-vs-rest logistic regression
+
+
+def draw_features(*, items, width, labels=3, seed=0, unknown=0.0):
+    """Float64 (N, D) and overlapping, rare and frequent targets (N, labels)."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(items, width)) * np.geomspace(2, 0.1, width)
+    logits = features @ rng.normal(size=(width, labels)) + rng.logistic(size=(items, labels))
+    thresholds = [np.quantile(z, q) for z, q in zip(logits.T, [0.9, 0.5, 0.3, 0.8], strict=False)]
+    targets = (logits > thresholds).astype(np.int64)
+    targets[rng.random(targets.shape) < unknown] = -1
+    return features, targets
+
+
+def fit(features, targets, l2=L2, masks=None):
+    """Weights (M, L, D + 1, K) on the original axes, in numpy."""
+    inputs = torch.from_numpy(features)
+    axes = rotate(inputs)
+    fitted = fit_one_vs_rest(
+        axes.project(inputs),
+        torch.from_numpy(targets),
+        variance=axes.variance,
+        l2=l2,
+        masks=None if masks is None else torch.from_numpy(masks),
+    )
+    slopes = torch.einsum("dr,mlrk->mldk", axes.basis, fitted[:, :, :-1])
+    bias = fitted[:, :, -1] - torch.einsum("d,mldk->mlk", axes.mean, slopes)
+    return torch.cat([slopes, bias.unsqueeze(2)], dim=2).numpy()
+
+
+def compute_objective(weights, features, targets, l2):
+    """One label's mean cross-entropy of its known items + l2/2 |w|^2, in numpy."""
+    known = targets >= 0
+    logits = features[known] @ weights[:-1] + weights[-1]
+    loss = np.logaddexp(0, -logits * (2 * targets[known] - 1)).mean()
+    return loss + l2 / 2 * np.square(weights[:-1]).sum()
+
+
+def fit_sklearn(features, targets, l2):
+    """Scikit-learn's weights of the same objective for one label: C = 1 / (known items * l2)."""
+    known = targets >= 0
+    model = LogisticRegression(
+        C=1 / (known.sum() * l2), solver="newton-cholesky", tol=1e-10, max_iter=1000
+    ).fit(features[known], targets[known])
+    return np.append(model.coef_[0], model.intercept_)
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.4])
+@pytest.mark.parametrize(("items", "width"), [(40, 80), (200, 12)])
+def test_each_label_has_the_minimum_of_sklearn(items, width, unknown):
+    """For every fold, L2 and label the minimum equals scikit-learn's within 1e-6 relative."""
+    features, targets = draw_features(items=items, width=width, unknown=unknown)
+    masks = np.stack([np.arange(items) % 3 != fold for fold in range(2)] + [np.ones(items, bool)])
+    fitted = fit(features, targets, masks=masks)
+    for m, mask in enumerate(masks):
+        for i, l2 in enumerate(L2):
+            for k in range(3):
+                problem = features[mask], targets[mask, k], l2
+                expected = compute_objective(fit_sklearn(*problem), *problem)
+                found = compute_objective(fitted[m, i, :, k], *problem)
+                assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_probabilities_are_those_of_sklearn():
+    """Unseen items get the same probabilities, where the penalty makes the minimum sharp."""
+    features, targets = draw_features(items=120, width=20)
+    unseen = draw_features(items=40, width=20, seed=1)[0]
+    axes = rotate(torch.from_numpy(features))
+    options = {"variance": axes.variance, "l2": [1e-2]}
+    coordinates = axes.project(torch.from_numpy(features))
+    weights = fit_one_vs_rest(coordinates, torch.from_numpy(targets), **options)
+    found = predict_one_vs_rest(weights, axes.project(torch.from_numpy(unseen)))
+    assert found.shape == (1, 1, 40, 3)
+    for k in range(3):
+        model = fit_sklearn(features, targets[:, k], 1e-2)
+        expected = 1 / (1 + np.exp(-unseen @ model[:-1] - model[-1]))
+        np.testing.assert_allclose(found[0, 0, :, k], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1e-1])
+def test_one_label_is_the_softmax_of_two_classes_with_twice_the_l2(l2):
+    """The relation that `fit_one_vs_rest` derives, w = w1 - w0 included."""
+    features, targets = draw_features(items=90, width=10, labels=1)
+    axes = rotate(torch.from_numpy(features))
+    coordinates, labels = axes.project(torch.from_numpy(features)), torch.from_numpy(targets)
+    single = fit_one_vs_rest(coordinates, labels, variance=axes.variance, l2=[l2])
+    double = fit_logistic(coordinates, labels[:, 0], variance=axes.variance, classes=2, l2=[2 * l2])
+    torch.testing.assert_close(
+        predict_one_vs_rest(single, coordinates)[..., 0],
+        predict_logistic(double, coordinates)[..., 1],
+        rtol=0,
+        atol=2e-4,
+    )
+    difference = double[..., 1] - double[..., 0]
+    torch.testing.assert_close(single[..., 0], difference, rtol=0, atol=5e-3)
+
+
+def test_labels_are_fitted_apart():
+    """A label's weights do not depend on which labels stand beside it, nor on their order."""
+    features, targets = draw_features(items=60, width=12, labels=4, unknown=0.2)
+    together = fit(features, targets)
+    order = np.array([2, 0, 3, 1])
+    np.testing.assert_allclose(fit(features, targets[:, order]), together[..., order], atol=1e-3)
+    for k in range(4):
+        alone = fit(features, targets[:, [k]])
+        np.testing.assert_allclose(alone, together[..., [k]], atol=1e-3)
+
+
+@pytest.mark.parametrize("width", [8, 80])
+def test_a_mask_is_a_fit_of_the_subset(width):
+    """Each fold's problem has the minimum of its items alone, though the axes are everybody's."""
+    features, targets = draw_features(items=60, width=width, unknown=0.2)
+    masks = np.stack([np.arange(60) % 4 != fold for fold in range(4)])
+    together = fit(features, targets, masks=masks)
+    for mask, weights in zip(masks, together, strict=True):
+        alone = fit(features[mask], targets[mask])[0]
+        for masked, single, l2 in zip(weights, alone, L2, strict=True):
+            for k in range(3):
+                problem = features[mask], targets[mask, k], l2
+                values = [compute_objective(w[:, k], *problem) for w in (masked, single)]
+                assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_unknown_items_and_copies_change_nothing():
+    """Items with an unknown label do not move its fit; a copy of every item moves no fit."""
+    features, targets = draw_features(items=50, width=10)
+    expected = fit(features, targets)
+    others = draw_features(items=30, width=10, seed=1)[0]
+    for more, labels in ((others, np.full((30, 3), -1)), (features, targets)):
+        mixed = np.vstack([features, more]), np.vstack([targets, labels])
+        for found, weights, l2 in zip(fit(*mixed)[0], expected[0], L2, strict=True):
+            for k in range(3):
+                problem = features, targets[:, k], l2
+                values = [compute_objective(w[:, k], *problem) for w in (found, weights)]
+                assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_labels_without_a_minimum_get_a_smoothed_prevalence():
+    """Constant or unknown in a mask: no weights, (positives + 1/2) / (known + 1); others fitted."""
+    features, targets = draw_features(items=40, width=10, labels=4)
+    expected = fit(features, targets[:, [3]], masks=np.ones((1, 40), bool))
+    targets[:, :3] = [1, 0, -1]
+    targets[:10, :2] = -1
+    masks = np.stack([np.ones(40, bool), np.arange(40) < 15, np.arange(40) < 10])
+    fitted = fit(features, targets, masks=masks)
+    assert np.isfinite(fitted).all()
+    assert (fitted[:, :, :-1, :3] == 0).all()
+    found = 1 / (1 + np.exp(-fitted[:, :, -1, :3]))
+    wanted = [[30.5 / 31, 0.5 / 31, 0.5], [5.5 / 6, 0.5 / 6, 0.5], [0.5, 0.5, 0.5]]
+    np.testing.assert_allclose(found, np.repeat(np.array(wanted)[:, None], len(L2), 1))
+    np.testing.assert_allclose(fitted[:1, ..., 3:], expected, atol=1e-3)
+
+
+def test_features_that_say_nothing_give_the_prevalence():
+    """Equal features leave the bias alone, at the log-odds of the known positives."""
+    targets = np.array([[1, 0], [0, 0], [0, -1], [0, 1]])
+    fitted = fit(np.ones((4, 3)), targets, l2=[1e-2])[0, 0]
+    np.testing.assert_allclose(1 / (1 + np.exp(-fitted[-1])), [1 / 4, 1 / 3], atol=1e-4)
+
+
+def test_gradient_is_that_of_autograd():
+    """The gradient that the solver uses is the derivative of the value that it minimises."""
+    generator = torch.Generator().manual_seed(0)
+    options = {"generator": generator, "dtype": torch.float64}
+    weights = torch.randn((4, 7, 1), **options).requires_grad_()
+    inputs = torch.cat([torch.randn((11, 6), **options), torch.ones(11, 1)], dim=1)
+    share = torch.randn((4, 11), **options)
+    share[1, :5] = 0
+    share /= share.abs().sum(1, keepdim=True)
+    share[2] = 0
+    l2 = torch.tensor([1e-3, 0.1, 0.0, 2.0], dtype=torch.float64)
+    value, gradient = objective_one_vs_rest(weights, inputs, share, l2)
+    (expected,) = torch.autograd.grad(value.sum(), weights)
+    torch.testing.assert_close(gradient.detach(), expected, rtol=1e-10, atol=1e-12)
+    assert value[2] == 0
+    assert (gradient[2] == 0).all()
