@@ -13,7 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["draw_items", "feasible", "hold_out", "seed_of", "stratified_folds"]
+__all__ = [
+    "draw_items",
+    "feasible",
+    "groups",
+    "hold_out",
+    "seed_of",
+    "strata",
+    "stratified_folds",
+]
 
 
 def seed_of(*parts: object) -> int:
@@ -23,16 +31,27 @@ def seed_of(*parts: object) -> int:
 
 
 def draw_items(
-    labels: NDArray[np.int64], ids: Sequence[str], *, shots: int | None, task: str, draw: int
+    labels: NDArray[np.int64],
+    ids: Sequence[str],
+    *,
+    shots: int | None,
+    task: str,
+    draw: int,
+    patients: Sequence[str] | None = None,
 ) -> NDArray[np.int64]:
     """Choose the training items of one draw.
 
+    Multiclass: the first k of each class. Multilabel: k positives of each label where there are
+    as many, rarest first, and k items without any label; an item counts for all of its labels.
+    Segmentation: k images, of distinct patients as long as there are any.
+
     Args:
-        labels: Labels of the training split, (N,).
+        labels: Labels of the training split, (N,), (N, L) or (N, 0), as in `Split`.
         ids: Their N item ids.
-        shots: Items per class, fewer where a class has fewer; ``None`` takes all items.
+        shots: k; ``None`` takes all items.
         task: The task's name.
         draw: The draw's number.
+        patients: Of the items, where known.
 
     Returns:
         Indices into the split, class by class, each class in the order of its hashes.
@@ -43,14 +62,69 @@ def draw_items(
         [hashlib.sha256(f"{task}/{draw}/{item}".encode()).hexdigest() for item in ids], dtype="S64"
     )
     order = np.argsort(keys, kind="stable")
-    return np.concatenate(
-        [order[labels[order] == label][:shots] for label in range(int(labels.max()) + 1)]
-    )
+    if labels.ndim == 1:
+        return np.concatenate(
+            [order[labels[order] == label][:shots] for label in range(int(labels.max()) + 1)]
+        )
+    if labels.shape[1] == 0:
+        return _spread(order, patients)[:shots]
+    return _draw_positives(labels, order, shots)
 
 
-def feasible(*, items: int, classes: int, shots: int | None, share: float) -> bool:
+def _spread(order: NDArray[np.int64], patients: Sequence[str] | None) -> NDArray[np.int64]:
+    """Everybody's first image, then everybody's second one, and so on."""
+    if patients is None:
+        return order
+    seen: dict[str, int] = {}
+    turns = []
+    for item in order:
+        turns.append(seen.get(patients[item], 0))
+        seen[patients[item]] = turns[-1] + 1
+    return order[np.argsort(turns, kind="stable")]
+
+
+def _draw_positives(
+    labels: NDArray[np.int64], order: NDArray[np.int64], shots: int
+) -> NDArray[np.int64]:
+    """Go from one shot to k shots, so that the draws are nested."""
+    positive = labels[order] == 1
+    nothing = (labels[order] == 0).all(axis=1)
+    groups = np.concatenate([positive, nothing[:, None]], axis=1)  # in the order of the hashes
+    rarest_first = [*np.argsort(positive.sum(axis=0), kind="stable"), positive.shape[1]]
+    chosen = np.zeros(len(order), dtype=bool)
+    drawn_for: dict[int, int] = {}
+    for count in range(1, shots + 1):
+        for group in rarest_first:
+            if (chosen & groups[:, group]).sum() >= count:
+                continue
+            for place in np.flatnonzero(groups[:, group] & ~chosen)[:1].tolist():
+                chosen[place] = True
+                drawn_for[place] = int(group)
+    places = sorted(drawn_for, key=lambda place: (drawn_for[place], place))
+    return order[places]
+
+
+def strata(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What folds are balanced over: the class, or an item's rarest label, the last being none."""
+    if labels.ndim == 1:
+        return labels
+    positive = labels == 1
+    rank = np.argsort(np.argsort(positive.sum(axis=0), kind="stable"), kind="stable")
+    rarest = np.where(positive, rank, labels.shape[1])
+    found: NDArray[np.int64] = np.append(np.argsort(rank, kind="stable"), labels.shape[1])[
+        rarest.min(axis=1)
+    ]
+    return found
+
+
+def groups(kind: str, classes: int) -> int:
+    """How many groups of items a draw takes k of: classes, labels and none, or just images."""
+    return {"multiclass": classes, "multilabel": classes + 1, "segmentation": 1}[kind]
+
+
+def feasible(*, items: int, groups: int, shots: int | None, share: float) -> bool:
     """Whether a few-shot budget is a real subset: it uses less than ``share`` of the split."""
-    return shots is None or shots * classes < share * items
+    return shots is None or shots * groups < share * items
 
 
 def stratified_folds(labels: NDArray[np.int64], folds: int) -> NDArray[np.int64]:

@@ -8,31 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from medtransfer.data.sources import LOADERS
+from medtransfer.data.cache import cache_folder
+from medtransfer.data.corruptions import REVISION as CORRUPTIONS_REVISION
+from medtransfer.data.download import SILENT, Progress, find, obtain
+from medtransfer.data.labels import conform, count_labels
+from medtransfer.data.loaders import LOADERS
+from medtransfer.data.sources.corrupt import corrupted
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.base import InputError, digest
-from medtransfer.specs.task import Source, TaskCard
+from medtransfer.specs.source import CorruptSource, Source
+from medtransfer.specs.task import TaskCard
 
-__all__ = ["Split", "TaskData", "cache_folder", "open_task"]
+__all__ = ["Split", "TaskData", "open_task", "stored_split"]
 
-_FORMAT = 1
-
-
-def cache_folder() -> Path:
-    """Where decoded splits and frozen features are kept: ``BENCH_CACHE`` or the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medtransfer"
-    return Path(os.environ.get("BENCH_CACHE") or default)
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -41,23 +44,44 @@ class Split:
 
     Attributes:
         images: uint8, memory-mapped, (N, H, W) or (N, H, W, 3).
-        labels: int64, (N,).
+        labels: int64, (N,) class ids; multilabel (N, L) with 1, 0 and -1 for unknown;
+            segmentation (N, 0), the truth being in ``masks``.
         ids: N item ids.
-        sha256: Of the decoded images and labels.
-        label_names: Class names that came with the data, if any did.
+        sha256: Of the decoded images and masks, the labels and the ids; of a corrupted split, of
+            what makes it.
         origin: What error messages call it.
+        patients: Patient of each item, where known; unique over corpora.
+        masks: uint8 class ids, memory-mapped, (N, H, W).
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     ids: list[str]
     sha256: str
-    label_names: list[str] | None
     origin: str
+    patients: list[str] | None = None
+    masks: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         """Number of items."""
         return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """The images in order, ``size`` at a time, read from the file.
+
+        A pass over a memory map would leave every page of it in the process's resident memory.
+        """
+        if not isinstance(self.images, np.memmap):  # made in memory, by a test or a caller
+            for start in range(0, len(self), size):
+                yield np.array(self.images[start : start + size])
+            return
+        item = int(np.prod(self.images.shape[1:]))
+        with Path(str(self.images.filename)).open("rb") as file:
+            file.seek(self.images.offset)
+            for start in range(0, len(self), size):
+                count = min(size, len(self) - start)
+                pixels = np.fromfile(file, np.uint8, count * item)
+                yield pixels.reshape(count, *self.images.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -83,70 +107,114 @@ class TaskData:
         return {name: self.splits[name] for name in self.card.test_splits}
 
 
-def open_task(card: TaskCard, *, folder: Path | None) -> TaskData:
-    """Open every split of a task, decoding what is not in the store yet.
+def open_task(
+    card: TaskCard,
+    *,
+    folder: Path | None,
+    progress: Progress = SILENT,
+    fetch: bool = True,
+) -> TaskData:
+    """Open every split of a task, fetching and decoding what is not in the store yet.
 
     Args:
         card: The task card.
         folder: Where files are looked for (``--data``).
+        progress: Shows downloads.
+        fetch: Whether missing files are downloaded.
 
     Raises:
         InputError: For data that are missing, damaged, or contradict the card.
     """
-    splits = {}
+    splits: dict[str, Split] = {}
     for name, source in card.splits.items():
-        splits[name] = _open(source, folder)
-        _agree(card, name, splits[name])
+        if isinstance(source, CorruptSource):
+            splits[name] = _open_corrupted(splits[source.corrupt], source, progress)
+        else:
+            splits[name] = _open_source(card, name, folder=folder, progress=progress, fetch=fetch)
     data = TaskData(card, splits)
-    counts = np.bincount(data.splits["train"].labels, minlength=len(card.classes))
-    if (absent := np.flatnonzero(counts == 0)).size:
-        raise InputError(
-            f"{card.name}: train: class '{card.classes[absent[0]]}' has no training example"
-        )
+    _check_training(data)
+    _check_patients(data)
     return data
 
 
-def _agree(card: TaskCard, name: str, split: Split) -> None:
-    """Refuse labels and class names that contradict the card."""
-    where = f"{card.name}: {name}: {split.origin}"
-    low, high = int(split.labels.min()), int(split.labels.max())
-    if low < 0 or high >= len(card.classes):
-        wrong = low if low < 0 else high
-        raise InputError(
-            f"{where}: label {wrong} is outside the card's {len(card.classes)} classes (0 to "
-            f"{len(card.classes) - 1})"
-        )
-    if split.label_names is not None:
-        found, expected = map(_normalise, (split.label_names, card.classes))
-        if found != expected:
-            raise InputError(
-                f"{where}: label_names {split.label_names} contradict the card's classes "
-                f"{card.classes}"
-            )
+def stored_split(card: TaskCard, source: Source, folder: Path | None) -> Split | None:
+    """A split that has been decoded already, or ``None``; nothing is fetched or decoded."""
+    try:
+        return _read(_entry(card, source, folder))
+    except InputError:  # a file that is not there
+        return None
 
 
-def _normalise(names: list[str]) -> list[str]:
-    """Class names without case and punctuation: 'non-COVID' and 'non_covid' are one class.
+def _entry(card: TaskCard, source: Source, folder: Path | None) -> Path:
+    """Where a split is kept: the key holds the source, its bytes and how they are read."""
+    identity = LOADERS[type(source)].identify(source, folder)
+    parts = {
+        "format": _FORMAT,
+        "source": source.model_dump(exclude={"lineage"}),
+        "identity": identity,
+    }
+    parts |= {"kind": card.kind, "classes": card.classes}
+    return cache_folder() / "splits" / digest(parts)
 
-    What alone tells two classes apart stays: 'ER+' and 'ER-' are two.
-    """
-    lower = [name.lower() for name in names]
-    bare = ["".join(c for c in name if c.isalnum()) for name in lower]
-    return next((form for form in (bare, lower) if len(set(form)) == len(names)), names)
 
-
-def _open(source: Source, folder: Path | None) -> Split:
+def _open_source(
+    card: TaskCard, name: str, *, folder: Path | None, progress: Progress, fetch: bool
+) -> Split:
+    source = card.sources[name]
     loader = LOADERS[type(source)]
-    identity = loader.identify(source, folder)
-    key = digest({"format": _FORMAT, "source": source.model_dump(), "identity": identity})
-    entry = cache_folder() / "splits" / key
+
+    def decode() -> Decoded:
+        for file in loader.files(source, folder):
+            if not fetch and find(file, folder) is None:
+                raise InputError(
+                    f"{file.name}: not here yet; `bench data fetch --task {card.name}` downloads it"
+                )
+            obtain(file, folder, progress)
+        decoded = loader.decode(source, folder)
+        if decoded.patients is not None:  # the same number elsewhere is somebody else
+            own = [f"{source.corpus}: {patient}" for patient in decoded.patients]
+            decoded = replace(decoded, patients=own)
+        try:
+            return conform(decoded, card, source.select)
+        except InputError as error:
+            raise InputError(f"{card.name}: {name}: {error}") from None
+
+    split = _open(_entry(card, source, folder), decode, progress)
+    _check_counts(card, name, split)
+    return split
+
+
+def _open_corrupted(base: Split, source: CorruptSource, progress: Progress) -> Split:
+    # Of the recipe, not of the pixels: these may differ in the last bit between versions of the
+    # libraries, and the numbers made from them must still be comparable.
+    recipe = [base.sha256, source.kinds, source.severities, source.items, CORRUPTIONS_REVISION]
+    entry = cache_folder() / "splits" / digest({"format": _FORMAT, "corrupted": recipe})
+
+    def decode() -> Decoded:
+        return corrupted(
+            source,
+            images=base.images,
+            labels=base.labels,
+            ids=base.ids,
+            patients=base.patients,
+            masks=base.masks,
+            origin=base.origin,
+        )
+
+    return replace(_open(entry, decode, progress), sha256=digest(recipe))
+
+
+def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Split:
+    """Read an entry of the store, building it first where it is not there."""
     if (split := _read(entry)) is not None:
         return split
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{entry}.lock"):
             if (split := _read(entry)) is None:
-                _build(loader.decode(source, folder), entry)
+                if entry.exists():
+                    progress.warn(f"{entry}: damaged; the split is decoded again")
+                _build(decode(), entry)
                 split = _read(entry)
     except OSError as error:
         raise InputError(
@@ -161,10 +229,13 @@ def _read(entry: Path) -> Split | None:
     """Open an entry, or ``None`` when it is absent or damaged (it is then built again)."""
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(entry / "labels.npy", allow_pickle=False)
-        return Split(images=images, labels=labels, **meta)
-    except (OSError, ValueError, EOFError, TypeError):
+        arrays: dict[str, Any] = {
+            path.stem: np.load(path, mmap_mode="r", allow_pickle=False)
+            for path in entry.glob("*.npy")
+        }
+        arrays["labels"] = np.array(arrays["labels"])
+        return Split(**arrays, **meta)
+    except (OSError, ValueError, EOFError, TypeError, KeyError):
         return None
 
 
@@ -172,24 +243,18 @@ def _build(decoded: Decoded, entry: Path) -> None:
     """Write a decoded split to a temporary folder and move it into place."""
     temporary = Path(tempfile.mkdtemp(prefix="build-", dir=entry.parent))
     try:
-        images = np.lib.format.open_memmap(
-            temporary / "images.npy", mode="w+", dtype=np.uint8, shape=decoded.shape
-        )
         hasher = hashlib.sha256(repr(decoded.shape).encode())
-        start = 0
-        for batch in decoded.images:
-            images[start : start + len(batch)] = batch
-            hasher.update(np.ascontiguousarray(batch).tobytes())
-            start += len(batch)
-        images.flush()
-        del images
+        _write(temporary / "images.npy", decoded.images, decoded.shape, hasher.update)
+        if decoded.masks is not None:
+            _write(temporary / "masks.npy", decoded.masks, decoded.shape[:3], hasher.update)
         np.save(temporary / "labels.npy", decoded.labels)
         hasher.update(decoded.labels.astype("<i8").tobytes())
+        hasher.update("\n".join(decoded.ids).encode())  # the draws are made from them
         meta = {
             "ids": decoded.ids,
             "sha256": hasher.hexdigest(),
-            "label_names": decoded.label_names,
             "origin": decoded.origin,
+            "patients": decoded.patients,
         }
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         if entry.exists():  # damaged, or _read would have opened it
@@ -198,3 +263,57 @@ def _build(decoded: Decoded, entry: Path) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _write(
+    path: Path,
+    batches: Iterable[NDArray[np.uint8]],
+    shape: tuple[int, ...],
+    update: Callable[[bytes], None],
+) -> None:
+    """Write batches as one ``.npy`` array of a known shape, one after the other."""
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": tuple(map(int, shape))}
+        npy.write_array_header_1_0(file, header)
+        written = 0
+        for batch in batches:
+            data = np.ascontiguousarray(batch).tobytes()
+            update(data)
+            written += file.write(data)
+    assert written == int(np.prod(shape)), f"{path.name}: {written} bytes for shape {shape}"
+
+
+def _check_counts(card: TaskCard, name: str, split: Split) -> None:
+    """Refuse data that are not those that the card describes."""
+    size, counts = card.sizes.get(name), card.counts.get(name)
+    if size is not None and len(split) != size:
+        raise InputError(
+            f"{card.name}: {name}: {split.origin} holds {len(split)} items; the card says {size}"
+        )
+    if counts is not None and (found := count_labels(split.labels, len(card.classes))) != counts:
+        raise InputError(
+            f"{card.name}: {name}: {split.origin} holds {found} items of the classes; the card "
+            f"says {counts}"
+        )
+
+
+def _check_training(data: TaskData) -> None:
+    """Every class needs a training example."""
+    if data.card.kind == "segmentation":
+        return
+    counts = count_labels(data.splits["train"].labels, len(data.card.classes))
+    if 0 in counts:
+        absent = data.card.classes[counts.index(0)]
+        raise InputError(f"{data.card.name}: train: class '{absent}' has no training example")
+
+
+def _check_patients(data: TaskData) -> None:
+    """No patient may be in two splits."""
+    seen: dict[str, str] = {}
+    for name in data.card.sources:
+        for patient in Counter(data.splits[name].patients or ()):
+            if (other := seen.setdefault(patient, name)) != name:
+                raise InputError(
+                    f"{data.card.name}: patient {patient} is in {other} and in {name}; every "
+                    "patient belongs to one split"
+                )

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from medtransfer.specs.base import InputError, Spec, digest, read_yaml, suggest
+from medtransfer.specs.task import Budget
 
-__all__ = ["Adaptation", "Budget", "FineTuning", "Frozen", "Protocol", "load_protocol", "shots"]
+__all__ = [
+    "BUDGETS",
+    "Adaptation",
+    "FineTuning",
+    "Frozen",
+    "Protocol",
+    "list_protocols",
+    "load_protocol",
+    "shots",
+]
 
 Adaptation = Literal["knn", "linear", "finetune"]
-Budget = Literal["1-shot", "5-shot", "10-shot", "100-shot", "full"]
+
+BUDGETS: tuple[Budget, ...] = get_args(Budget)
 
 _FOLDER = Path(__file__).parent.parent / "protocols"
 

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, StringConstraints, field_validator, model_validator
 
 from medtransfer.specs.base import InputError, Spec, digest, packaged, read_yaml, suggest
+from medtransfer.specs.corruptions import kinds_of
+from medtransfer.specs.source import CorruptSource, MedmnistSource, Source, choose_source
 
-__all__ = ["NpzSource", "PhantomSource", "Source", "TaskCard", "load_tasks", "resolve_tasks"]
+__all__ = [
+    "Suite",
+    "TaskCard",
+    "card_files",
+    "find_task",
+    "load_card",
+    "load_suites",
+    "load_tasks",
+    "resolve_tasks",
+    "split_family",
+    "suite_budgets",
+]
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
 
 Kind = Literal["multiclass", "multilabel", "segmentation"]
+Budget = Literal["1-shot", "5-shot", "10-shot", "100-shot", "full"]
 
 _METRICS: dict[str, tuple[str, ...]] = {
     "multiclass": ("auroc",),
@@ -22,50 +37,6 @@ _METRICS: dict[str, tuple[str, ...]] = {
     "segmentation": ("dice",),
 }
 _CHANCE = {"auroc": 0.5, "dice": 0.0}
-
-
-class NpzSource(Spec):
-    """One split of an ``.npz`` file in MedMNIST's layout."""
-
-    npz: str = Field(description="File name, looked for in --data (or BENCH_DATA).")
-    split: Literal["train", "val", "test"] = Field(description="Prefix of the arrays to read.")
-
-    @field_validator("npz")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        if Path(value).is_absolute() or ".." in Path(value).parts or not value.endswith(".npz"):
-            raise ValueError("a relative path of an .npz file inside the data folder is expected")
-        return value
-
-
-class PhantomSource(Spec):
-    """Images drawn by the built-in generator, with a known truth."""
-
-    phantom: str = Field(description="Name of the generator, e.g. chest-xray.")
-    split: Literal["train", "validation", "test"] = Field(
-        description="Part of the seed of each image."
-    )
-    items: int = Field(ge=1, le=100_000, description="Number of images.")
-    scanner: Literal["standard", "other"] = Field(
-        default="standard", description="The imaging device that is simulated."
-    )
-    size: int = Field(default=64, ge=16, le=512, description="Height and width in pixels.")
-
-
-# The kind of a source is told by the key that names it. A new kind is one class here and one
-# loader in data/sources.py.
-SOURCES: dict[str, type[Spec]] = {"npz": NpzSource, "phantom": PhantomSource}
-Source = NpzSource | PhantomSource
-
-
-def _source(value: Any) -> Any:
-    """Choose the source class by its key, so that an error speaks of that kind alone."""
-    if isinstance(value, Spec) or not isinstance(value, dict):
-        return value
-    kinds = [key for key in SOURCES if key in value]
-    if len(kinds) != 1:
-        raise ValueError(f"a source names exactly one of: {', '.join(SOURCES)}")
-    return SOURCES[kinds[0]].parse(value, origin=kinds[0])
 
 
 class TaskCard(Spec):
@@ -77,11 +48,27 @@ class TaskCard(Spec):
     kind: Kind = Field(description="What is predicted, and so which metrics are recorded.")
     classes: list[str] = Field(min_length=2, description="Class names; the index is the label.")
     metric: Literal["auroc", "dice"] = Field(description="The primary metric.")
-    train: Source = Field(description="Training split; few-shot budgets are drawn from it.")
-    validation: Source = Field(description="Selects hyperparameters at the full budget.")
-    in_domain: Source = Field(description="Held-out data from the task's own source.")
-    out_of_domain: dict[Slug, Source] = Field(
-        default={}, description="Other test splits: another hospital, scanner, view or corpus."
+    train: SerializeAsAny[Source] = Field(
+        description="Training split; few-shot budgets are drawn from it."
+    )
+    validation: SerializeAsAny[Source] = Field(
+        description="Selects hyperparameters at the full budget."
+    )
+    in_domain: SerializeAsAny[Source] = Field(
+        description="Held-out data from the task's own source."
+    )
+    out_of_domain: dict[Slug, SerializeAsAny[Source | CorruptSource]] = Field(
+        default={},
+        description="Other test splits: another hospital, scanner, view or corpus; and, named "
+        "corrupted, graded corruptions of one.",
+    )
+    sizes: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description="Published number of items of each split; the data must agree."
+    )
+    counts: dict[str, list[Annotated[int, Field(ge=0)]]] = Field(
+        default={},
+        description="Published number of items of each class (multilabel: of positives of each "
+        "label) of a split; the data must agree.",
     )
     flip: bool = Field(
         default=False, description="Whether a left-right flip keeps the label (augmentation)."
@@ -96,7 +83,10 @@ class TaskCard(Spec):
     @field_validator("train", "validation", "in_domain", mode="before")
     @classmethod
     def _choose_source(cls, value: Any) -> Any:
-        return _source_or_value_error(value)
+        source = _source_or_value_error(value)
+        if isinstance(source, CorruptSource):
+            raise ValueError("corrupt: only an out-of-domain split may be corrupted")
+        return source
 
     @field_validator("out_of_domain", mode="before")
     @classmethod
@@ -111,9 +101,49 @@ class TaskCard(Spec):
             raise ValueError("classes: a name occurs twice")
         if self.metric not in _METRICS[self.kind]:
             raise ValueError(f"metric: for {self.kind} use one of {', '.join(_METRICS[self.kind])}")
-        if "in_domain" in self.out_of_domain:
-            raise ValueError("out_of_domain: 'in_domain' is the name of the in-domain split")
+        for name, source in self.out_of_domain.items():
+            self._check_out_of_domain(name, source)
+        for name, split in self.sources.items():
+            for chosen in split.select or ():
+                if chosen not in self.classes:
+                    raise ValueError(
+                        f"{name}: select: '{chosen}' is no class of this card"
+                        + suggest(chosen, self.classes)
+                    )
+        self._check_counts()
         return self
+
+    def _check_out_of_domain(self, name: str, source: Source | CorruptSource) -> None:
+        if name in ("train", "validation", "in_domain"):
+            raise ValueError(f"out_of_domain: '{name}' is the name of another split")
+        # The ranking counts graded corruptions as one split, and knows them by this name.
+        if isinstance(source, CorruptSource) != name.startswith("corrupted"):
+            raise ValueError(
+                f"out_of_domain: {name}: splits of corruptions, and only these, have names that "
+                "start with 'corrupted'"
+            )
+        if isinstance(source, CorruptSource):
+            tests = {"in_domain", *self.out_of_domain} - {"train", "validation"}
+            base = self.out_of_domain.get(source.corrupt, self.in_domain)
+            if source.corrupt not in tests or isinstance(base, CorruptSource):
+                raise ValueError(
+                    f"out_of_domain: {name}: corrupt: '{source.corrupt}' is no test split of "
+                    f"this card{suggest(source.corrupt, tests)}"
+                )
+
+    def _check_counts(self) -> None:
+        for field in ("sizes", "counts"):
+            for name in getattr(self, field):
+                if name not in self.sources:
+                    raise ValueError(
+                        f"{field}: '{name}' is no split of this card{suggest(name, self.sources)}"
+                    )
+        for name, counts in self.counts.items():
+            if len(counts) != len(self.classes):
+                raise ValueError(f"counts: {name}: one number a class is expected")
+            size = self.sizes.get(name, sum(counts))
+            if self.kind == "multiclass" and sum(counts) != size:
+                raise ValueError(f"counts: {name}: sum to {sum(counts)}, but sizes says {size}")
 
     @property
     def chance(self) -> float:
@@ -121,14 +151,56 @@ class TaskCard(Spec):
         return _CHANCE[self.metric]
 
     @property
-    def test_splits(self) -> dict[str, Source]:
-        """All test splits by name; ``in_domain`` comes first."""
-        return {"in_domain": self.in_domain, **self.out_of_domain}
+    def sources(self) -> dict[str, Source]:
+        """The splits that have files (or generators) of their own, by name."""
+        own = {"train": self.train, "validation": self.validation, "in_domain": self.in_domain}
+        others = self.out_of_domain.items()
+        return own | {name: source for name, source in others if isinstance(source, Source)}
 
     @property
-    def splits(self) -> dict[str, Source]:
+    def test_splits(self) -> dict[str, Source | CorruptSource]:
+        """All test splits by name; ``in_domain`` comes first.
+
+        Graded corruptions become one split a kind and severity, ``corrupted/<kind>/<severity>``.
+        """
+        splits: dict[str, Source | CorruptSource] = {"in_domain": self.in_domain}
+        for name, source in self.out_of_domain.items():
+            if isinstance(source, Source):
+                splits[name] = source
+                continue
+            for kind in source.kinds or kinds_of(self.domain):
+                for severity in source.severities:
+                    single = source.model_copy(update={"kinds": [kind], "severities": [severity]})
+                    splits[f"{name}/{kind}/{severity}"] = single
+        return splits
+
+    @property
+    def splits(self) -> dict[str, Source | CorruptSource]:
         """Every split by name: ``train``, ``validation`` and the test splits."""
         return {"train": self.train, "validation": self.validation, **self.test_splits}
+
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """The sizes in pixels at which all files of the task are published; the card's first."""
+        sources = self.sources.values()
+        sizes = {source.size for source in sources if isinstance(source, MedmnistSource)}
+        if len(sizes) != 1 or not all(isinstance(s, MedmnistSource) for s in sources):
+            return ()
+        default = sizes.pop()
+        every: tuple[int, ...] = get_args(MedmnistSource.model_fields["size"].annotation)
+        return (default, *(size for size in every if size != default))
+
+    def at_size(self, size: int) -> TaskCard:
+        """The same task from the official files of another size, named ``<name>_<size>``."""
+        resized = {
+            name: source.model_copy(update={"size": size})
+            if isinstance(source, MedmnistSource)
+            else source
+            for name, source in {**self.sources, **self.out_of_domain}.items()
+        }
+        own = {name: resized.pop(name) for name in ("train", "validation", "in_domain")}
+        update = {"name": f"{self.name}_{size}", "out_of_domain": resized}
+        return self.model_copy(update={**update, **own})
 
     def fingerprint(self, data: dict[str, str]) -> str:
         """Hash what changes numbers: some of the card's fields and the decoded data.
@@ -145,9 +217,18 @@ class TaskCard(Spec):
 
 def _source_or_value_error(value: Any) -> Any:
     try:
-        return _source(value)
+        return choose_source(value)
     except InputError as error:  # pydantic adds the name of the field
         raise ValueError(str(error)) from None
+
+
+class Suite(Spec):
+    """A named list of tasks, run and ranked together."""
+
+    tasks: list[Name] = Field(min_length=1, description="Names of task cards.")
+    budgets: list[Budget] | None = Field(
+        default=None, min_length=1, description="Only these; null: all budgets of the protocol."
+    )
 
 
 def load_card(path: Path) -> TaskCard:
@@ -181,29 +262,57 @@ def card_files(folder: Path) -> list[Path]:
 def load_tasks(folder: Path | None = None) -> dict[str, TaskCard]:
     """Read the shipped task cards, and the user's own from ``folder``, by name.
 
+    A card of the user's stands for a shipped one of the same name: the numbers are told apart by
+    the fingerprint.
+
     Raises:
-        InputError: For a missing folder, a wrong card, or a name that two cards claim.
+        InputError: For a missing folder, a wrong card, or a name that two cards of a folder claim.
     """
-    roots = [packaged("tasks")] + ([folder] if folder else [])
     cards: dict[str, TaskCard] = {}
-    origin: dict[str, Path] = {}
-    for root in roots:
+    for root in [packaged("tasks")] + ([folder] if folder else []):
+        own: dict[str, Path] = {}
         for path in card_files(root):
-            if path.stem in cards and path.resolve() != origin[path.stem].resolve():
+            if path.stem in own:
                 raise InputError(
-                    f"{path}: the name '{path.stem}' is taken by {origin[path.stem]}; rename it"
+                    f"{path}: the name '{path.stem}' is taken by {own[path.stem]}; rename it"
                 )
-            cards[path.stem], origin[path.stem] = load_card(path), path
+            cards[path.stem], own[path.stem] = load_card(path), path
     return cards
 
 
-def load_suites() -> dict[str, list[str]]:
-    """The named lists of tasks, from ``tasks/suites.yaml``."""
+def load_suites() -> dict[str, Suite]:
+    """The suites of ``tasks/suites.yaml`` by name; a bare list is one of tasks."""
     path = packaged("tasks") / "suites.yaml"
     suites = read_yaml(path)
     if not isinstance(suites, dict):
         raise InputError(f"{path}: a mapping of suite name to a list of tasks is expected")
-    return suites
+    return {
+        name: Suite.parse(
+            {"tasks": value} if isinstance(value, list) else value, origin=f"{path}: {name}"
+        )
+        for name, value in suites.items()
+    }
+
+
+def split_family(name: str) -> str:
+    """The out-of-domain split that a test split belongs to: ``corrupted`` of every corruption."""
+    return name.partition("/")[0]
+
+
+def suite_budgets(name: str | None) -> list[Budget]:
+    """The budgets of a suite; none for all of the protocol."""
+    suite = load_suites().get(name or "")
+    return (suite.budgets if suite else None) or []
+
+
+def find_task(name: str, cards: Mapping[str, TaskCard]) -> TaskCard | None:
+    """The card of a name; ``<card>_<size>`` is that card from the official files of that size."""
+    if name in cards:
+        return cards[name]
+    base, _, size = name.rpartition("_")
+    if base in cards and size.isdigit() and int(size) in cards[base].image_sizes[1:]:
+        return cards[base].at_size(int(size))
+    return None
 
 
 def resolve_tasks(
@@ -223,8 +332,9 @@ def resolve_tasks(
         suites = load_suites()
         if (suite := suite or "phantom") not in suites:
             raise InputError(f"--suite: unknown suite '{suite}'{suggest(suite, suites)}")
-        wanted = suites[suite]
-    for name in wanted:
-        if name not in cards:
+        wanted = suites[suite].tasks
+    found = {name: find_task(name, cards) for name in wanted}
+    for name, card in found.items():
+        if card is None:
             raise InputError(f"unknown task '{name}'{suggest(name, cards)}")
-    return {name: cards[name] for name in dict.fromkeys(wanted)}
+    return {name: card for name, card in found.items() if card is not None}

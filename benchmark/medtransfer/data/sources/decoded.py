@@ -19,9 +19,12 @@ class Decoded:
         origin: What error messages call it.
         shape: (N, H, W) or (N, H, W, 3) of all images together.
         images: The images in order, as uint8 batches, so that memory stays bounded.
-        labels: Integer labels of shape (N,).
+        labels: int64, (N,) class ids; or (N, L) with 1, 0 and -1 (unknown) for each of L labels;
+            or (N, 0) where the truth is in the masks.
         ids: N item ids, unique within the split; few-shot draws are made from them.
-        label_names: Class names that came with the data, if any did.
+        label_names: Names of the class ids, of the L labels or of the masks' ids, where known.
+        patients: Patient of each item, where known.
+        masks: Class ids of the pixels, as uint8 batches (n, H, W) in the order of the images.
     """
 
     origin: str
@@ -30,3 +33,5 @@ class Decoded:
     labels: NDArray[np.int64]
     ids: list[str]
     label_names: list[str] | None = None
+    patients: list[str] | None = None
+    masks: Iterable[NDArray[np.uint8]] | None = None

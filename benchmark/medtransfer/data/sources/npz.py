@@ -1,4 +1,7 @@
-"""The ``.npz`` layout of MedMNIST: ``<split>_images``, ``<split>_labels``, ``label_names``."""
+"""The ``.npz`` layout of MedMNIST, in a user's file or an official one.
+
+``<split>_images``; ``<split>_labels``, or ``<split>_masks`` for segmentation; ``label_names``.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,22 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from medtransfer.data.download import find
+from medtransfer.data.official import ArraySet
+from medtransfer.data.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
-from medtransfer.specs.base import InputError, suggest
-from medtransfer.specs.task import NpzSource
+from medtransfer.specs.errors import InputError, suggest
+from medtransfer.specs.source import NpzSource
+
+__all__ = ["decode", "files", "identify", "open_official", "open_split"]
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _BATCH_BYTES = 64 * 2**20
@@ -34,6 +43,11 @@ _BROKEN = (
 )
 
 
+def files(source: NpzSource, folder: Path | None = None, /) -> list[RemoteFile]:
+    """None: it is the user's own file."""
+    return []
+
+
 def identify(source: NpzSource, folder: Path | None, /) -> dict[str, Any]:
     """Path, size and time of change. The bytes are hashed once, when they are decoded."""
     path = _find(source, folder)
@@ -42,26 +56,90 @@ def identify(source: NpzSource, folder: Path | None, /) -> dict[str, Any]:
 
 
 def decode(source: NpzSource, folder: Path | None, /) -> Decoded:
-    """Open one split as a stream; labels and names are read at once.
-
-    Pickled objects are never unpickled: an array that holds objects is refused.
+    """Open one split of a user's file.
 
     Raises:
         InputError: Naming the file, the array, and what would be right.
     """
-    path = _find(source, folder)
-    shape = _images_header(path, f"{source.split}_images")
-    labels = _labels(path, f"{source.split}_labels", items=shape[0])
-    names = _read(path, "label_names") if "label_names" in _members(path) else None
+    return open_split(_find(source, folder), source.split)
+
+
+def open_official(
+    entry: ArraySet,
+    file: RemoteFile,
+    folder: Path | None,
+    *,
+    split: Literal["train", "val", "test"],
+    size: int,
+    masks: str = "masks",
+) -> Decoded:
+    """Open one split of an official file and hold it against the official table.
+
+    Args:
+        entry: The data set.
+        file: Its file.
+        folder: The user's data folder, searched before the download folder.
+        split: Prefix of the arrays to read.
+        size: Height and width that the images must have, in pixels.
+        masks: Ending of the name of the masks' array.
+
+    Raises:
+        InputError: For a file that is not there, is damaged, or is not of the official shape.
+    """
+    path = find(file, folder)
+    if path is None:
+        raise InputError(f"{file.name}: not found; `bench data fetch` downloads it")
+    decoded = open_split(path, split, masks=masks)
+    if decoded.shape != (shape := entry.shape(split, size)):
+        raise InputError(
+            f"{path}: {split}_images: shape {decoded.shape}; the official file has {shape}"
+        )
+    return replace(decoded, label_names=entry.labels)
+
+
+def open_split(path: Path, split: str, *, masks: str = "masks") -> Decoded:
+    """Open one split as a stream; labels and names are read at once.
+
+    Pickled objects are never unpickled: an array that holds objects is refused.
+
+    Args:
+        path: The ``.npz`` file.
+        split: Prefix of the arrays to read.
+        masks: Ending of the name of the masks' array.
+
+    Raises:
+        InputError: Naming the file, the array, and what would be right.
+    """
+    images = _open_images(path, f"{split}_images")
+    items, members = images.shape[0], _members(path)
+    pixels = None
+    if f"{split}_{masks}" in members:
+        pixels = _open_masks(path, f"{split}_{masks}", images=images.shape)
+    if pixels is not None and f"{split}_labels" not in members:
+        labels = np.empty((items, 0), np.int64)
+    else:
+        labels = _labels(path, f"{split}_labels", items=items)
+    names = _read(path, "label_names") if "label_names" in members else None
     return Decoded(
         origin=path.name,
-        shape=shape,
-        images=_stream(path, f"{source.split}_images", shape),
+        shape=images.shape,
+        images=_stream(images),
         labels=labels,
         # The row in the file: the official files have a fixed order, the same at every size.
-        ids=[str(row) for row in range(shape[0])],
+        ids=[str(row) for row in range(items)],
         label_names=None if names is None else [str(name) for name in names.ravel()],
+        masks=None if pixels is None else _stream(pixels),
     )
+
+
+@dataclass(frozen=True)
+class _Array:
+    """A large array that is still in its file."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 def _find(source: NpzSource, folder: Path | None) -> Path:
@@ -116,7 +194,31 @@ def _read(path: Path, name: str) -> NDArray[Any]:
         raise InputError(f"{path}: {name}: cannot be read, truncated or damaged: {error}") from None
 
 
-def _images_header(path: Path, name: str) -> tuple[int, ...]:
+def _open_images(path: Path, name: str) -> _Array:
+    array = _open(path, name)
+    origin, shape = f"{path}: {name}", array.shape
+    if array.dtype != np.uint8:
+        raise InputError(f"{origin}: {array.dtype} images; uint8 (0-255) is expected")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+        raise InputError(f"{origin}: shape {shape}; (N, H, W) or (N, H, W, 3) is expected")
+    if min(shape) < 1:
+        raise InputError(f"{origin}: the split is empty (shape {shape})")
+    return array
+
+
+def _open_masks(path: Path, name: str, *, images: tuple[int, ...]) -> _Array:
+    array = _open(path, name)
+    if array.dtype.kind not in "biu":
+        raise InputError(f"{path}: {name}: {array.dtype} masks; uint8 class ids are expected")
+    if array.shape != images[:3]:
+        raise InputError(
+            f"{path}: {name}: shape {array.shape}; {images[:3]} is expected, as the images have it"
+        )
+    return array
+
+
+def _open(path: Path, name: str) -> _Array:
+    """Read an array's header, without setting aside what it claims."""
     if name not in (members := _members(path)):
         raise InputError(f"{path}: {name}: no such array{suggest(name, members)}")
     origin = f"{path}: {name}"
@@ -126,22 +228,17 @@ def _images_header(path: Path, name: str) -> tuple[int, ...]:
             declared = archive.getinfo(f"{name}.npy").file_size
     except _BROKEN as error:
         raise InputError(f"{origin}: cannot be read, truncated or damaged: {error}") from None
-    if dtype != np.uint8:
-        raise InputError(f"{origin}: {dtype} images; uint8 (0-255) is expected")
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
-        raise InputError(f"{origin}: shape {shape}; (N, H, W) or (N, H, W, 3) is expected")
-    if min(shape) < 1:
-        raise InputError(f"{origin}: the split is empty (shape {shape})")
     if fortran:
-        raise InputError(f"{origin}: stored in Fortran order; save np.ascontiguousarray(images)")
-    if int(np.prod(shape, dtype=object)) > declared:
+        raise InputError(f"{origin}: stored in Fortran order; save np.ascontiguousarray(array)")
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize > declared:
         raise InputError(f"{origin}: truncated: shape {shape} needs more bytes than are there")
-    return shape
+    return _Array(path, name, shape, dtype)
 
 
-def _stream(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the images in batches of bounded size, so that a file may exceed the memory."""
-    item = int(np.prod(shape[1:]))
+def _stream(array: _Array) -> Iterator[NDArray[np.uint8]]:
+    """Yield the array in batches of bounded size, so that a file may exceed the memory."""
+    path, name, shape = array.path, array.name, array.shape
+    item = int(np.prod(shape[1:])) * array.dtype.itemsize
     batch = max(1, _BATCH_BYTES // item)
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
@@ -151,17 +248,40 @@ def _stream(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[NDArray[n
                 data = member.read(count * item)
                 if len(data) != count * item:
                     raise EOFError("the array ends early")
-                yield np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
+                yield _narrow(np.frombuffer(data, array.dtype), array).reshape(count, *shape[1:])
             member.read()  # reaches the end, where zipfile checks the CRC
     except _BROKEN as error:
         raise InputError(f"{path}: {name}: truncated or damaged: {error}") from None
 
 
+def _narrow(values: NDArray[Any], array: _Array) -> NDArray[np.uint8]:
+    narrow: NDArray[np.uint8] = values.astype(np.uint8, copy=False)
+    if values.dtype != np.uint8 and (wrong := values[narrow != values]).size:
+        raise InputError(f"{array.path}: {array.name}: value {wrong[0]}; 0 to 255 is expected")
+    return narrow
+
+
 def _labels(path: Path, name: str, *, items: int) -> NDArray[np.int64]:
+    """Class ids, (N,); or 1, 0 and -1 (unknown) for each of L labels, (N, L)."""
     labels = _read(path, name)
     origin = f"{path}: {name}"
+    if labels.ndim == 2 and labels.shape[1] > 1 and len(labels) == items:
+        return _label_table(labels, origin)
     if labels.dtype.kind not in "iu":
         raise InputError(f"{origin}: {labels.dtype}; integer class ids are expected")
     if labels.shape not in ((items,), (items, 1)):
         raise InputError(f"{origin}: shape {labels.shape}, but there are {items} images")
     return labels.reshape(items).astype(np.int64)
+
+
+def _label_table(labels: NDArray[Any], origin: str) -> NDArray[np.int64]:
+    if labels.dtype.kind not in "biuf":
+        raise InputError(f"{origin}: {labels.dtype}; 1, 0 and -1 (unknown) are expected")
+    known = np.where(np.isnan(labels), -1, labels) if labels.dtype.kind == "f" else labels
+    wrong = known[~np.isin(known, (-1, 0, 1))]
+    if wrong.size:
+        raise InputError(
+            f"{origin}: shape {labels.shape} for {len(labels)} images is {labels.shape[1]} labels "
+            f"each, so 1, 0 and -1 (unknown) are expected, not {wrong[0]}"
+        )
+    return known.astype(np.int64)

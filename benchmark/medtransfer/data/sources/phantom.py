@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medtransfer.data import phantoms
+from medtransfer.data.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.base import InputError
-from medtransfer.specs.task import PhantomSource
+from medtransfer.specs.source import PhantomSource
 
 
 @cache
@@ -18,6 +19,11 @@ def _generator_version() -> str:
     """Hash of the generator's source, so that a changed generator never meets a stale cache."""
     paths = sorted(Path(phantoms.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def files(source: PhantomSource, folder: Path | None = None, /) -> list[RemoteFile]:
+    """Nothing is downloaded."""
+    return []
 
 
 def identify(source: PhantomSource, folder: Path | None, /) -> dict[str, Any]:

@@ -1,0 +1,221 @@
+"""From the labels of a corpus to the classes of a card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medtransfer.data.sources.decoded import Decoded
+from medtransfer.specs.base import InputError, suggest
+from medtransfer.specs.task import TaskCard
+
+__all__ = ["conform", "count_labels"]
+
+_NOT_THERE = 255  # a mask id that stands for nothing
+
+
+def count_labels(labels: NDArray[np.int64], classes: int) -> list[int]:
+    """Items of each class (N,), or positives of each label (N, L)."""
+    if labels.ndim == 2:
+        return [int(count) for count in (labels == 1).sum(axis=0)]
+    return [int(count) for count in np.bincount(labels, minlength=classes)]
+
+
+def conform(decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | None) -> Decoded:
+    """Express a split in the card's classes, leaving out what belongs to none of them.
+
+    Args:
+        decoded: The split as its source gives it.
+        card: The task.
+        select: For each class the labels of the source that fall into it, or ``None`` where the
+            source's labels are the classes.
+
+    Returns:
+        The split with labels as the card's kind wants them (see `Decoded`).
+
+    Raises:
+        InputError: When labels, names or masks contradict the card.
+    """
+    if card.kind == "segmentation":
+        return _conform_masks(decoded, card, select)
+    if decoded.masks is not None and decoded.labels.shape[1:] == (0,):
+        raise InputError(f"{decoded.origin}: holds masks, but the card's kind is {card.kind}")
+    names = decoded.label_names
+    if names is not None and decoded.labels.ndim == 1:
+        wrong = decoded.labels[(decoded.labels < 0) | (decoded.labels >= len(names))]
+        if wrong.size:
+            raise InputError(f"{decoded.origin}: label {wrong[0]} is none of the names {names}")
+    if select is None and names is not None:
+        select = _select_by_name(decoded, card)
+    if select is None:
+        _check_labels(decoded.labels, card, decoded.origin)
+        return replace(decoded, label_names=card.classes, masks=None)
+    matches, known = _match(decoded, card, select)
+    if card.kind == "multilabel":
+        labels = np.where(matches, 1, np.where(known, 0, -1)).astype(np.int64)
+        return replace(decoded, labels=labels, label_names=card.classes, masks=None)
+    keep = matches.sum(axis=1) == 1
+    if not keep.any():
+        raise InputError(f"{decoded.origin}: select: no item fits any class")
+    chosen = replace(decoded, labels=matches.argmax(axis=1).astype(np.int64), masks=None)
+    return _filter(replace(chosen, label_names=card.classes), keep)
+
+
+def _select_by_name(decoded: Decoded, card: TaskCard) -> dict[str, list[str]] | None:
+    """Map equal names onto each other, whatever their order; ``None`` where it is the same."""
+    assert decoded.label_names is not None
+    found, expected = _normalise(decoded.label_names), _normalise(card.classes)
+    if found == expected:
+        return None
+    strange = [name for name in found if name not in expected]
+    if strange:
+        name = decoded.label_names[found.index(strange[0])]
+        raise InputError(
+            f"{decoded.origin}: label names {decoded.label_names} contradict the card's classes "
+            f"{card.classes}: unknown class '{name}'{suggest(name, card.classes)}"
+        )
+    if card.kind == "multilabel" and (missing := [n for n in expected if n not in found]):
+        name = card.classes[expected.index(missing[0])]
+        raise InputError(f"{decoded.origin}: label names {decoded.label_names} lack '{name}'")
+    return {
+        name: [decoded.label_names[found.index(key)]]
+        for name, key in zip(card.classes, expected, strict=True)
+        if key in found
+    }
+
+
+def _normalise(names: list[str]) -> list[str]:
+    """Class names without case and punctuation: 'non-COVID' and 'non_covid' are one class.
+
+    What alone tells two classes apart stays: 'ER+' and 'ER-' are two.
+    """
+    lower = [name.lower() for name in names]
+    bare = ["".join(c for c in name if c.isalnum()) for name in lower]
+    return next((form for form in (bare, lower) if len(set(form)) == len(names)), names)
+
+
+def _check_labels(labels: NDArray[np.int64], card: TaskCard, origin: str) -> None:
+    """Refuse labels that are not those of the card's classes."""
+    classes = len(card.classes)
+    if card.kind == "multilabel":
+        if labels.ndim != 2 or labels.shape[1] != classes:
+            raise InputError(
+                f"{origin}: labels of shape {labels.shape}; the card has {classes} labels, so "
+                f"(N, {classes}) with 1, 0 and -1 for unknown is expected"
+            )
+        low, high = -1, 1
+    else:
+        if labels.ndim != 1:
+            raise InputError(
+                f"{origin}: {labels.shape[1]} labels an item, but the card's kind is multiclass; "
+                "use kind: multilabel, or select: to map them onto its classes"
+            )
+        low, high = 0, classes - 1
+    wrong = labels[(labels < low) | (labels > high)]
+    if wrong.size and card.kind == "multilabel":
+        raise InputError(f"{origin}: label {wrong[0]}; 1, 0 and -1 (unknown) are expected")
+    if wrong.size:
+        raise InputError(
+            f"{origin}: label {wrong[0]} is outside the card's {classes} classes (0 to {high})"
+        )
+
+
+def _match(
+    decoded: Decoded, card: TaskCard, select: dict[str, list[str]]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which items (rows) belong to which classes (columns), and where that is known."""
+    labels = decoded.labels
+    matches = np.zeros((len(labels), len(card.classes)), dtype=bool)
+    known = np.ones_like(matches)
+    for name, wanted in select.items():
+        column = card.classes.index(name)
+        positions = [_position(label, decoded, name) for label in wanted]
+        if labels.ndim == 2:
+            chosen = labels[:, positions]
+            matches[:, column] = (chosen == 1).any(axis=1) if wanted else (labels == 0).all(axis=1)
+            known[:, column] = matches[:, column] | (chosen >= 0).all(axis=1)
+        elif wanted:
+            matches[:, column] = np.isin(labels, positions)
+        else:
+            raise InputError(
+                f"{decoded.origin}: select: {name}: an empty list takes items without any label, "
+                "but here every item has one"
+            )
+    return matches, known
+
+
+def _position(label: str, decoded: Decoded, name: str) -> int:
+    names = decoded.label_names
+    if names is None:
+        raise InputError(f"{decoded.origin}: select: {name}: the labels have no names here")
+    if label not in names:
+        raise InputError(
+            f"{decoded.origin}: select: {name}: no label '{label}'{suggest(label, names)}"
+        )
+    return names.index(label)
+
+
+def _filter(decoded: Decoded, keep: NDArray[np.bool_]) -> Decoded:
+    """Only the items that are marked."""
+    if keep.all():
+        return decoded
+    rows = np.flatnonzero(keep)
+    patients = decoded.patients
+    return replace(
+        decoded,
+        shape=(len(rows), *decoded.shape[1:]),
+        images=_filter_stream(decoded.images, keep),
+        labels=decoded.labels[rows],
+        ids=[decoded.ids[row] for row in rows],
+        patients=None if patients is None else [patients[row] for row in rows],
+    )
+
+
+def _filter_stream(
+    batches: Iterable[NDArray[np.uint8]], keep: NDArray[np.bool_]
+) -> Iterator[NDArray[np.uint8]]:
+    start = 0
+    for batch in batches:
+        yield batch[keep[start : start + len(batch)]]
+        start += len(batch)
+
+
+def _conform_masks(
+    decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | None
+) -> Decoded:
+    """Renumber the masks' ids; what ``select`` does not name is background."""
+    if decoded.masks is None:
+        raise InputError(f"{decoded.origin}: holds no masks, but the card's kind is segmentation")
+    if select is None and decoded.label_names is not None:
+        select = _select_by_name(decoded, card)
+    table = np.full(256, _NOT_THERE, np.uint8)
+    if select is None:
+        table[: len(card.classes)] = np.arange(len(card.classes))
+    else:
+        table[: len(decoded.label_names or ())] = 0
+        for name, wanted in select.items():
+            for label in wanted:
+                table[_position(label, decoded, name)] = card.classes.index(name)
+    return replace(
+        decoded,
+        masks=_renumber(decoded.masks, table, decoded.origin, card),
+        labels=np.empty((len(decoded.ids), 0), np.int64),
+        label_names=card.classes,
+    )
+
+
+def _renumber(
+    batches: Iterable[NDArray[np.uint8]], table: NDArray[np.uint8], origin: str, card: TaskCard
+) -> Iterator[NDArray[np.uint8]]:
+    for batch in batches:
+        renumbered = table[batch]
+        if (wrong := renumbered == _NOT_THERE).any():
+            raise InputError(
+                f"{origin}: mask value {batch[wrong][0]} is none of the card's "
+                f"{len(card.classes)} classes (0 to {len(card.classes) - 1})"
+                + ("; save 255 as 1" if batch[wrong][0] == 255 else "")
+            )
+        yield renumbered

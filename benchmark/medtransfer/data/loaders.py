@@ -1,0 +1,60 @@
+"""Which module reads which kind of source. Each has the same three functions.
+
+``files(source, folder)`` names the published files that it reads, ``identify(source, folder)`` says
+cheaply which bytes would be decoded, for the key of the store, and ``decode(source, folder)``
+yields them. A new kind is a class in ``specs/source.py``, a module here and a line in
+``LOADERS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from medtransfer.data.remote import RemoteFile
+from medtransfer.data.sources import (
+    decathlon,
+    folder,
+    medmnist,
+    medsegbench,
+    npz,
+    phantom,
+    torchvision,
+)
+from medtransfer.data.sources.decoded import Decoded
+from medtransfer.specs.source import (
+    DecathlonSource,
+    FolderSource,
+    MedmnistSource,
+    MedsegbenchSource,
+    NpzSource,
+    PhantomSource,
+    Source,
+    TorchvisionSource,
+)
+
+__all__ = ["LOADERS", "Loader"]
+
+
+class Loader(Protocol):
+    """What a module of this package offers."""
+
+    def files(self, source: Any, folder: Any = None, /) -> Sequence[RemoteFile]:
+        """Name the published files that are read; none where ``folder`` holds them unpacked."""
+
+    def identify(self, source: Any, folder: Any, /) -> dict[str, Any]:
+        """Say cheaply which bytes would be decoded, as JSON-able values."""
+
+    def decode(self, source: Any, folder: Any, /) -> Decoded:
+        """Open the source and return its images as a stream."""
+
+
+LOADERS: dict[type[Source], Loader] = {
+    NpzSource: npz,
+    PhantomSource: phantom,
+    MedmnistSource: medmnist,
+    MedsegbenchSource: medsegbench,
+    TorchvisionSource: torchvision,
+    FolderSource: folder,
+    DecathlonSource: decathlon,
+}

@@ -1,0 +1,115 @@
+"""The files of one split of a folder, and the listing of class folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medtransfer.data.images import SUFFIXES
+from medtransfer.specs.errors import InputError, suggest
+
+__all__ = ["Listing", "check_file", "list_class_folders", "subfolders"]
+
+# What file managers and archives leave behind, besides names that start with a dot.
+_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The items of one split, in the order of their ids.
+
+    Attributes:
+        origin: What error messages call it.
+        ids: Paths of the images as the split names them, with "/" on every system.
+        images: Files of the N images.
+        labels: As in ``Decoded``.
+        label_names: As in ``Decoded``.
+        patients: As in ``Decoded``.
+        masks: Files of the N masks.
+    """
+
+    origin: str
+    ids: list[str]
+    images: list[Path]
+    labels: NDArray[np.int64]
+    label_names: list[str] | None = None
+    patients: list[str] | None = None
+    masks: list[Path] | None = None
+
+
+def list_class_folders(root: Path, split: str) -> Listing:
+    """List the images of ``<root>/<split>/<class>/*``; the folders' sorted names are the classes.
+
+    Hidden files and clutter of file managers are passed over. Any other file is an image.
+
+    Args:
+        root: The folder, without links in its path.
+        split: Name of the split's folder.
+
+    Raises:
+        InputError: For a missing split, no image at all, images outside the class folders,
+            folders inside, and files that are no images or lie outside ``root``.
+    """
+    if split not in (splits := subfolders(root)):
+        raise InputError(f"{root}: split: no folder '{split}'{suggest(split, splits)}")
+    folder = root / split
+    classes = _entries(folder)
+    for path in classes:
+        if not path.is_dir():
+            raise InputError(f"{path}: not in a class folder; {folder.name}/<class>/<file> is read")
+    items: list[tuple[str, Path, int]] = []
+    for label, name in enumerate(path.name for path in classes):
+        for path in _entries(folder / name):
+            if path.is_dir():
+                raise InputError(f"{path}: a folder; a class folder holds nothing but images")
+            if wrong := check_file(path, root=root):
+                raise InputError(f"{path}: {wrong}")
+            items.append((f"{name}/{path.name}", path, label))
+    if not items:
+        raise InputError(f"{folder}: no images; {folder.name}/<class>/<file> is read")
+    items.sort()
+    ids, images, labels = zip(*items, strict=True)
+    return Listing(
+        origin=str(folder),
+        ids=list(ids),
+        images=list(images),
+        labels=np.array(labels, np.int64),
+        label_names=[path.name for path in classes],
+    )
+
+
+def check_file(path: Path, *, root: Path) -> str | None:
+    """Say what is wrong with an image file, if anything is, without reading it."""
+    try:
+        if not path.is_file():
+            return "no such file"
+        if not path.resolve().is_relative_to(root):
+            return f"a link that leads out of {root}; put the file itself there"
+        if path.stat().st_size == 0:
+            return "the file is empty (0 bytes)"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if path.suffix.lower() not in SUFFIXES:
+        return f"not an image; one of {', '.join(sorted(SUFFIXES))} is expected"
+    return None
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in ``folder``, sorted, without hidden ones."""
+    return [path.name for path in _entries(folder) if path.is_dir()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name, but for what is hidden."""
+    try:
+        paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
+    seen = [p for p in paths if not p.name.startswith(".") and p.name.lower() not in _CLUTTER]
+    for path in seen:
+        if not path.name.isprintable():
+            raise InputError(f"{folder}: {path.name!a}: rename it; it cannot be printed")
+    return seen

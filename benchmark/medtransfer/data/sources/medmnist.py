@@ -1,0 +1,49 @@
+"""MedMNIST+: one official ``.npz`` file for each data set and size (Yang et al., 2023)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medtransfer.data import official
+from medtransfer.data.remote import RemoteFile
+from medtransfer.data.sources.decoded import Decoded
+from medtransfer.data.sources.npz import open_official
+from medtransfer.specs.source import MedmnistSource
+
+__all__ = ["decode", "files", "identify"]
+
+
+def files(source: MedmnistSource, folder: Path | None = None, /) -> list[RemoteFile]:
+    """Name the file of the source's size.
+
+    Raises:
+        InputError: For a data set that does not exist.
+    """
+    # The file of 28 pixels is older than the others and has no size in its name.
+    size = "" if source.size == 28 else f"_{source.size}"
+    name = f"{source.medmnist}{size}.npz"
+    entry = _find(source)
+    return [entry.remote_file(name, size=source.size, folder="medmnist", masks=False)]
+
+
+def identify(source: MedmnistSource, folder: Path | None, /) -> dict[str, Any]:
+    """The published MD5, so that a decoded split outlives its download."""
+    return {"md5": _find(source).md5[source.size]}
+
+
+def decode(source: MedmnistSource, folder: Path | None, /) -> Decoded:
+    """Open one split as a stream; the names of the labels are the official ones.
+
+    Images are never resized. That a file of 224 pixels does not hold enlarged ones of 28 needs no
+    look at them: only the file with the published checksum passes ``obtain``.
+
+    Raises:
+        InputError: For a file that is not there, is damaged, or is not of the official shape.
+    """
+    [file] = files(source)
+    return open_official(_find(source), file, folder, split=source.split, size=source.size)
+
+
+def _find(source: MedmnistSource) -> official.ArraySet:
+    return official.find_set(official.array_sets("medmnist"), source.medmnist, kind="medmnist")

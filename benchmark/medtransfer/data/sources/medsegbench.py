@@ -1,0 +1,65 @@
+"""MedSegBench: one official ``.npz`` file for each data set and size (Kuş and Aydin, 2024).
+
+The layout is MedMNIST's, with the masks in ``<split>_label``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medtransfer.data import official
+from medtransfer.data.remote import RemoteFile
+from medtransfer.data.sources.decoded import Decoded
+from medtransfer.data.sources.npz import open_official
+from medtransfer.specs.source import MedsegbenchSource
+
+__all__ = ["decode", "files", "identify"]
+
+
+def files(source: MedsegbenchSource, folder: Path | None = None, /) -> list[RemoteFile]:
+    """Name the file of the source's size.
+
+    Raises:
+        InputError: For a data set that does not exist.
+    """
+    name = f"{source.medsegbench}_{source.size}.npz"
+    entry = _find(source)
+    return [entry.remote_file(name, size=source.size, folder="medsegbench", masks=True)]
+
+
+def identify(source: MedsegbenchSource, folder: Path | None, /) -> dict[str, Any]:
+    """The published MD5, so that a decoded split outlives its download."""
+    return {"md5": _find(source).md5[source.size]}
+
+
+def decode(source: MedsegbenchSource, folder: Path | None, /) -> Decoded:
+    """Open one split as a stream of images and one of masks.
+
+    Raises:
+        InputError: For a file that is not there, is damaged, or is not of the official shape.
+    """
+    [file] = files(source)
+    entry = _find(source)
+    decoded = open_official(
+        entry, file, folder, split=source.split, size=source.size, masks="label"
+    )
+    # In some sets of two classes any value but 0 is foreground, says the official table.
+    if decoded.masks is not None and len(entry.labels) == 2:
+        decoded = replace(decoded, masks=_binarise(decoded.masks))
+    return decoded
+
+
+def _binarise(batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    for batch in batches:
+        yield (batch != 0).astype(np.uint8)
+
+
+def _find(source: MedsegbenchSource) -> official.ArraySet:
+    sets = official.array_sets("medsegbench")
+    return official.find_set(sets, source.medsegbench, kind="medsegbench")

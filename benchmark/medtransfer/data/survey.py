@@ -1,0 +1,112 @@
+"""What is there of a task's data, without fetching or decoding anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medtransfer.data.download import find
+from medtransfer.data.labels import count_labels
+from medtransfer.data.loaders import LOADERS
+from medtransfer.data.remote import RemoteFile
+from medtransfer.data.store import Split, stored_split
+from medtransfer.specs.base import InputError
+from medtransfer.specs.source import CorruptSource, PhantomSource
+from medtransfer.specs.task import TaskCard
+
+__all__ = ["Found", "Survey", "survey_files", "survey_task"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A published file.
+
+    Attributes:
+        file: What is published.
+        path: Where it lies, or ``None``.
+    """
+
+    file: RemoteFile
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The state of a task's data.
+
+    Attributes:
+        items: Number of items of each split; ``None`` where only the data can tell.
+        counts: Items of each class (positives of each label) of the splits where it is known.
+        on_disk: Bytes of the decoded splits and of the downloaded files.
+        missing: Published files that an evaluation would download.
+        absent: What is wrong with a file of the user's, or empty.
+    """
+
+    items: dict[str, int | None]
+    counts: dict[str, list[int]]
+    on_disk: int
+    missing: tuple[RemoteFile, ...]
+    absent: str
+
+    @property
+    def ready(self) -> bool:
+        """Whether an evaluation needs no network and no further file."""
+        return not self.missing and not self.absent
+
+    @property
+    def to_download(self) -> int:
+        """Bytes at most."""
+        return sum(file.at_most or 0 for file in self.missing)
+
+
+def survey_files(card: TaskCard, folder: Path | None) -> list[Found]:
+    """The published files of a task, each once."""
+    files = [
+        file
+        for source in card.sources.values()
+        for file in LOADERS[type(source)].files(source, folder)
+    ]
+    return [Found(file, find(file, folder)) for file in dict.fromkeys(files)]
+
+
+def survey_task(card: TaskCard, folder: Path | None) -> Survey:
+    """Look what is there of a task.
+
+    Args:
+        card: The task card.
+        folder: Where files are looked for (``--data``).
+    """
+    items: dict[str, int | None] = {}
+    counts = dict(card.counts)
+    on_disk, absent = 0, ""
+    missing: dict[RemoteFile, None] = {}
+    for name, source in card.sources.items():
+        split = stored_split(card, source, folder)
+        items[name] = card.sizes.get(name)
+        if split is not None:
+            on_disk += _bytes(split)
+            items[name] = len(split)
+            if card.kind != "segmentation":
+                counts[name] = count_labels(split.labels, len(card.classes))
+            continue
+        if isinstance(source, PhantomSource):
+            items[name] = source.items
+        loader = LOADERS[type(source)]
+        missing |= {
+            file: None for file in loader.files(source, folder) if find(file, folder) is None
+        }
+        try:
+            loader.identify(source, folder)
+        except InputError as error:
+            absent = absent or f"{name}: {error}"
+    found = {found.path for found in survey_files(card, folder) if found.path is not None}
+    on_disk += sum(path.stat().st_size for path in found)
+    for name, test in card.test_splits.items():
+        if isinstance(test, CorruptSource):
+            base = items[test.corrupt]
+            items[name] = None if base is None else min(base, test.items)
+    return Survey(items, counts, on_disk, tuple(missing), absent)
+
+
+def _bytes(split: Split) -> int:
+    return split.images.nbytes + (0 if split.masks is None else split.masks.nbytes)
