@@ -43,7 +43,7 @@ def frozen_features(name: str, size: int, items: int) -> tuple[float, float, flo
 
     encoder = load_encoder(name, max_size=size)
     images = np.random.default_rng(0).integers(0, 256, (items, size, size, 3), dtype=np.uint8)
-    split = Split(images, np.zeros(items, np.int64), [""] * items, "", None, "")
+    split = Split(images, np.zeros(items, np.int64), [""] * items, "", "")
     inputs = encoder.normalise(encoder.resample(torch.from_numpy(images)))
     inputs = inputs.contiguous(memory_format=torch.channels_last)
 
@@ -77,7 +77,7 @@ def finetuning(size: int, steps: int) -> tuple[float, float, float]:
     labels = torch.from_numpy(data.splits["train"].labels[:32]).to(encoder.device)
 
     def floor() -> None:
-        classifier = Classifier(encoder.duplicate(), 2).train()
+        classifier = Classifier(encoder.duplicate(), 2, job.targets).train()
         optimiser, _ = _optimiser(classifier, settings, 1e-4, steps)
         pixels = classifier.encoder.resample(images)
         for _ in range(steps):

@@ -22,7 +22,7 @@ from medtransfer.adaptation.finetune import Classifier, adapt_finetune, finetune
 from medtransfer.adaptation.job import Job
 from medtransfer.adaptation.logistic import fit_logistic, objective, predict_logistic, rotate
 from medtransfer.adaptation.probes import _select, adapt_knn, adapt_linear
-from medtransfer.adaptation.selection import log_loss, primary
+from medtransfer.adaptation.targets import TARGETS
 from medtransfer.cost.profile import Profile
 from medtransfer.data.draws import hold_out, stratified_folds
 from medtransfer.data.store import TaskData, open_task
@@ -33,6 +33,7 @@ from medtransfer.specs.protocol import Augmentation, FineTuning, Run, load_proto
 from medtransfer.specs.task import load_card
 from tests.conftest import Small, draw_images, write_card, write_npz
 
+TARGET = TARGETS["multiclass"]
 L2 = [1e-6, 1e-4, 1e-2, 1.0]
 QUICK = load_protocol("quick")
 NUMBERS = itertools.count()
@@ -403,16 +404,16 @@ def test_equal_losses_choose_the_larger_l2() -> None:
     """Of equals the stronger penalty, wherever it stands."""
     good, bad = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])
     labels = np.array([0])
-    assert _select([1e-3, 1e-2, 1e-1], torch.stack([good, good, bad]), labels)[0] == 1
-    assert _select([1e-3, 1e-2, 1e-1], torch.stack([good, good, good]), labels)[0] == 2
+    assert _select(TARGET, [1e-3, 1e-2, 1e-1], torch.stack([good, good, bad]), labels)[0] == 1
+    assert _select(TARGET, [1e-3, 1e-2, 1e-1], torch.stack([good, good, good]), labels)[0] == 2
 
 
 def test_scores_for_selection_are_defined_at_their_limits() -> None:
     """Certainty about the wrong class costs a finite loss; one class alone has no AUROC."""
     certain = np.array([[1.0, 0.0]])
-    assert log_loss(certain, np.array([0])) == 0
-    assert 700 < log_loss(certain, np.array([1])) < 720
-    assert primary(np.array([[0.5, 0.5], [0.1, 0.9]]), np.array([1, 1])) is None
+    assert TARGET.log_loss(certain, np.array([0])) == 0
+    assert 700 < TARGET.log_loss(certain, np.array([1])) < 720
+    assert TARGET.primary(np.array([[0.5, 0.5], [0.1, 0.9]]), np.array([1, 1])) is None
 
 
 @pytest.mark.parametrize("budget", ["10-shot", "full"])
@@ -469,7 +470,7 @@ def test_finetuning_learns(data: TaskData) -> None:
     run = {"full": Run(draws=1, steps=60, batch=16)}
     outcome = adapt_finetune(make_job(data, budgets=run, learning_rates=[1e-2]))
     labels = data.splits["in_domain"].labels
-    assert primary(outcome.probabilities["in_domain"], labels) > 0.9
+    assert TARGET.primary(outcome.probabilities["in_domain"], labels) > 0.9
     assert (outcome.probabilities["in_domain"].argmax(axis=1) == labels).mean() > 0.7
     np.testing.assert_array_equal(
         outcome.probabilities["in_domain"], outcome.probabilities["again"]
@@ -575,7 +576,7 @@ def test_the_rate_with_the_best_score_is_selected(data: TaskData) -> None:
     for rate in (1e-9, 1e-2):
         classifier, _ = finetune._train(job, job.items, rate)
         probabilities = classifier.predict(validation)
-        scores[rate] = primary(probabilities, validation.labels)
+        scores[rate] = TARGET.primary(probabilities, validation.labels)
     assert scores[1e-9] < scores[1e-2]
     selected = adapt_finetune(job).selected
     assert (selected["lr"], selected["validation"]) == (1e-2, scores[1e-2])
@@ -657,7 +658,7 @@ def test_without_parameters_only_the_head_is_trained(data: TaskData) -> None:
     )
     outcome = adapt_finetune(job)
     assert outcome.trainable_parameters == outcome.parameters == (256 + 1) * 3
-    assert primary(outcome.probabilities["in_domain"], data.splits["in_domain"].labels) > 0.8
+    assert TARGET.primary(outcome.probabilities["in_domain"], data.splits["in_domain"].labels) > 0.8
 
 
 def test_every_parameter_and_statistic_moves(data: TaskData) -> None:
@@ -671,7 +672,7 @@ def test_every_parameter_and_statistic_moves(data: TaskData) -> None:
 
 def test_the_head_starts_at_uniform_probabilities(data: TaskData) -> None:
     """Before the first step every class is equally likely."""
-    classifier = Classifier(make_encoder(Toy()), 3)
+    classifier = Classifier(make_encoder(Toy()), 3, TARGET)
     np.testing.assert_allclose(classifier.predict(data.splits["in_domain"]), 1 / 3, rtol=1e-6)
 
 
@@ -705,7 +706,7 @@ def test_the_best_epoch_is_kept(small: Small, monkeypatch, schedule: str) -> Non
     monkeypatch.setattr(Classifier, "predict", spy)
     classifier, _ = finetune._train(job, job.items, 1e-2)
     assert len(rows) == 6
-    scores = [(primary(row, labels), -log_loss(row, labels)) for row in rows]
+    scores = [(TARGET.primary(row, labels), -TARGET.log_loss(row, labels)) for row in rows]
     best = scores.index(max(scores))
     assert best < 5
     found = predict(classifier, task.splits["validation"])
@@ -734,7 +735,7 @@ def test_batches_pass_over_all_items_before_repeating() -> None:
 
 def optimiser_of(network, **changes):
     """Optimiser, schedule and parameter names of a classifier."""
-    classifier = Classifier(make_encoder(network), 3)
+    classifier = Classifier(make_encoder(network), 3, TARGET)
     settings = make_protocol(**changes).finetune
     optimiser, schedule = finetune._optimiser(classifier, settings, 1e-2, 20)
     names = {id(p): name.removeprefix("encoder.") for name, p in classifier.named_parameters()}
@@ -782,7 +783,7 @@ def test_layer_groups_are_those_of_timm(name: str, options: dict, first: list[st
     )
     encoder.width = 8
     settings = make_protocol(layer_decay=0.75).finetune
-    optimiser, _ = finetune._optimiser(Classifier(encoder, 3), settings, 1e-2, 20)
+    optimiser, _ = finetune._optimiser(Classifier(encoder, 3, TARGET), settings, 1e-2, 20)
     rates = {id(p): g["initial_lr"] for g in optimiser.param_groups for p in g["params"]}
     own = {key: rates[id(p)] for key, p in network.named_parameters()}
     for key, parameter in network.named_parameters():
@@ -801,7 +802,7 @@ def test_weight_decay_spares_biases_and_norms() -> None:
 
 def rates_over_time(steps=20, **changes):
     """The head's share of the learning rate at each step."""
-    classifier = Classifier(make_encoder(nn.Flatten()), 3)
+    classifier = Classifier(make_encoder(nn.Flatten()), 3, TARGET)
     settings = make_protocol(**changes).finetune
     optimiser, schedule = finetune._optimiser(classifier, settings, 1e-2, steps)
     shares = []

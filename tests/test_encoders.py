@@ -885,7 +885,6 @@ def split_of(batch: Tensor, *, sha256: str = "data") -> Split:
         labels=np.zeros(len(batch), np.int64),
         ids=[str(row) for row in range(len(batch))],
         sha256=sha256,
-        label_names=None,
         origin="data.npz",
     )
 

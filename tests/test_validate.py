@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import medtransfer
@@ -24,10 +25,17 @@ def submission(small: Small, tmp_path: Path) -> Path:
 
 
 def test_cards_are_checked_against_their_data(small: Small, bench: Bench) -> None:
-    """With --data the sizes of every split are said; labels outside the classes are refused."""
+    """With --data sizes, prevalence and duplicates are said; wrong labels are refused."""
     outcome = bench("validate", small.cards, "--data", small.data)
     assert outcome.code == 0
-    assert "task small (train 60, validation 24, in_domain 36, again 36)" in outcome.out
+    assert "train: 60 images of 16 x 16; first 33.3%, second 33.3%, third 33.3%" in outcome.out
+    assert "again: no image of it is in train" in outcome.out
+    arrays = dict(np.load(small.npz))
+    arrays["test_images"][3] = arrays["train_images"][7]
+    np.savez(small.npz, **arrays)
+    outcome = bench("validate", small.cards, "--data", small.data)
+    assert "note: in_domain: 1 exact and 0 near duplicates" in outcome.out
+    assert "(train item = in_domain item: 7 = 3)" in outcome.out
     assert "add --data" in bench("validate", small.card).out
     write_npz(small.npz, classes=4)
     outcome = bench("validate", small.card, "--data", small.data)

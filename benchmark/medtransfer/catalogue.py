@@ -1,30 +1,46 @@
-"""What there is: the tables of `bench list` and the cards of `bench show`. No torch."""
+"""What there is: the tables of `bench list` and `bench data list`, the cards of `bench show`.
+
+No torch, and nothing is fetched or decoded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medtransfer.data.draws import feasible, groups
+from medtransfer.data.survey import Found, Survey, survey_files, survey_task
 from medtransfer.encoders.registry import registered
+from medtransfer.ranking.text import quantity
 from medtransfer.specs.base import InputError, suggest
-from medtransfer.specs.protocol import list_protocols, load_protocol
-from medtransfer.specs.task import Source, TaskCard, load_suites, load_tasks
+from medtransfer.specs.protocol import BUDGETS, list_protocols, load_protocol, shots
+from medtransfer.specs.task import (
+    TaskCard,
+    find_task,
+    load_suites,
+    load_tasks,
+)
 
-__all__ = ["find", "listing"]
+__all__ = ["find", "list_files", "listing"]
 
 Rows = list[tuple[str, ...]]
 
 
-def listing(kind: str, folder: Path | None = None) -> tuple[tuple[str, ...], Rows]:
+def listing(
+    kind: str, *, folder: Path | None = None, data: Path | None = None
+) -> tuple[tuple[str, ...], Rows]:
     """The head and the rows of a list.
 
     Args:
         kind: ``tasks``, ``encoders``, ``suites`` or ``protocols``.
         folder: The user's own task cards.
+        data: Where the cards' files are looked for.
     """
     if kind == "tasks":
-        columns = "task domain kind classes out-of-domain source licence title"
-        return tuple(columns.split()), [_task_row(card) for card in load_tasks(folder).values()]
+        head = "task domain kind classes train validation in-domain out-of-domain"
+        columns = (*head.split(), "on disk", "data", "licence", "title")
+        return columns, [_task_row(card, data) for card in load_tasks(folder).values()]
     if kind == "encoders":
         return ("encoder", "weights", "pre-trained on", "input", "title"), [
             (
@@ -37,7 +53,10 @@ def listing(kind: str, folder: Path | None = None) -> tuple[tuple[str, ...], Row
             for card in (registration.card for registration in registered().values())
         ]
     if kind == "suites":
-        return ("suite", "tasks"), [(name, ", ".join(t)) for name, t in load_suites().items()]
+        return ("suite", "budgets", "tasks"), [
+            (name, ", ".join(suite.budgets or ["all"]), ", ".join(suite.tasks))
+            for name, suite in load_suites().items()
+        ]
     rows: Rows = []
     for name in list_protocols():
         protocol = load_protocol(name)
@@ -45,41 +64,115 @@ def listing(kind: str, folder: Path | None = None) -> tuple[tuple[str, ...], Row
     return ("protocol", "adaptations", "fingerprint", "title"), rows
 
 
-def _task_row(card: TaskCard) -> tuple[str, ...]:
+def _task_row(card: TaskCard, data: Path | None) -> tuple[str, ...]:
+    survey = survey_task(card, data)
     return (
         card.name,
         card.domain,
         card.kind,
         str(len(card.classes)),
-        ", ".join(card.out_of_domain) or "-",
-        _where(card.train),
+        *(_number(survey.items[name]) for name in ("train", "validation", "in_domain")),
+        _out_of_domain(card, survey),
+        quantity(survey.on_disk, "bytes") if survey.on_disk else "-",
+        _state(survey),
         card.licence,
         card.title,
     )
 
 
-def _where(source: Source) -> str:
-    """The field that names a source's kind, and its value."""
-    kind, value = next(iter(source.model_dump().items()))
-    return f"{kind}: {value}"
+def _number(items: int | None) -> str:
+    return "?" if items is None else str(items)
 
 
-def find(name: str, folder: Path | None = None) -> dict[str, Any]:
+def _out_of_domain(card: TaskCard, survey: Survey) -> str:
+    """Each split with its size; of corruptions how many splits there are."""
+    texts = []
+    for name in card.out_of_domain:
+        if name in card.sources:
+            texts.append(f"{name} {_number(survey.items[name])}")
+        else:
+            sizes = [n for split, n in survey.items.items() if split.startswith(f"{name}/")]
+            texts.append(f"{name} {len(sizes)} x {_number(sizes[0])}")
+    return ", ".join(texts) or "-"
+
+
+def _state(survey: Survey) -> str:
+    if survey.missing:
+        return f"would download {quantity(survey.to_download, 'bytes')} at most"
+    return survey.absent or "ready"
+
+
+def list_files(cards: Mapping[str, TaskCard], data: Path | None) -> tuple[tuple[str, ...], Rows]:
+    """The published files of some tasks: how large, which licence, and where they are."""
+    tasks: dict[Found, list[str]] = {}
+    for name, card in cards.items():
+        for found in survey_files(card, data):
+            tasks.setdefault(found, []).append(name)
+    rows: Rows = [
+        (
+            found.file.name,
+            quantity(found.path.stat().st_size, "bytes")
+            if found.path
+            else f"at most {quantity(found.file.at_most or 0, 'bytes')}",
+            str(found.path) if found.path else f"missing; {found.file.url}",
+            found.file.licence,
+            ", ".join(names),
+        )
+        for found, names in tasks.items()
+    ]
+    return ("file", "size", "where", "licence", "tasks"), rows
+
+
+def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> dict[str, Any]:
     """A card, suite or protocol by name, as plain data.
 
     Raises:
         InputError: With the closest known name.
     """
     tasks, encoders, suites = load_tasks(folder), registered(), load_suites()
-    if name in tasks:
-        return {"task": tasks[name].model_dump(mode="json")}
+    if (card := find_task(name, tasks)) is not None:
+        return {"task": card.model_dump(mode="json", exclude_none=True), **_facts(card, data)}
     if name in encoders:
         return {"encoder": encoders[name].card.model_dump(mode="json")}
     if name in suites:
-        return {"suite": {"name": name, "tasks": suites[name]}}
+        return {"suite": {"name": name, **suites[name].model_dump(exclude_none=True)}}
     if name in list_protocols():
         protocol = load_protocol(name)
         values = protocol.model_dump(mode="json")
         return {"protocol": {**values, "fingerprint": protocol.fingerprint}}
     known = {*tasks, *encoders, *suites, *list_protocols()}
     raise InputError(f"nothing is called '{name}'{suggest(name, known)}")
+
+
+def _facts(card: TaskCard, data: Path | None) -> dict[str, Any]:
+    """What follows from a card and its data: sizes, class counts, and which budgets apply."""
+    survey = survey_task(card, data)
+    splits: dict[str, Any] = {}
+    for name, items in survey.items.items():
+        splits[name] = {"items": items}
+        if name in survey.counts:
+            splits[name]["counts"] = dict(zip(card.classes, survey.counts[name], strict=True))
+    state = {"state": _state(survey), "bytes_on_disk": survey.on_disk}
+    return {"data": state, "splits": splits, "budgets": _budgets(card, survey)}
+
+
+def _budgets(card: TaskCard, survey: Survey) -> dict[str, str]:
+    """How many training items each budget takes, and where a class has too few."""
+    items, share = survey.items["train"], load_protocol("v1").infeasible_share
+    if items is None:
+        return {}
+    taken = groups(card.kind, len(card.classes))
+    texts: dict[str, str] = {}
+    for budget in BUDGETS:
+        count = shots(budget)
+        if count is None:
+            texts[budget] = f"all {items} items"
+        elif not feasible(items=items, groups=taken, shots=count, share=share):
+            texts[budget] = f"not applicable: {share:.0%} or more of the {items} items"
+        else:
+            counts = dict(zip(card.classes, survey.counts.get("train", ()), strict=False))
+            few = [f"{name} has {n}" for name, n in counts.items() if n < count]
+            texts[budget] = f"at most {count * taken} of {items} items" + (
+                f" ({', '.join(few)})" if few else ""
+            )
+    return texts

@@ -100,23 +100,26 @@ def evaluate(
     from medtransfer.runs import evaluation
     from medtransfer.runs.preparation import Request, prepare
 
-    prepared = prepare(
-        Request(
-            encoder=encoder,
-            architecture=architecture,
-            suite=suite,
-            tasks=tuple(task or ()),
-            budgets=tuple(budget or ()),
-            adaptations=tuple(adaptation or ()),
-            protocol=protocol,
-            out=out,
-            data=data,
-            task_folder=tasks,
-            device=device,
-            jobs=jobs,
-            fresh=fresh,
-        )
+    request = Request(
+        encoder=encoder,
+        architecture=architecture,
+        suite=suite,
+        tasks=tuple(task or ()),
+        budgets=tuple(budget or ()),
+        adaptations=tuple(adaptation or ()),
+        protocol=protocol,
+        out=out,
+        data=data,
+        task_folder=tasks,
+        device=device,
+        jobs=jobs,
+        fresh=fresh,
     )
+    try:
+        with console.ConsoleDownloads() as downloads:
+            prepared = prepare(request, downloads, fetch=not dry_run)
+    except KeyboardInterrupt:
+        raise _interrupted() from None
     for note in prepared.notes:
         print(f"note: {note}")
     if dry_run:
@@ -127,11 +130,15 @@ def evaluate(
     try:
         records = evaluation.run(prepared, console.ConsoleProgress())
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise _interrupted() from None
     console.print_evaluation(prepared, records)
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
+
+
+def _interrupted() -> typer.Exit:
+    print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+    return typer.Exit(130)
 
 
 @app.command()
@@ -186,29 +193,26 @@ class Kind(StrEnum):
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     tasks: TasksOption = None,
+    data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List tasks, encoders, suites or protocols."""
-    from medtransfer import console
     from medtransfer.catalogue import listing
 
-    head, rows = listing(kind.value, tasks)
-    if as_json:
-        print(json.dumps([dict(zip(head, row, strict=True)) for row in rows], indent=2))
-    else:
-        console.print_table(head, rows)
+    _print_rows(listing(kind.value, folder=tasks, data=_data(data)), as_json)
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A task, an encoder, a suite or a protocol.")],
     tasks: TasksOption = None,
+    data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one card, suite or protocol, with its fields at their values."""
+    """Show one card, suite or protocol; of a task also its splits and what budgets apply."""
     from medtransfer.catalogue import find
 
-    card: dict[str, Any] = find(name, tasks)
+    card: dict[str, Any] = find(name, folder=tasks, data=_data(data))
     if as_json:
         print(json.dumps(card, indent=2, ensure_ascii=False))
     else:
@@ -225,5 +229,90 @@ def validate(
     """Check a task card, an encoder card, a folder of cards or a submission."""
     from medtransfer.validation import validate as check
 
-    for line in check(path, data=data):
+    for line in check(path, data=_data(data)):
         print(line)
+
+
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The official files: list and fetch them."
+)
+app.add_typer(data_app, name="data")
+
+SuiteOption = Annotated[str | None, typer.Option(help="The tasks of this suite.")]
+TaskOption = Annotated[list[str] | None, typer.Option(help="Only this task; repeat.")]
+
+
+@data_app.command("list")
+def list_data(
+    suite: SuiteOption = None,
+    task: TaskOption = None,
+    tasks: TasksOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the official files: which are there, where, how large, under which licence."""
+    from medtransfer.catalogue import list_files
+
+    cards = _chosen(suite, task, tasks)
+    _print_rows(list_files(cards, _data(data)), as_json)
+    if not as_json:
+        from medtransfer.data.cache import cache_folder
+
+        places = [str(place) for place in (_data(data), cache_folder() / "downloads") if place]
+        print(f"looked for in: {', then '.join(places)}")
+
+
+@data_app.command("fetch")
+def fetch_data(
+    suite: SuiteOption = None,
+    task: TaskOption = None,
+    tasks: TasksOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Download into this folder; default is the cache."),
+    ] = None,
+) -> None:
+    """Download the official files that are missing, and check those that are there."""
+    from medtransfer import console
+    from medtransfer.data.download import obtain
+    from medtransfer.data.survey import survey_files
+
+    if data is not None:
+        data.mkdir(parents=True, exist_ok=True)
+    files = [
+        found.file
+        for card in _chosen(suite, task, tasks).values()
+        for found in survey_files(card, _data(data))
+    ]
+    try:
+        with console.ConsoleDownloads() as downloads:
+            for file in dict.fromkeys(files):
+                print(f"{obtain(file, _data(data), downloads, into=data)}: complete, MD5 is right")
+    except KeyboardInterrupt:
+        raise _interrupted() from None
+
+
+def _chosen(suite: str | None, task: list[str] | None, tasks: Path | None) -> dict[str, Any]:
+    """The cards that a `bench data` command speaks of: all, when it names none."""
+    from medtransfer.specs.task import load_tasks, resolve_tasks
+
+    if suite is None and not task:
+        return dict(load_tasks(tasks))
+    return dict(resolve_tasks(names=task or [], suite=suite, folder=tasks))
+
+
+def _data(data: Path | None) -> Path | None:
+    """Where files are looked for."""
+    from medtransfer.data.cache import data_from_environment
+
+    return data or data_from_environment()
+
+
+def _print_rows(table: tuple[tuple[str, ...], list[tuple[str, ...]]], as_json: bool) -> None:
+    from medtransfer import console
+
+    head, rows = table
+    if as_json:
+        print(json.dumps([dict(zip(head, row, strict=True)) for row in rows], indent=2))
+    else:
+        console.print_table(head, rows)

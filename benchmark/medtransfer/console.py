@@ -9,19 +9,36 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from medtransfer.runs.progress import RunProgress
 from medtransfer.specs.record import Cell, Record
+from medtransfer.specs.task import split_family
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from medtransfer.data.remote import RemoteFile
     from medtransfer.runs.estimate import Estimate
     from medtransfer.runs.preparation import Prepared
 
-__all__ = ["ConsoleProgress", "console", "print_estimate", "print_evaluation", "print_table"]
+__all__ = [
+    "ConsoleDownloads",
+    "ConsoleProgress",
+    "console",
+    "print_estimate",
+    "print_evaluation",
+    "print_table",
+]
 
 console = Console()
 
@@ -88,13 +105,78 @@ class ConsoleProgress(RunProgress):
             self._bar = None
 
 
+class ConsoleDownloads:
+    """Bars on a terminal; elsewhere a line when a download begins, every tenth, and at its end."""
+
+    def __init__(self) -> None:
+        """Show nothing until something is fetched."""
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, int] = {}
+
+    def __enter__(self) -> ConsoleDownloads:
+        """Nothing is shown yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bars away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def announce(self, file: RemoteFile, url: str) -> None:
+        """Say what is fetched, from where and under which licence."""
+        size = f", at most {_megabytes(file.at_most)}" if file.at_most else ""
+        self._print(f"downloading {file.name}{size} from {url}")
+        self._print(f"  licence: {file.licence}")
+        if console.is_terminal:
+            if self._bar is None:
+                columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+                self._bar = Progress(
+                    *columns, TransferSpeedColumn(), TimeRemainingColumn(), transient=True
+                )
+                self._bar.start()
+            if file.name not in self._tasks:
+                self._tasks[file.name] = self._bar.add_task(escape(file.name), total=None)
+
+    def advance(self, file: RemoteFile, done: int, total: int | None) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._tasks[file.name], completed=done, total=total)
+        elif total and (tenth := 10 * done // total) > self._tenths.get(file.name, 0):
+            self._tenths[file.name] = tenth
+            print(f"{file.name}: {tenth}0 % of {_megabytes(total)}", flush=True)
+
+    def warn(self, message: str) -> None:
+        """One line."""
+        self._print(f"note: {message}")
+
+    def finish(self, file: RemoteFile) -> None:
+        """The bar goes."""
+        if self._bar is not None and file.name in self._tasks:
+            self._bar.remove_task(self._tasks.pop(file.name))
+
+    def _print(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(escape(line), highlight=False)
+        else:
+            print(line, flush=True)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
 def _outcome(record: Record) -> str:
     if record.status != "ok":
         return f"{record.status.replace('_', ' ')}: {record.error}"
-    values = []
+    families: dict[str, list[float | None]] = {}
     for split, metrics in record.metrics.items():
-        value = metrics[record.task.metric]
-        values.append(f"{split} {'undefined' if value is None else f'{value:.3f}'}")
+        families.setdefault(split_family(split), []).append(metrics[record.task.metric])
+    values = []
+    for name, found in families.items():
+        known = [value for value in found if value is not None]
+        mean = f"{sum(known) / len(known):.3f}" if len(known) == len(found) else "undefined"
+        values.append(f"{name} {mean}")
     seconds = f", {record.cost.seconds:.1f} s" if record.cost else ""
     return f"{record.task.metric} {', '.join(values)}{seconds}"
 

@@ -6,11 +6,23 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from medtransfer.data.store import open_task
-from medtransfer.ranking import load_submission
+import numpy as np
+
+from medtransfer.data.duplicates import Duplicates, compare, fingerprint
+from medtransfer.data.labels import count_labels
+from medtransfer.data.store import Split, TaskData, open_task
+from medtransfer.data.survey import survey_task
+from medtransfer.ranking import load_submission, quantity
 from medtransfer.specs.base import InputError, read_yaml, suggest
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.task import TaskCard, card_files, load_card, load_suites, load_tasks
+from medtransfer.specs.task import (
+    TaskCard,
+    card_files,
+    find_task,
+    load_card,
+    load_suites,
+    load_tasks,
+)
 
 __all__ = ["validate"]
 
@@ -38,7 +50,7 @@ def validate(path: Path, *, data: Path | None = None) -> Iterator[str]:
             yield from _check_encoder(card)
             yield f"{path}: encoder {card.name}"
         else:
-            yield _check_task(load_card(path), path, data)
+            yield from _check_task(load_card(path), path, data)
     elif (path / "encoder.yaml").is_file():
         yield from _check_submission(path)
     else:
@@ -54,24 +66,64 @@ def _check_folder(path: Path, data: Path | None) -> Iterator[str]:
             raise InputError(f"{path}: the name '{name}' is taken {count} times: {twins}")
     cards = {file.stem: load_card(file) for file in files}
     for file in files:
-        yield _check_task(cards[file.stem], file, data)
+        yield from _check_task(cards[file.stem], file, data)
     if (path / "suites.yaml").is_file():
-        for suite, tasks in load_suites().items():
-            for name in tasks:
-                if name not in cards:
-                    raise InputError(f"{path / 'suites.yaml'}: {suite}: unknown task '{name}'")
+        for name, suite in load_suites().items():
+            for task in suite.tasks:
+                if find_task(task, cards) is None:
+                    raise InputError(f"{path / 'suites.yaml'}: {name}: unknown task '{task}'")
         yield f"{path / 'suites.yaml'}: every task exists"
 
 
-def _check_task(card: TaskCard, path: Path, data: Path | None) -> str:
-    """One card, and its data where they can be opened."""
-    if card.kind != "multiclass":
-        return f"{path}: task {card.name} (card only: {card.kind} data cannot be opened yet)"
-    if data is None and any("npz" in source.model_dump() for source in card.splits.values()):
-        return f"{path}: task {card.name} (card only; add --data DIR to check the data)"
-    task = open_task(card, folder=data)
-    sizes = ", ".join(f"{name} {len(split)}" for name, split in task.splits.items())
-    return f"{path}: task {card.name} ({sizes})"
+def _check_task(card: TaskCard, path: Path, data: Path | None) -> Iterator[str]:
+    """One card; and its data where they are all there, for nothing is downloaded here."""
+    survey = survey_task(card, data)
+    if not survey.ready:
+        reason = survey.absent or (
+            f"`bench data fetch --task {card.name}` would download "
+            f"{quantity(survey.to_download, 'bytes')} at most"
+        )
+        yield f"{path}: task {card.name} (card only; {reason})"
+        return
+    task = open_task(card, folder=data, fetch=False)
+    yield f"{path}: task {card.name}, fingerprint {task.fingerprint[:12]}"
+    for name in card.sources:
+        yield f"  {name}: {_describe(card, task.splits[name])}"
+    train = fingerprint(task.splits["train"].images)
+    for name in card.sources:
+        if name != "train":
+            found = compare(train, fingerprint(task.splits[name].images))
+            yield _report_duplicates(name, found, task)
+
+
+def _describe(card: TaskCard, split: Split) -> str:
+    """Size, prevalence and patients of a split."""
+    shape = " x ".join(map(str, split.images.shape[1:]))
+    text = f"{len(split)} images of {shape}"
+    if card.kind == "segmentation":
+        assert split.masks is not None
+        pixels = np.bincount(split.masks.reshape(-1), minlength=len(card.classes))
+        shares = pixels / pixels.sum()
+        text += "; pixels: "
+    else:
+        shares = np.array(count_labels(split.labels, len(card.classes))) / len(split)
+        text += "; "
+    text += ", ".join(f"{c} {share:.1%}" for c, share in zip(card.classes, shares, strict=True))
+    if split.patients is not None:
+        text += f"; {len(set(split.patients))} patients, in no other split"
+    return text
+
+
+def _report_duplicates(name: str, found: Duplicates, task: TaskData) -> str:
+    """Images that are in train too make a test easier than it looks."""
+    if not (found.exact or found.near):
+        return f"  {name}: no image of it is in train"
+    train, other = task.splits["train"], task.splits[name]
+    pairs = ", ".join(f"{train.ids[i]} = {other.ids[j]}" for i, j in found.examples)
+    return (
+        f"  note: {name}: {found.exact} exact and {found.near} near duplicates of images of train "
+        f"(train item = {name} item: {pairs})"
+    )
 
 
 def _check_encoder(card: EncoderCard) -> Iterator[str]:

@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medtransfer.adaptation.augmentation import augment
 from medtransfer.adaptation.job import Job, Outcome
-from medtransfer.adaptation.selection import log_loss, primary
+from medtransfer.adaptation.targets import Targets
 from medtransfer.cost.profile import Profile
-from medtransfer.data.draws import hold_out, seed_of
+from medtransfer.data.draws import hold_out, seed_of, strata
 from medtransfer.data.store import Split
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.timm_networks import TimmNetwork
@@ -33,10 +32,10 @@ _BATCH = 128
 class Classifier(nn.Module):
     """An encoder with a linear head that starts at zero, so at uniform probabilities."""
 
-    def __init__(self, encoder: Encoder, classes: int) -> None:
+    def __init__(self, encoder: Encoder, classes: int, targets: Targets) -> None:
         """Take over ``encoder``, which will be trained."""
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.targets = encoder, targets
         self.head = nn.Linear(encoder.width, classes, device=encoder.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -48,14 +47,14 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Class probabilities (N, classes) of a split, or of some of its items."""
+        """Probabilities (N, classes) of a split, or of some of its items."""
         self.eval()
         chosen = np.arange(len(split)) if items is None else items
         rows = []
         for start in range(0, len(chosen), _BATCH):
             images = torch.from_numpy(split.images[chosen[start : start + _BATCH]])
             logits = self(self.encoder.resample(images))
-            rows.append(torch.softmax(logits.double(), dim=1).float().cpu().numpy())
+            rows.append(self.targets.probabilities(logits.double()).float().cpu().numpy())
         return np.concatenate(rows)
 
 
@@ -75,7 +74,7 @@ def adapt_finetune(job: Job) -> Outcome:
         if job.shots is None:
             fitted, scored_split, scored = job.items, validation, np.arange(len(validation))
         else:
-            held = hold_out(job.labels, _HELD_OUT)
+            held = hold_out(strata(job.labels), _HELD_OUT)
             fitted, scored_split, scored = job.items[~held], train, job.items[held]
         labels = scored_split.labels[scored]
         runs = []
@@ -83,7 +82,7 @@ def adapt_finetune(job: Job) -> Outcome:
             classifier, images = _train(job, fitted, rate)
             seen += images
             if classifier is not None:
-                score = _score(classifier.predict(scored_split, scored), labels)
+                score = _score(job, classifier.predict(scored_split, scored), labels)
                 if score is not None:
                     runs.append((score, rate, classifier))
         if not runs:
@@ -108,12 +107,13 @@ def adapt_finetune(job: Job) -> Outcome:
 
 
 def _score(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int64]
+    job: Job, probabilities: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> tuple[float, float] | None:
     """What a higher value of is better; ``None`` where the last step went to NaN."""
     if not np.isfinite(probabilities).all():
         return None
-    return primary(probabilities, labels) or 0.0, -log_loss(probabilities, labels)
+    targets = job.targets
+    return targets.primary(probabilities, labels) or 0.0, -targets.log_loss(probabilities, labels)
 
 
 def _settings(job: Job) -> FineTuning:
@@ -150,7 +150,7 @@ def _train_seeded(
 ) -> tuple[Classifier | None, int]:
     settings, split = _settings(job), job.data.splits["train"]
     run = settings.budgets[job.budget]  # type: ignore[index]
-    classifier = Classifier(job.encoder.duplicate(), job.classes)
+    classifier = Classifier(job.encoder.duplicate(), job.classes, job.targets)
     steps = run.length(len(items))
     optimiser, schedule = _optimiser(classifier, settings, rate, steps)
     labels = torch.from_numpy(split.labels)
@@ -165,7 +165,7 @@ def _train_seeded(
             pixels = augment(
                 pixels, settings.augmentation, flip=job.data.card.flip, generator=generator
             )
-        loss = functional.cross_entropy(
+        loss = job.targets.loss(
             classifier(pixels), labels[torch.from_numpy(batch)].to(pixels.device)
         )
         if not math.isfinite(loss.item()):
@@ -178,7 +178,7 @@ def _train_seeded(
         schedule.step()
         if keep_best and (step % epoch == 0 or step == steps):
             validation = job.data.splits["validation"]
-            score = _score(classifier.predict(validation), validation.labels)
+            score = _score(job, classifier.predict(validation), validation.labels)
             if score is not None and (best is None or score > best[0]):
                 best = (score, copy.deepcopy(classifier.state_dict()))
             classifier.train()
@@ -254,7 +254,7 @@ def finetune_flops(job: Job, profile: Profile) -> int:
         if job.shots is None:
             scored = len(job.data.splits["validation"]) * len(rates)
         else:
-            held = int(hold_out(job.labels, _HELD_OUT).sum())
+            held = int(hold_out(strata(job.labels), _HELD_OUT).sum())
             fitted, scored = items - held, held * len(rates)
         steps = run.length(fitted) * len(rates)
     if len(rates) == 1 or job.shots is not None:

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medtransfer.adaptation.targets import TARGETS, Targets
 from medtransfer.data.draws import draw_items
+from medtransfer.data.labels import count_labels
 from medtransfer.data.store import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.features import frozen_features
@@ -46,7 +48,7 @@ class Job:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, or of labels."""
         return len(self.data.card.classes)
 
     @cached_property
@@ -54,18 +56,31 @@ class Job:
         """Indices of this draw's items in the training split."""
         train = self.data.splits["train"]
         return draw_items(
-            train.labels, train.ids, shots=self.shots, task=self.data.card.name, draw=self.draw
+            train.labels,
+            train.ids,
+            shots=self.shots,
+            task=self.data.card.name,
+            draw=self.draw,
+            patients=train.patients,
         )
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """Labels of this draw's items."""
+        """Labels of this draw's items, (n,) or (n, L)."""
         return self.data.splits["train"].labels[self.items]
 
     @property
     def counts(self) -> list[int]:
-        """Training items per class; fewer than the shots where a class has no more."""
-        return [int(count) for count in np.bincount(self.labels, minlength=self.classes)]
+        """Training items per class, or positives per label.
+
+        Fewer than the shots where a class has no more; more of a label that comes with others.
+        """
+        return count_labels(self.labels, self.classes)
+
+    @property
+    def targets(self) -> Targets:
+        """What the kind of the task decides."""
+        return TARGETS[self.data.card.kind]
 
     def features(self, split: Split) -> torch.Tensor:
         """Frozen features (N, D) of a split, on the encoder's device."""
@@ -78,7 +93,7 @@ class Outcome:
     """What came out of one cell.
 
     Attributes:
-        probabilities: Class probabilities (N, C) of every test split; empty when diverged.
+        probabilities: Probabilities (N, C) of every test split; empty when diverged.
         selected: Chosen hyperparameters and how they scored.
         images_seen: Training images, selection included; counted, not computed.
         trainable_parameters: Number of parameters that were trained.

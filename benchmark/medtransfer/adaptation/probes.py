@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medtransfer.adaptation.job import Job, Outcome
-from medtransfer.adaptation.logistic import fit_logistic, predict_logistic, rotate
-from medtransfer.adaptation.selection import log_loss, primary
+from medtransfer.adaptation.logistic import (
+    fit_logistic,
+    fit_one_vs_rest,
+    predict_logistic,
+    predict_one_vs_rest,
+    rotate,
+)
+from medtransfer.adaptation.targets import Targets
 from medtransfer.cost.profile import Profile
-from medtransfer.data.draws import stratified_folds
+from medtransfer.data.draws import strata, stratified_folds
 
 __all__ = ["adapt_knn", "adapt_linear", "knn_flops", "linear_flops"]
 
@@ -32,8 +40,8 @@ def adapt_knn(job: Job) -> Outcome:
     train = job.features(job.data.splits["train"])[torch.from_numpy(job.items)]
     settings = job.protocol.knn
     k = min(settings.neighbours, min(job.counts))
-    onehot = torch.nn.functional.one_hot(torch.from_numpy(job.labels), job.classes)
-    onehot = onehot.to(train.device, torch.float32)
+    truth, known = _votes(job)
+    truth, known = truth.to(train.device), known.to(train.device)
     width = train.shape[1]  # features have length sqrt(D), so a dot product over D is a cosine
     probabilities = {}
     for name, split in job.data.tests.items():
@@ -41,13 +49,31 @@ def adapt_knn(job: Job) -> Outcome:
         for batch in torch.split(job.features(split), 4096):
             cosine, nearest = (batch @ train.T / width).topk(k, dim=1)
             votes = torch.softmax(cosine / settings.temperature, dim=1)
-            rows.append(torch.einsum("nk,nkc->nc", votes, onehot[nearest]))
+            rows.append(_count_votes(votes, truth[nearest], known[nearest]))
         probabilities[name] = _array(torch.cat(rows))
     return _outcome(job, probabilities, {"neighbours": k}, trainable=0)
 
 
+def _votes(job: Job) -> tuple[Tensor, Tensor]:
+    """What each shot votes for, (n, C) of 0 and 1, and where its label is known."""
+    labels = torch.from_numpy(job.labels)
+    if labels.ndim == 1:
+        onehot = torch.nn.functional.one_hot(labels, job.classes).float()
+        return onehot, torch.ones_like(onehot)
+    return (labels == 1).float(), (labels >= 0).float()
+
+
+def _count_votes(votes: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """Share (N, C) of the votes (N, k) of neighbours who know; .5 where none does."""
+    cast = torch.einsum("nk,nkc->nc", votes, known)
+    won = torch.einsum("nk,nkc->nc", votes, truth)
+    return torch.where(cast > 0, won / cast.clamp(min=1e-12), 0.5)
+
+
 def adapt_linear(job: Job) -> Outcome:
-    """Multinomial logistic regression whose L2 is selected inside the budget.
+    """Logistic regression whose L2 is selected inside the budget.
+
+    Multinomial for classes; for labels one binary regression each, with one L2 for all.
 
     At 1 and 5 shots nothing is selected. From 10 shots on, every L2 is scored on the pooled
     out-of-fold predictions of a cross-validation; at the full budget on the official validation
@@ -59,43 +85,53 @@ def adapt_linear(job: Job) -> Outcome:
     targets = torch.from_numpy(job.labels).to(features.device)
     axes = rotate(features)
     coordinates = axes.project(features)
-    problem: dict[str, Any] = {"variance": axes.variance, "classes": job.classes}
+    fit, predict = _solver(job, axes.variance)
 
     if job.shots is not None and job.shots < settings.select_from_shots:
-        weights = fit_logistic(coordinates, targets, l2=[settings.l2_unselected], **problem)[0, 0]
+        weights = fit(coordinates, targets, l2=[settings.l2_unselected])[0, 0]
         selected: dict[str, Any] = {"l2": settings.l2_unselected}
     elif job.shots is None:
-        fits = fit_logistic(coordinates, targets, l2=settings.l2, **problem)[0]
+        fits = fit(coordinates, targets, l2=settings.l2)[0]
         validation = job.data.splits["validation"]
-        scored = predict_logistic(fits, axes.project(job.features(validation)))
-        best, selected = _select(settings.l2, scored, validation.labels)
+        scored = predict(fits, axes.project(job.features(validation)))
+        best, selected = _select(job.targets, settings.l2, scored, validation.labels)
         weights = fits[best]
     else:
-        folds = torch.from_numpy(stratified_folds(job.labels, settings.folds))
+        folds = torch.from_numpy(stratified_folds(strata(job.labels), settings.folds))
         masks = torch.stack([folds != fold for fold in range(settings.folds)]).to(targets.device)
-        fits = fit_logistic(coordinates, targets, l2=settings.l2, masks=masks, **problem)
-        everywhere = predict_logistic(fits, coordinates)  # (folds, L, N, C)
+        fits = fit(coordinates, targets, l2=settings.l2, masks=masks)
+        everywhere = predict(fits, coordinates)  # (folds, L, N, C)
         scored = everywhere[folds, :, torch.arange(len(folds))].transpose(0, 1)
-        best, selected = _select(settings.l2, scored, job.labels)
-        weights = fit_logistic(coordinates, targets, l2=[settings.l2[best]], **problem)[0, 0]
+        best, selected = _select(job.targets, settings.l2, scored, job.labels)
+        weights = fit(coordinates, targets, l2=[settings.l2[best]])[0, 0]
 
     probabilities = {
-        name: _array(predict_logistic(weights, axes.project(job.features(split))))
+        name: _array(predict(weights, axes.project(job.features(split))))
         for name, split in job.data.tests.items()
     }
     head = (features.shape[1] + 1) * job.classes
     return _outcome(job, probabilities, selected, trainable=head)
 
 
+def _solver(
+    job: Job, variance: Tensor
+) -> tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]]:
+    """How the task's kind of logistic regression is fitted and applied."""
+    if job.data.card.kind == "multilabel":
+        return partial(fit_one_vs_rest, variance=variance), predict_one_vs_rest
+    fit = partial(fit_logistic, variance=variance, classes=job.classes)
+    return fit, predict_logistic
+
+
 def _select(
-    l2: list[float], scored: Tensor, labels: NDArray[np.int64]
+    targets: Targets, l2: list[float], scored: Tensor, labels: NDArray[np.int64]
 ) -> tuple[int, dict[str, Any]]:
     """Choose the L2 with the least log loss; of equals the larger (why: protocols/v1.yaml)."""
-    losses = [log_loss(probabilities, labels) for probabilities in scored.cpu().numpy()]
+    losses = [targets.log_loss(fold, labels) for fold in scored.cpu().numpy()]
     best = max(range(len(l2)), key=lambda i: (-losses[i], l2[i]))
     return best, {
         "l2": l2[best],
-        "validation": primary(scored[best].cpu().numpy(), labels),
+        "validation": targets.primary(scored[best].cpu().numpy(), labels),
         "validation_log_loss": losses[best],
     }
 

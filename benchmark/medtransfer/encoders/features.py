@@ -9,7 +9,8 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from medtransfer.data.store import Split, cache_folder
+from medtransfer.data.cache import cache_folder
+from medtransfer.data.store import Split
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.specs.base import InputError, digest
 
@@ -46,9 +47,10 @@ def _compute(encoder: Encoder, split: Split) -> NDArray[np.float32]:
     features = np.empty((len(split), encoder.width), np.float32)
     encoder.eval()
     with torch.inference_mode():
-        for start in range(0, len(split), _BATCH):
-            images = torch.from_numpy(np.array(split.images[start : start + _BATCH]))
-            features[start : start + len(images)] = encoder(images).cpu().numpy()
+        start = 0
+        for batch in split.batches(_BATCH):
+            features[start : start + len(batch)] = encoder(torch.from_numpy(batch)).cpu().numpy()
+            start += len(batch)
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise InputError(f"{encoder.card.name}: NaN features for image {row} of {split.origin}")

@@ -14,6 +14,7 @@ from medtransfer.ranking.table import applicable, cell_scores, expected_cells, g
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
+from medtransfer.specs.task import Suite, split_family
 
 __all__ = ["OTHER_TASKS", "Board", "boards"]
 
@@ -49,32 +50,43 @@ class Board:
 
 def boards(
     submissions: Sequence[Submission],
-    suites: Mapping[str, Sequence[str]],
+    suites: Mapping[str, Suite],
     protocols: Mapping[str, Protocol],
 ) -> list[Board]:
-    """One board per protocol and suite that has records, in the order of the two mappings.
+    """One board per protocol and suite, in the order of the two mappings.
 
-    Tasks in no suite share a last board of each protocol. Records made under another version of
-    a shipped protocol, or under one that is not shipped, are counted in a note and not ranked.
+    A suite has a board when each of its tasks has records; one with fewer, only when these would
+    be on no board otherwise. Tasks in no suite share a last board of each protocol. Records made
+    under another version of a shipped protocol, or under one that is not shipped, are counted in
+    a note and not ranked.
     """
     rows = frame(submissions)
     cards = {submission.card.name: submission.card for submission in submissions}
-    in_suites = {task for tasks in suites.values() for task in tasks}
     unknown = sorted(set(rows["protocol"]) - set(protocols))
     found = []
     for name in [*protocols, *unknown]:
         own = rows[rows["protocol"] == name]
-        others = sorted(set(own["task"]) - in_suites)
-        for suite, tasks in [*suites.items(), (OTHER_TASKS, others)]:
-            part = own[own["task"].isin(tasks)]
-            if len(part):
-                found.append(_board((name, protocols.get(name)), (suite, tasks), part, cards))
+        for key, suite in _shown(suites, set(own["task"])).items():
+            part = own[own["task"].isin(suite.tasks)]
+            found.append(_board((name, protocols.get(name)), (key, suite), part, cards))
     return found
+
+
+def _shown(suites: Mapping[str, Suite], tasks: set[str]) -> dict[str, Suite]:
+    """The suites that get a board when there are records of ``tasks``."""
+    chosen = {name for name, suite in suites.items() if tasks.issuperset(suite.tasks)}
+    left = tasks.difference(*(suites[name].tasks for name in chosen))
+    for name, suite in suites.items():
+        if left.intersection(suite.tasks):
+            chosen.add(name)
+            left = left.difference(suite.tasks)
+    shown = {name: suite for name, suite in suites.items() if name in chosen}
+    return shown | ({OTHER_TASKS: Suite(tasks=sorted(left))} if left else {})
 
 
 def _board(
     protocol: tuple[str, Protocol | None],
-    suite: tuple[str, Sequence[str]],
+    suite: tuple[str, Suite],
     rows: pd.DataFrame,
     cards: Mapping[str, EncoderCard],
 ) -> Board:
@@ -130,8 +142,15 @@ def _table(
 
 def _results(laid_out: pd.DataFrame) -> pd.DataFrame:
     by = ["encoder", "domain", "task", "metric", "split", "adaptation", "budget"]
-    rows = laid_out.assign(diverged=laid_out["status"] == "diverged")
-    groups = rows.groupby(by, sort=False, dropna=False)
+    rows = laid_out.assign(
+        diverged=laid_out["status"] == "diverged", split=laid_out["split"].map(split_family)
+    )
+    # Graded corruptions of a split are one: their mean, where all are there.
+    kinds = rows.groupby([*by, "draw"], sort=False, dropna=False)
+    draws = kinds.agg(
+        value=("value", lambda values: values.mean(skipna=False)), diverged=("diverged", "any")
+    )
+    groups = draws.reset_index().groupby(by, sort=False, dropna=False)
     results = groups.agg(
         mean=("value", "mean"),
         std=("value", "std"),

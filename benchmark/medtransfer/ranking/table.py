@@ -14,6 +14,7 @@ import pandas as pd
 from medtransfer.ranking.frame import COSTS, IN_DOMAIN, most_common
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
+from medtransfer.specs.task import Suite, split_family
 
 __all__ = ["LEVELS", "applicable", "average", "cell_scores", "expected_cells", "grid", "totals"]
 
@@ -21,12 +22,13 @@ __all__ = ["LEVELS", "applicable", "average", "cell_scores", "expected_cells", "
 LEVELS = ["encoder", "domain", "task", "budget", "adaptation", "draw"]
 
 
-def expected_cells(tasks: Iterable[str], protocol: Protocol) -> list[Cell]:
+def expected_cells(suite: Suite, protocol: Protocol) -> list[Cell]:
     """The cells that an encoder needs to be ranked, in the order of the protocol."""
     return [
         Cell(task, budget, adaptation, draw)
-        for task, adaptation in product(tasks, protocol.ranked)
+        for task, adaptation in product(suite.tasks, protocol.ranked)
         for budget, draws in protocol.budgets(adaptation).items()
+        if suite.budgets is None or budget in suite.budgets
         for draw in range(draws)
     ]
 
@@ -74,16 +76,12 @@ def cell_scores(grid: pd.DataFrame) -> pd.DataFrame:
     cells = grid[inside].set_index(LEVELS)[["score", "value", *COSTS, "device"]]
     cells = cells.rename(columns={"score": IN_DOMAIN})
     outside = grid[~inside]
-    named = outside.assign(split=_collapse_corruptions(outside["split"]))
+    # Graded corruptions of a split count as one split, however many there are.
+    named = outside.assign(split=outside["split"].map(split_family))
     scores = named.set_index([*LEVELS, "split"])["score"]
     cells["out_of_domain"] = _mean(_mean(scores, [*LEVELS, "split"]), LEVELS)
     cells["external"] = cells.index.isin(outside["task"].unique(), level="task")
     return cells
-
-
-def _collapse_corruptions(splits: pd.Series[str]) -> pd.Series[str]:
-    """Graded corruptions of the in-domain split count as one split, however many there are."""
-    return splits.mask(splits.str.startswith("corrupted"), "corrupted")
 
 
 def average(

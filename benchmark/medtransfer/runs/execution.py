@@ -24,6 +24,7 @@ from medtransfer.metrics import evaluate, item_weights
 from medtransfer.runs.plan import infeasible
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell, Cost, EncoderRef, ProtocolRef, Record, TaskRef
+from medtransfer.specs.task import split_family
 
 __all__ = ["Finished", "Runner"]
 
@@ -36,8 +37,10 @@ class Finished:
 
     Attributes:
         record: The record, without references to arrays.
-        replicates: Bootstrap replicates (B,) of the primary metric per test split.
-        predictions: Class probabilities (N, C) per test split; of draw 0 only.
+        replicates: Bootstrap replicates (B,) of the primary metric per test split; of graded
+            corruptions, of their mean.
+        predictions: Probabilities (N, C) per test split, of draw 0 only; not of corruptions,
+            which are twenty times as many.
     """
 
     record: Record
@@ -122,23 +125,45 @@ class Runner:
             error = "training went to NaN at every learning rate"
             record = self._record(cell, started, status="diverged", error=error, **shared)
             return Finished(record)
-        metrics, intervals, replicates = {}, {}, {}
+        metrics: dict[str, Any] = {}
+        intervals: dict[str, Any] = {}
+        weights: dict[str, NDArray[np.float64]] = {}
+        replicates: dict[str, list[NDArray[np.float64]]] = {}
         for name, split in job.data.tests.items():
-            weights = item_weights(cell.task, name, len(split), replicates=self.protocol.bootstrap)
+            family = split_family(name)
+            # The corruptions of a split share their weights, so that their mean has replicates;
+            # where patients are known, whole patients are drawn.
+            if family not in weights:
+                weights[family] = item_weights(
+                    cell.task,
+                    family,
+                    len(split),
+                    replicates=self.protocol.bootstrap,
+                    groups=split.patients,
+                )
             # From the float32 that are kept, so that the numbers can be verified from them.
-            result = evaluate(outcome.probabilities[name].astype(np.float64), split.labels, weights)
+            probabilities = outcome.probabilities[name].astype(np.float64)
+            result = evaluate(probabilities, split.labels, weights[family], kind=job.data.card.kind)
             metrics[name] = {
                 **result.values,
                 "classes_scored": result.classes_scored,
                 "n": result.n,
             }
-            intervals[name] = result.intervals
-            replicates[name] = result.replicates[job.data.card.metric].astype(np.float32)
+            if family == name:
+                intervals[name] = result.intervals
+            replicates.setdefault(family, []).append(result.replicates[job.data.card.metric])
         record = self._record(
             cell, started, status="ok", metrics=metrics, intervals=intervals, **shared
         )
-        predictions = outcome.probabilities if cell.draw == 0 else {}
-        return Finished(record, replicates, predictions)
+        predictions = {
+            name: array
+            for name, array in outcome.probabilities.items()
+            if cell.draw == 0 and split_family(name) == name
+        }
+        means = {name: np.mean(arrays, axis=0) for name, arrays in replicates.items()}
+        return Finished(
+            record, {name: mean.astype(np.float32) for name, mean in means.items()}, predictions
+        )
 
     def _cost(self, job: Job, outcome: Outcome, *, flops: int, seconds: float) -> Cost:
         head = 2 * self.profile.width * job.classes

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import get_args
 
-from medtransfer.data.draws import feasible
+from medtransfer.data.draws import feasible, groups
 from medtransfer.data.store import TaskData
 from medtransfer.specs.base import InputError, suggest
-from medtransfer.specs.protocol import Adaptation, Budget, Protocol, shots
+from medtransfer.specs.protocol import BUDGETS, Adaptation, Protocol, shots
 from medtransfer.specs.record import Cell
 
 __all__ = ["check_choices", "infeasible", "plan_cells"]
@@ -24,7 +24,7 @@ def check_choices(
     """
     offered = sorted({budget for name in protocol.ranked for budget in protocol.budgets(name)})
     for option, given, known, every in (
-        ("budget", budgets, offered, get_args(Budget)),
+        ("budget", budgets, offered, BUDGETS),
         ("adaptation", adaptations, sorted(protocol.ranked), get_args(Adaptation)),
     ):
         for value in given:
@@ -69,11 +69,12 @@ def infeasible(cell: Cell, data: Mapping[str, TaskData], protocol: Protocol) -> 
     The same for every encoder, so that a cell left out is left out for all.
     """
     task = data[cell.task]
-    items, classes = len(task.splits["train"]), len(task.card.classes)
+    items, taken = len(task.splits["train"]), groups(task.card.kind, len(task.card.classes))
     count = shots(cell.budget)
-    if feasible(items=items, classes=classes, shots=count, share=protocol.infeasible_share):
+    if feasible(items=items, groups=taken, shots=count, share=protocol.infeasible_share):
         return None
+    what = {"multiclass": "classes", "multilabel": "groups (labels, and none)"}
     return (
-        f"{cell.budget} of {classes} classes would use "
+        f"{cell.budget} of {taken} {what[task.card.kind]} would use "
         f"{protocol.infeasible_share:.0%} or more of the {items} training items"
     )

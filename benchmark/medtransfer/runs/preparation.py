@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medtransfer.data.cache import data_from_environment
+from medtransfer.data.remote import SILENT, Progress
 from medtransfer.data.store import TaskData, open_task
 from medtransfer.encoders.resolution import Located, locate
 from medtransfer.runs.ledger import Ledger
@@ -18,10 +20,11 @@ from medtransfer.runs.plan import check_choices, plan_cells
 from medtransfer.specs.base import InputError
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
-from medtransfer.specs.task import resolve_tasks
+from medtransfer.specs.task import load_tasks, resolve_tasks, suite_budgets
 
 __all__ = ["Prepared", "Request", "check_weights", "prepare"]
 
+_KINDS = ("multiclass", "multilabel")
 _REMEDY = "choose another --out, or --fresh to start anew"
 
 
@@ -78,8 +81,13 @@ class Prepared:
         ]
 
 
-def prepare(request: Request) -> Prepared:
-    """Check a request and plan its cells. Nothing is written but the store of decoded data.
+def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True) -> Prepared:
+    """Check a request and plan its cells. Nothing is written but downloads and decoded data.
+
+    Args:
+        request: What the user asks for.
+        progress: Shows downloads.
+        fetch: Whether missing files are downloaded.
 
     Raises:
         InputError: For the first thing that is wrong with it.
@@ -91,14 +99,25 @@ def prepare(request: Request) -> Prepared:
     cards = resolve_tasks(
         names=list(request.tasks), suite=request.suite, folder=request.task_folder
     )
+    budgets = request.budgets or suite_budgets(request.suite)
     located = locate(request.encoder, architecture=request.architecture)
-    skipped = [name for name, card in cards.items() if card.kind != "multiclass"]
+    skipped = [name for name, card in cards.items() if card.kind not in _KINDS]
     notes = [f"skipped {name}: {cards[name].kind} tasks are not supported yet" for name in skipped]
     chosen = {name: card for name, card in cards.items() if name not in skipped}
     if not chosen:
         raise InputError(f"no task is left to run ({'; '.join(notes)})")
-    folder = request.data or _data_from_environment()
-    data = {name: open_task(card, folder=folder) for name, card in chosen.items()}
+    folder = request.data or data_from_environment()
+    if request.task_folder is not None:
+        shipped = load_tasks()
+        notes += [
+            f"{name}: the card in {request.task_folder} stands for the shipped one"
+            for name, card in chosen.items()
+            if name in shipped and card != shipped[name]
+        ]
+    data = {
+        name: open_task(card, folder=folder, progress=progress, fetch=fetch)
+        for name, card in chosen.items()
+    }
     _check_writable(request.out)
     ledger = Ledger(request.out / located.card.name)
     existing = [] if request.fresh else ledger.read()
@@ -107,9 +126,7 @@ def prepare(request: Request) -> Prepared:
         protocol=protocol,
         located=located,
         data=data,
-        cells=plan_cells(
-            chosen, protocol, budgets=request.budgets, adaptations=request.adaptations
-        ),
+        cells=plan_cells(chosen, protocol, budgets=budgets, adaptations=request.adaptations),
         existing={record.cell: record for record in existing},
         ledger=ledger,
         notes=(*notes, *located.notes),
@@ -134,11 +151,6 @@ def check_weights(prepared: Prepared, state: str) -> None:
                 f"{prepared.ledger.path}: made with other weights than {record.encoder.name} has "
                 f"now; {_REMEDY}"
             )
-
-
-def _data_from_environment() -> Path | None:
-    value = os.environ.get("BENCH_DATA")
-    return Path(value) if value else None
 
 
 def _check_writable(out: Path) -> None:
