@@ -20,6 +20,7 @@ from medtransfer.specs.task import (
     find_task,
     load_suites,
     load_tasks,
+    split_family,
 )
 
 __all__ = ["find", "list_files", "listing"]
@@ -38,8 +39,8 @@ def listing(
         data: Where the cards' files are looked for.
     """
     if kind == "tasks":
-        head = "task domain kind classes train validation in-domain out-of-domain"
-        columns = (*head.split(), "on disk", "data", "licence", "title")
+        head = ("task", "domain", "kind", "train / validation / test", "out-of-domain", "data")
+        columns = (*head, "on disk", "licence", "title")
         return columns, [_task_row(card, data) for card in load_tasks(folder).values()]
     if kind == "encoders":
         return ("encoder", "weights", "pre-trained on", "input", "title"), [
@@ -69,12 +70,11 @@ def _task_row(card: TaskCard, data: Path | None) -> tuple[str, ...]:
     return (
         card.name,
         card.domain,
-        card.kind,
-        str(len(card.classes)),
-        *(_number(survey.items[name]) for name in ("train", "validation", "in_domain")),
+        f"{card.kind}, {len(card.classes)}",
+        " / ".join(_number(survey.items[name]) for name in ("train", "validation", "in_domain")),
         _out_of_domain(card, survey),
-        quantity(survey.on_disk, "bytes") if survey.on_disk else "-",
         _state(survey),
+        quantity(survey.on_disk, "bytes") if survey.on_disk else "-",
         card.licence,
         card.title,
     )
@@ -91,14 +91,14 @@ def _out_of_domain(card: TaskCard, survey: Survey) -> str:
         if name in card.sources:
             texts.append(f"{name} {_number(survey.items[name])}")
         else:
-            sizes = [n for split, n in survey.items.items() if split.startswith(f"{name}/")]
+            sizes = [n for split, n in survey.items.items() if split_family(split) == name]
             texts.append(f"{name} {len(sizes)} x {_number(sizes[0])}")
     return ", ".join(texts) or "-"
 
 
 def _state(survey: Survey) -> str:
     if survey.missing:
-        return f"would download {quantity(survey.to_download, 'bytes')} at most"
+        return f"would download {quantity(survey.to_download, 'bytes')} or less"
     return survey.absent or "ready"
 
 
@@ -149,6 +149,10 @@ def _facts(card: TaskCard, data: Path | None) -> dict[str, Any]:
     survey = survey_task(card, data)
     splits: dict[str, Any] = {}
     for name, items in survey.items.items():
+        if (family := split_family(name)) != name:
+            entry = splits.setdefault(family, {"splits": [], "items": items})
+            entry["splits"].append(name)
+            continue
         splits[name] = {"items": items}
         if name in survey.counts:
             splits[name]["counts"] = dict(zip(card.classes, survey.counts[name], strict=True))

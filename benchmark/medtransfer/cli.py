@@ -116,8 +116,8 @@ def evaluate(
         fresh=fresh,
     )
     try:
-        with console.ConsoleDownloads() as downloads:
-            prepared = prepare(request, downloads, fetch=not dry_run)
+        with console.ConsoleData() as progress:
+            prepared = prepare(request, progress, fetch=not dry_run)
     except KeyboardInterrupt:
         raise _interrupted() from None
     for note in prepared.notes:
@@ -285,9 +285,9 @@ def fetch_data(
         for found in survey_files(card, _data(data))
     ]
     try:
-        with console.ConsoleDownloads() as downloads:
+        with console.ConsoleData() as progress:
             for file in dict.fromkeys(files):
-                print(f"{obtain(file, _data(data), downloads, into=data)}: complete, MD5 is right")
+                print(f"{obtain(file, _data(data), progress, into=data)}: complete, MD5 is right")
     except KeyboardInterrupt:
         raise _interrupted() from None
 

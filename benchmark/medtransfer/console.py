@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.status import Status
 from rich.table import Table
 
 from medtransfer.runs.progress import RunProgress
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from medtransfer.runs.preparation import Prepared
 
 __all__ = [
-    "ConsoleDownloads",
+    "ConsoleData",
     "ConsoleProgress",
     "console",
     "print_estimate",
@@ -44,6 +45,7 @@ console = Console()
 
 # Work that FLOPs do not show (reading, metrics, bootstrap), as FLOPs of a cell, for the estimate.
 _OVERHEAD = 20_000_000_000
+_LARGE = 2**28  # bytes of a split that take more than a moment to decode
 
 
 class ConsoleProgress(RunProgress):
@@ -105,26 +107,29 @@ class ConsoleProgress(RunProgress):
             self._bar = None
 
 
-class ConsoleDownloads:
-    """Bars on a terminal; elsewhere a line when a download begins, every tenth, and at its end."""
+class ConsoleData:
+    """Bars on a terminal; elsewhere a line when a download begins, and for each tenth of it."""
 
     def __init__(self) -> None:
-        """Show nothing until something is fetched."""
+        """Show nothing until something is fetched or decoded."""
+        self._status: Status | None = None
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._tenths: dict[str, int] = {}
 
-    def __enter__(self) -> ConsoleDownloads:
+    def __enter__(self) -> ConsoleData:
         """Nothing is shown yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the bars away."""
+        """Take away what is shown."""
+        self._stop_status()
         if self._bar is not None:
             self._bar.stop()
 
     def announce(self, file: RemoteFile, url: str) -> None:
         """Say what is fetched, from where and under which licence."""
+        self._stop_status()
         size = f", at most {_megabytes(file.at_most)}" if file.at_most else ""
         self._print(f"downloading {file.name}{size} from {url}")
         self._print(f"  licence: {file.licence}")
@@ -155,6 +160,20 @@ class ConsoleDownloads:
         if self._bar is not None and file.name in self._tasks:
             self._bar.remove_task(self._tasks.pop(file.name))
 
+    def decode(self, what: str, size: int) -> None:
+        """Name what is decoded; without a terminal only where it takes a while."""
+        line = f"decoding {what}, {_megabytes(size)}"
+        if console.is_terminal and self._bar is None:
+            self._status = self._status or console.status("")
+            self._status.start()
+            self._status.update(escape(line))
+        elif size >= _LARGE:
+            self._print(line)
+
+    def _stop_status(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+
     def _print(self, line: str) -> None:
         if self._bar is not None:
             self._bar.console.print(escape(line), highlight=False)
@@ -184,8 +203,8 @@ def _outcome(record: Record) -> str:
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table whose columns are cut rather than broken; text is shown as it is."""
     table = Table(box=box.SIMPLE_HEAD)
-    for name in head:
-        table.add_column(escape(name), overflow="fold")
+    for place, name in enumerate(head):
+        table.add_column(escape(name), overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*(escape(str(value)) for value in row))
     _wide().print(table)

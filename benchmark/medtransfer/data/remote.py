@@ -30,7 +30,7 @@ class RemoteFile:
 
 
 class Progress(Protocol):
-    """What a front end implements to show downloads."""
+    """What a front end implements to show how data are fetched and decoded."""
 
     def announce(self, file: RemoteFile, url: str) -> None:
         """Before the first byte: the name, size and licence, and the address that is asked."""
@@ -43,6 +43,9 @@ class Progress(Protocol):
 
     def finish(self, file: RemoteFile) -> None:
         """The file is complete and its checksum is right."""
+
+    def decode(self, what: str, size: int) -> None:
+        """A split of so many bytes is decoded now."""
 
 
 class _Silent:
@@ -58,6 +61,9 @@ class _Silent:
         """Nothing."""
 
     def finish(self, file: RemoteFile) -> None:
+        """Nothing."""
+
+    def decode(self, what: str, size: int) -> None:
         """Nothing."""
 
 

@@ -119,7 +119,7 @@ def open_task(
     Args:
         card: The task card.
         folder: Where files are looked for (``--data``).
-        progress: Shows downloads.
+        progress: Shows downloads and decoding.
         fetch: Whether missing files are downloaded.
 
     Raises:
@@ -214,7 +214,9 @@ def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Spl
             if (split := _read(entry)) is None:
                 if entry.exists():
                     progress.warn(f"{entry}: damaged; the split is decoded again")
-                _build(decode(), entry)
+                decoded = decode()
+                progress.decode(decoded.origin, int(np.prod(decoded.shape)))
+                _build(decoded, entry)
                 split = _read(entry)
     except OSError as error:
         raise InputError(

@@ -86,7 +86,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
 
     Args:
         request: What the user asks for.
-        progress: Shows downloads.
+        progress: Shows downloads and decoding.
         fetch: Whether missing files are downloaded.
 
     Raises:

@@ -55,8 +55,8 @@ class Source(Spec):
         "empty list takes the items without any label. An item that fits no class, or more than "
         "one, is left out.",
     )
-    lineage: list[str] = Field(
-        default=[], description="Source corpora of this split, where they are not the card's."
+    lineage: list[str] | None = Field(
+        default=None, description="Source corpora of this split, where they are not the card's."
     )
 
     @property
