@@ -353,6 +353,17 @@ def test_one_board_for_each_protocol_and_suite() -> None:
     assert set(ranking.tidy(found)["suite"]) == {"small", "large", "other tasks"}
 
 
+def test_a_suite_with_budgets_needs_these_alone() -> None:
+    """Without the full budget an encoder is complete on the few-shot board, and only there."""
+    few = Suite(tasks=list(DOMAINS), budgets=["1-shot", "10-shot"])
+    shots = submission("a", change=lambda cell, draft: None if cell.budget == "full" else draft)
+    suites = {**SUITES, "few-shot": few}
+    everything, part = ranking.boards([shots, submission("b")], suites, {"quick": QUICK})
+    assert pd.isna(everything.table.loc["a", "rank"]) and everything.table.loc["b", "rank"] == 1
+    assert part.table.loc[["a", "b"], "coverage"].tolist() == [1.0, 1.0]
+    assert part.table.loc[["a", "b"], "rank"].tolist() == [1, 1]
+
+
 # Submissions on disk
 
 

@@ -84,8 +84,16 @@ class Job:
 
     def features(self, split: Split) -> torch.Tensor:
         """Frozen features (N, D) of a split, on the encoder's device."""
-        array = np.array(frozen_features(self.encoder, split))
-        return torch.from_numpy(array).to(self.encoder.device)
+        return self._load(split, np.arange(len(split)))
+
+    def shot_features(self) -> torch.Tensor:
+        """Frozen features (n, D) of this draw's items."""
+        return self._load(self.data.splits["train"], self.items)
+
+    def _load(self, split: Split, items: NDArray[np.int64]) -> torch.Tensor:
+        features = frozen_features(self.encoder, split)
+        chosen = np.array(features) if len(items) == len(split) else features[items]
+        return torch.from_numpy(chosen).to(self.encoder.device)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 
+_ROWS = 4096
+
+
 @dataclass(frozen=True)
 class Axes:
     """Principal axes of a set of features.
@@ -50,23 +53,33 @@ class Axes:
     variance: Tensor
 
     def project(self, features: Tensor) -> Tensor:
-        """Coordinates (N, R) of features (N, D)."""
-        return (features.double() - self.mean) @ self.basis
+        """Coordinates (N, R + 1) of features (N, D); the last one is the 1 of the bias."""
+        coordinates = self.basis.new_ones((len(features), self.basis.shape[1] + 1))
+        for rows, chunk in zip(
+            torch.split(coordinates, _ROWS), torch.split(features, _ROWS), strict=True
+        ):
+            rows[:, :-1] = (chunk.double() - self.mean) @ self.basis
+        return coordinates
 
 
 def rotate(features: Tensor) -> Axes:
     """Principal axes of features (N, D), in float64 on their device."""
-    features = features.double()
-    mean = features.mean(dim=0)
-    centred = features - mean
-    items, width = centred.shape
+    items, width = features.shape
+    # By chunks, so that many features need not be held in float64 beside their coordinates.
+    chunks = torch.split(features, _ROWS)
+    mean = torch.stack([chunk.double().sum(dim=0) for chunk in chunks]).sum(dim=0) / items
     if items < width:
+        centred = features.double() - mean
         values, vectors = torch.linalg.eigh(centred @ centred.T)
         keep = values > 1e-12 * values[-1].clamp(min=1e-300)
         values, vectors = values[keep], vectors[:, keep]
         basis = centred.T @ (vectors / values.sqrt())
     else:
-        values, basis = torch.linalg.eigh(centred.T @ centred)
+        products = mean.new_zeros((width, width))
+        for chunk in chunks:
+            centred = chunk.double() - mean
+            products += centred.T @ centred
+        values, basis = torch.linalg.eigh(products)
         keep = values > 1e-12 * values[-1].clamp(min=1e-300)
         values, basis = values[keep], basis[:, keep]
     return Axes(mean, basis.flip(1), values.flip(0) / items)
@@ -135,7 +148,7 @@ def fit_logistic(
     """Minimise `objective` for every mask and every L2 value.
 
     Args:
-        coordinates: (N, R), from `Axes.project`.
+        coordinates: (N, R + 1), from `Axes.project`.
         targets: Labels (N,).
         variance: (R,), from `Axes`.
         classes: C.
@@ -145,24 +158,24 @@ def fit_logistic(
     Returns:
         Weights (M, L, R + 1, C); the last row is the bias.
     """
-    inputs, masks = _prepare(coordinates, masks)
+    masks = _every_item(coordinates) if masks is None else masks
     share = (masks.double() / masks.sum(1, keepdim=True)).repeat_interleave(len(l2), dim=0)
-    penalty = torch.tensor(l2, dtype=torch.float64, device=inputs.device).repeat(len(masks))
+    penalty = torch.tensor(l2, dtype=torch.float64, device=coordinates.device).repeat(len(masks))
     curvature = (1 - 1 / classes) / classes  # of the cross-entropy where all p are equal
     diagonal = torch.cat([variance * curvature, variance.new_tensor([curvature])])
     scale = 1 / (diagonal.unsqueeze(0) + penalty.unsqueeze(1)).unsqueeze(2)
 
     def evaluate(weights: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
-        return objective(weights, inputs, targets, share[problems], penalty[problems])
+        return objective(weights, coordinates, targets, share[problems], penalty[problems])
 
-    start = inputs.new_zeros((len(penalty), inputs.shape[1], classes))
+    start = coordinates.new_zeros((len(penalty), coordinates.shape[1], classes))
     weights = minimise(evaluate, start, scale)
     return weights.view(len(masks), len(l2), *weights.shape[1:])
 
 
 def predict_logistic(weights: Tensor, coordinates: Tensor) -> Tensor:
-    """Class probabilities (..., N, C) from weights (..., R + 1, C) and coordinates (N, R)."""
-    return torch.softmax(coordinates @ weights[..., :-1, :] + weights[..., -1:, :], dim=-1)
+    """Class probabilities (..., N, C) of weights (..., R + 1, C) and coordinates (N, R + 1)."""
+    return torch.softmax(coordinates @ weights, dim=-1)
 
 
 def fit_one_vs_rest(
@@ -185,7 +198,7 @@ def fit_one_vs_rest(
     prior updated with the items: 1/2 where none is known.
 
     Args:
-        coordinates: (N, R), from `Axes.project`.
+        coordinates: (N, R + 1), from `Axes.project`.
         targets: (N, K) for K labels: 1, 0 or -1 (unknown).
         variance: (R,), from `Axes`.
         l2: L values.
@@ -194,7 +207,7 @@ def fit_one_vs_rest(
     Returns:
         Weights (M, L, R + 1, K); the last row is the bias.
     """
-    inputs, masks = _prepare(coordinates, masks)
+    masks = _every_item(coordinates) if masks is None else masks
     labels = targets.T
     counted = masks.unsqueeze(1) & (labels >= 0)  # (M, K, N)
     known, positives = counted.sum(2), (counted & (labels == 1)).sum(2)
@@ -203,35 +216,32 @@ def fit_one_vs_rest(
     signs = torch.where(labels == 1, 1.0, -1.0).double()
     share = signs * counted * (both / known.clamp(min=1).double()).unsqueeze(2)
     share = share.repeat_interleave(len(l2), dim=0).flatten(0, 1)  # (M * L * K, N)
-    penalty = torch.tensor(l2, dtype=torch.float64, device=inputs.device)
+    penalty = torch.tensor(l2, dtype=torch.float64, device=coordinates.device)
     penalty = penalty.repeat_interleave(len(labels)).repeat(len(masks))
 
     prevalence = ((positives + 0.5) / (known.double() + 1)).repeat_interleave(len(l2), dim=0)
     prevalence = prevalence.view(-1, 1, 1)
-    start = inputs.new_zeros((len(penalty), inputs.shape[1], 1))
+    start = coordinates.new_zeros((len(penalty), coordinates.shape[1], 1))
     start[:, -1:] = torch.logit(prevalence)
     curvature = prevalence * (1 - prevalence)  # of the cross-entropy at the start
     diagonal = curvature * torch.cat([variance, variance.new_ones(1)]).view(-1, 1)
     diagonal[:, :-1] += penalty.view(-1, 1, 1)
 
     def evaluate(weights: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
-        return objective_one_vs_rest(weights, inputs, share[problems], penalty[problems])
+        return objective_one_vs_rest(weights, coordinates, share[problems], penalty[problems])
 
     weights = minimise(evaluate, start, 1 / diagonal)
     return weights.view(len(masks), len(l2), len(labels), -1).transpose(2, 3)
 
 
 def predict_one_vs_rest(weights: Tensor, coordinates: Tensor) -> Tensor:
-    """Label probabilities (..., N, K) from weights (..., R + 1, K) and coordinates (N, R)."""
-    return torch.sigmoid(coordinates @ weights[..., :-1, :] + weights[..., -1:, :])
+    """Label probabilities (..., N, K) of weights (..., R + 1, K) and coordinates (N, R + 1)."""
+    return torch.sigmoid(coordinates @ weights)
 
 
-def _prepare(coordinates: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Append the ones of the bias; without masks, one mask with all items."""
-    ones = coordinates.new_ones((len(coordinates), 1))
-    if masks is None:
-        masks = torch.ones((1, len(ones)), dtype=torch.bool, device=ones.device)
-    return torch.cat([coordinates, ones], dim=1), masks
+def _every_item(coordinates: Tensor) -> Tensor:
+    """One mask with all items."""
+    return torch.ones((1, len(coordinates)), dtype=torch.bool, device=coordinates.device)
 
 
 def _penalise(

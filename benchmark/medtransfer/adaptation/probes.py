@@ -37,7 +37,7 @@ def adapt_knn(job: Job) -> Outcome:
     DINO's evaluation; k is at most the smallest class's count, so that no class is outvoted by
     its size alone.
     """
-    train = job.features(job.data.splits["train"])[torch.from_numpy(job.items)]
+    train = job.shot_features()
     settings = job.protocol.knn
     k = min(settings.neighbours, min(job.counts))
     truth, known = _votes(job)
@@ -81,7 +81,7 @@ def adapt_linear(job: Job) -> Outcome:
     """
     settings = job.protocol.linear
     assert settings is not None
-    features = job.features(job.data.splits["train"])[torch.from_numpy(job.items)]
+    features = job.shot_features()
     targets = torch.from_numpy(job.labels).to(features.device)
     axes = rotate(features)
     coordinates = axes.project(features)

@@ -271,7 +271,7 @@ def _write(
     path: Path,
     batches: Iterable[NDArray[np.uint8]],
     shape: tuple[int, ...],
-    update: Callable[[bytes], None],
+    update: Callable[[memoryview], None],
 ) -> None:
     """Write batches as one ``.npy`` array of a known shape, one after the other."""
     with path.open("wb") as file:
@@ -279,7 +279,7 @@ def _write(
         npy.write_array_header_1_0(file, header)
         written = 0
         for batch in batches:
-            data = np.ascontiguousarray(batch).tobytes()
+            data = np.ascontiguousarray(batch).reshape(-1).data  # no copy
             update(data)
             written += file.write(data)
     assert written == int(np.prod(shape)), f"{path.name}: {written} bytes for shape {shape}"

@@ -28,7 +28,7 @@ from medtransfer.specs.source import NpzSource
 __all__ = ["decode", "files", "identify", "open_official", "open_split"]
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-_BATCH_BYTES = 64 * 2**20
+_BATCH_BYTES = 16 * 2**20
 
 # What numpy and zipfile raise on bytes that are not what they claim to be.
 _BROKEN = (

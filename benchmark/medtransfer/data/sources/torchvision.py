@@ -30,7 +30,7 @@ from medtransfer.specs.source import TorchvisionSource
 
 __all__ = ["decode", "files", "identify"]
 
-_BATCH_BYTES = 64 * 2**20
+_BATCH_BYTES = 16 * 2**20
 # More than twice the largest, STL-10 with its unlabelled images.
 _MOST_UNPACKED = 8 * 2**30
 _HELD_OUT = 0.1
