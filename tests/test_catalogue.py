@@ -94,7 +94,8 @@ def test_official_files_from_the_first_look_to_the_last(
     planned = bench(*run, "--adaptation", "knn", "--dry-run")
     assert planned.code == 2 and not server.paths and not out.exists()
     assert planned.err == (
-        "error: breastmnist_224.npz: not here yet; `bench data fetch --task lesions` downloads it\n"
+        "error: lesions: breastmnist_224.npz: not here yet; `bench data fetch`, with the same "
+        "tasks, downloads it\n"
     )
 
     server.files["/breastmnist_224.npz"].cuts = [5000]
@@ -136,6 +137,11 @@ def test_evaluation_downloads_what_is_missing(server: Server, tmp_path: Path, be
     assert outcome.code == 0, outcome.err
     assert outcome.out.index(f"licence: {LICENCE}") < outcome.out.index("lesions full knn")
     assert (tmp_path / "cache" / "downloads" / "medmnist" / FILES[0]).is_file()
+    # A folder that is asked for gets its own copy: it may travel to a machine without a network.
+    asked = list(server.paths)
+    fetched = bench("data", "fetch", "--tasks", cards, "--data", tmp_path / "stick")
+    assert fetched.code == 0 and server.paths == asked
+    assert all((tmp_path / "stick" / file).read_bytes() for file in FILES)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +286,21 @@ def test_data_folder_that_is_not_there(small: Small, tmp_path: Path, bench: Benc
     for command in (["list", "tasks"], ["show", "pneumonia"], ["data", "list"]):
         outcome = bench(*command, "--data", missing)
         assert outcome.code == 2 and outcome.err == f"error: --data: {missing} is not a folder\n"
+
+
+def test_wrong_choices_are_refused(tmp_path: Path, bench: Bench) -> None:
+    """What cannot be meant is one line: two choices of tasks, none, no cell, no folder."""
+    run = ("evaluate", "--encoder", "pixels", "--out", tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        ((*run, "--suite", "phantom", "--task", "phantom_ct"), "give either --suite or --task"),
+        ((*run, "--suite", "few-shot", "--protocol", "medmnist"), "none of the budgets 1-shot, "),
+        (("data", "fetch"), "name what to fetch: --suite, --task or --tasks"),
+        (("data", "fetch", "--suite", "oct", "--data", tmp_path / "file"), "cannot be written: "),
+    ):
+        outcome = bench(*arguments)
+        assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
+    assert "nothing to download" in bench("data", "fetch", "--suite", "phantom").out
 
 
 @needs_real_data

@@ -61,7 +61,7 @@ def pixels(decoded: Decoded) -> NDArray[np.uint8]:
 
 def test_items_of_a_multi_label_corpus_are_selected() -> None:
     """`[]` takes items with no label at all; unknown labels and items of two classes drop out."""
-    labels = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, -1], [0, 0, 1]]
+    labels = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, -1], [0, -1, 1]]
     select = {"normal": [], "sick": ["pneumonia", "mass"]}
     patients = [f"p{item}" for item in range(6)]
     decoded = split(labels, ["pneumonia", "effusion", "mass"], patients=patients)
@@ -70,9 +70,9 @@ def test_items_of_a_multi_label_corpus_are_selected() -> None:
     assert found.ids == ["item 0", "item 1", "item 2", "item 5"]
     assert found.patients == ["p0", "p1", "p2", "p5"]
     assert pixels(found).tolist() == [0, 1, 2, 5]
-    both = {"normal": ["effusion"], "sick": ["pneumonia"]}  # item 2 is both
+    both = {"normal": ["effusion"], "sick": ["mass"]}  # item 5 may be both
     found = conform(split(labels, ["pneumonia", "effusion", "mass"]), card(), both)
-    assert found.ids == ["item 1", "item 3"]
+    assert found.ids == ["item 2", "item 3"]
 
 
 def test_classes_of_another_corpus_are_mapped_and_the_rest_left_out() -> None:
@@ -89,6 +89,8 @@ def test_equal_names_in_another_order_are_mapped() -> None:
     found = conform(split([0, 1, 1], ["Sick", "Nor-mal"]), card(), None)
     assert found.labels.tolist() == [1, 0, 0]
     assert conform(split([0, 1, 1], ["normal", "sick"]), card(), None).labels.tolist() == [0, 1, 1]
+    some = conform(split([0, 1], ["ER+", "HER2"]), card(classes=("ER+", "ER-", "HER2")), None)
+    assert some.labels.tolist() == [0, 2]
     only = conform(split([0, 0], ["sick"]), card(), None)  # an external set of one class
     assert only.labels.tolist() == [1, 1]
     labels = [[1, 0], [0, -1]]
@@ -97,11 +99,16 @@ def test_equal_names_in_another_order_are_mapped() -> None:
 
 
 def test_labels_become_labels() -> None:
-    """Any of several source labels makes a positive; an unknown one hides a negative only."""
+    """Any of several source labels makes a positive; an unknown one hides a negative only.
+
+    Of a class that the corpus has no label for nothing is known.
+    """
     labels = [[1, 0, 0], [0, -1, 0], [0, -1, 1], [0, 0, 0]]
     select = {"normal": ["a", "b"], "sick": ["c"]}
     found = conform(split(labels, ["a", "b", "c"]), card("multilabel"), select)
     assert found.labels.tolist() == [[1, 0], [-1, 0], [-1, 1], [0, 0]]
+    found = conform(split(labels, ["a", "b", "c"]), card("multilabel"), {"normal": []})
+    assert found.labels.tolist() == [[0, -1], [-1, -1], [0, -1], [1, -1]]
 
 
 def test_masks_are_renumbered() -> None:

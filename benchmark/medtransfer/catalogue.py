@@ -5,11 +5,13 @@ No torch, and nothing is fetched or decoded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medtransfer.data.draws import feasible, groups
+from medtransfer.data.remote import RemoteFile
 from medtransfer.data.survey import Found, Survey, survey_files, survey_task
 from medtransfer.encoders.registry import registered
 from medtransfer.ranking.text import quantity
@@ -97,9 +99,15 @@ def _out_of_domain(card: TaskCard, survey: Survey) -> str:
 
 
 def _state(survey: Survey) -> str:
+    if survey.missing and math.isnan(survey.to_download):
+        return "would download files whose size is not published"
     if survey.missing:
         return f"would download {quantity(survey.to_download, 'bytes')} or less"
     return survey.absent or "ready"
+
+
+def _bound(file: RemoteFile) -> str:
+    return "?" if file.at_most is None else f"at most {quantity(file.at_most, 'bytes')}"
 
 
 def list_files(cards: Mapping[str, TaskCard], data: Path | None) -> tuple[tuple[str, ...], Rows]:
@@ -111,9 +119,7 @@ def list_files(cards: Mapping[str, TaskCard], data: Path | None) -> tuple[tuple[
     rows: Rows = [
         (
             found.file.name,
-            quantity(found.path.stat().st_size, "bytes")
-            if found.path
-            else f"at most {quantity(found.file.at_most or 0, 'bytes')}",
+            quantity(found.path.stat().st_size, "bytes") if found.path else _bound(found.file),
             str(found.path) if found.path else f"missing; {found.file.url}",
             found.file.licence,
             ", ".join(names),

@@ -276,14 +276,19 @@ def fetch_data(
     from medtransfer import console
     from medtransfer.data.download import obtain
     from medtransfer.data.survey import survey_files
+    from medtransfer.specs.errors import InputError
 
-    if data is not None:
-        data.mkdir(parents=True, exist_ok=True)
-    files = [
-        found.file
-        for card in _chosen(suite, task, tasks).values()
-        for found in survey_files(card, _data(data))
-    ]
+    if suite is None and not task and tasks is None:
+        raise InputError("name what to fetch: --suite, --task or --tasks")
+    cards = _chosen(suite, task, tasks).values()
+    try:
+        if data is not None:
+            data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--data: {data} cannot be written: {error.strerror}") from None
+    files = [found.file for card in cards for found in survey_files(card, _data(data))]
+    if not files:
+        print("nothing to download: these tasks need no published file")
     try:
         with console.ConsoleData() as progress:
             for file in dict.fromkeys(files):
@@ -296,16 +301,16 @@ def _chosen(suite: str | None, task: list[str] | None, tasks: Path | None) -> di
     """The cards that a `bench data` command speaks of: all, when it names none."""
     from medtransfer.specs.task import load_tasks, resolve_tasks
 
-    if suite is None and not task:
-        return dict(load_tasks(tasks))
+    if suite is None and not task and tasks is None:
+        return dict(load_tasks())
     return dict(resolve_tasks(names=task or [], suite=suite, folder=tasks))
 
 
 def _data(data: Path | None) -> Path | None:
     """Where files are looked for."""
-    from medtransfer.data.cache import data_from_environment
+    from medtransfer.data.cache import data_folder
 
-    return data or data_from_environment()
+    return data_folder(data)
 
 
 def _print_rows(table: tuple[tuple[str, ...], list[tuple[str, ...]]], as_json: bool) -> None:

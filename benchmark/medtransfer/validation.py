@@ -68,7 +68,7 @@ def _check_folder(path: Path, data: Path | None) -> Iterator[str]:
     for file in files:
         yield from _check_task(cards[file.stem], file, data)
     if (path / "suites.yaml").is_file():
-        for name, suite in load_suites().items():
+        for name, suite in load_suites(path / "suites.yaml").items():
             for task in suite.tasks:
                 if find_task(task, cards) is None:
                     raise InputError(f"{path / 'suites.yaml'}: {name}: unknown task '{task}'")
@@ -80,16 +80,17 @@ def _check_task(card: TaskCard, path: Path, data: Path | None) -> Iterator[str]:
     survey = survey_task(card, data)
     if not survey.ready:
         reason = survey.absent or (
-            f"`bench data fetch --task {card.name}` would download "
-            f"{quantity(survey.to_download, 'bytes')} at most"
+            f"`bench data fetch` would download {quantity(survey.to_download, 'bytes')} or less"
         )
         yield f"{path}: task {card.name} (card only; {reason})"
         return
-    task = open_task(card, folder=data, fetch=False)
-    yield f"{path}: task {card.name}, fingerprint {task.fingerprint[:12]}"
+    task = open_task(card, folder=data, fetch=False, corruptions=False)
+    yield f"{path}: task {card.name}"
     for name in card.sources:
         yield f"  {name}: {_describe(card, task.splits[name])}"
     train = fingerprint(task.splits["train"].images)
+    if train.repeats:
+        yield f"  note: train: {train.repeats} exact copies of other images of train"
     for name in card.sources:
         if name != "train":
             found = compare(train, fingerprint(task.splits[name].images))
@@ -106,9 +107,12 @@ def _describe(card: TaskCard, split: Split) -> str:
         shares = pixels / pixels.sum()
         text += "; pixels: "
     else:
-        shares = np.array(count_labels(split.labels, len(card.classes))) / len(split)
+        known = (split.labels >= 0).sum(axis=0)  # of each label, or of all items
+        shares = np.array(count_labels(split.labels, len(card.classes))) / np.maximum(known, 1)
         text += "; "
     text += ", ".join(f"{c} {share:.1%}" for c, share in zip(card.classes, shares, strict=True))
+    if split.labels.ndim == 2 and (unknown := (split.labels < 0).mean()) > 0:
+        text += f"; {unknown:.1%} of the labels unknown"
     if split.patients is not None:
         text += f"; {len(set(split.patients))} patients, in no other split"
     return text

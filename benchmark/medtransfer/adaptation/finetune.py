@@ -86,7 +86,7 @@ def adapt_finetune(job: Job) -> Outcome:
                 if score is not None:
                     runs.append((score, rate, classifier))
         if not runs:
-            return _diverged(job, seen, {"lr": rates})
+            return _diverged(job, seen, {"lr": None, "tried": rates})
         score, rate, best = max(runs, key=lambda run: run[0])
         selected = {"lr": rate, "validation": score[0], "validation_log_loss": -score[1]}
     if best is None or job.shots is not None:
@@ -123,7 +123,7 @@ def _settings(job: Job) -> FineTuning:
 
 def _learning_rates(job: Job) -> list[float]:
     """Those to try for this cell."""
-    if job.draw > 0 and job.shots is None and "lr" in job.previous:
+    if job.draw > 0 and job.shots is None and job.previous.get("lr") is not None:
         return [float(job.previous["lr"])]
     settings = _settings(job)
     random = job.encoder.card.pretraining.objective == "none"

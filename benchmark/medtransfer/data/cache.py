@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_folder", "data_from_environment"]
+from medtransfer.specs.errors import InputError
+
+__all__ = ["cache_folder", "data_folder"]
 
 
 def cache_folder() -> Path:
@@ -14,7 +16,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("BENCH_CACHE") or default)
 
 
-def data_from_environment() -> Path | None:
-    """``BENCH_DATA``, the folder that ``--data`` would name."""
-    value = os.environ.get("BENCH_DATA")
-    return Path(value) if value else None
+def data_folder(option: Path | None) -> Path | None:
+    """Where files are looked for: ``--data``, else ``BENCH_DATA``, else nowhere.
+
+    Raises:
+        InputError: When it is no folder.
+    """
+    variable = os.environ.get("BENCH_DATA")
+    name, folder = "--data", option
+    if option is None and variable:
+        name, folder = "BENCH_DATA", Path(variable)
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{name}: {folder} is not a folder")
+    return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -57,7 +58,7 @@ def obtain(
         file: The file.
         folder: The user's data folder (``--data``), searched before the download folder.
         progress: Shows a download.
-        into: Where a download goes, instead of the download folder of the cache.
+        into: Where the file is to be, instead of the download folder of the cache.
 
     Returns:
         The file's path.
@@ -73,7 +74,7 @@ def obtain(
         path = target
     if path is not None:
         if (found := _md5_of(path)) == file.md5:
-            return path
+            return path if into is None or path.is_relative_to(into) else _copy(path, target)
         if path != _download_path(file):
             raise InputError(
                 f"{path}: MD5 is {found}, expected {file.md5}: the file is damaged or of another "
@@ -156,6 +157,18 @@ def _download(file: RemoteFile, addresses: list[str], target: Path, progress: Pr
         f"{file.name}: could not be downloaded: {'; '.join(problems)}; run the same command again "
         f"later, or put the file at {target}"
     )
+
+
+def _copy(path: Path, target: Path) -> Path:
+    """Give the file to another folder, whole or not at all."""
+    part = target.with_name(f"{target.name}.copy")
+    try:
+        shutil.copyfile(path, part)
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from None
+    return target
 
 
 def _md5_of(path: Path) -> str:

@@ -57,7 +57,9 @@ def conform(decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | Non
     if card.kind == "multilabel":
         labels = np.where(matches, 1, np.where(known, 0, -1)).astype(np.int64)
         return replace(decoded, labels=labels, label_names=card.classes, masks=None)
-    keep = matches.sum(axis=1) == 1
+    # What is not known of a class that is selected may be true: then the item may fit two.
+    named = [card.classes.index(name) for name in select]
+    keep = (matches.sum(axis=1) == 1) & (matches | known)[:, named].all(axis=1)
     if not keep.any():
         raise InputError(f"{decoded.origin}: select: no item fits any class")
     chosen = replace(decoded, labels=matches.argmax(axis=1).astype(np.int64), masks=None)
@@ -67,7 +69,7 @@ def conform(decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | Non
 def _select_by_name(decoded: Decoded, card: TaskCard) -> dict[str, list[str]] | None:
     """Map equal names onto each other, whatever their order; ``None`` where it is the same."""
     assert decoded.label_names is not None
-    found, expected = _normalise(decoded.label_names), _normalise(card.classes)
+    found, expected = _normalise(decoded.label_names, card.classes)
     if found == expected:
         return None
     strange = [name for name in found if name not in expected]
@@ -87,14 +89,17 @@ def _select_by_name(decoded: Decoded, card: TaskCard) -> dict[str, list[str]] | 
     }
 
 
-def _normalise(names: list[str]) -> list[str]:
+def _normalise(*lists: list[str]) -> tuple[list[str], ...]:
     """Class names without case and punctuation: 'non-COVID' and 'non_covid' are one class.
 
-    What alone tells two classes apart stays: 'ER+' and 'ER-' are two.
+    What alone tells two classes of a list apart stays in all: 'ER+' and 'ER-' are two.
     """
-    lower = [name.lower() for name in names]
-    bare = ["".join(c for c in name if c.isalnum()) for name in lower]
-    return next((form for form in (bare, lower) if len(set(form)) == len(names)), names)
+    lower = tuple([name.lower() for name in names] for names in lists)
+    bare = tuple(["".join(c for c in name if c.isalnum()) for name in names] for names in lower)
+    for form in (bare, lower):
+        if all(len(set(names)) == len(names) for names in form):
+            return form
+    return lists
 
 
 def _check_labels(labels: NDArray[np.int64], card: TaskCard, origin: str) -> None:
@@ -126,19 +131,25 @@ def _check_labels(labels: NDArray[np.int64], card: TaskCard, origin: str) -> Non
 def _match(
     decoded: Decoded, card: TaskCard, select: dict[str, list[str]]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which items (rows) belong to which classes (columns), and where that is known."""
+    """Which items (rows) belong to which classes (columns), and where that is known.
+
+    Of a class that ``select`` does not name nothing is known: the corpus may not have looked.
+    """
     labels = decoded.labels
     matches = np.zeros((len(labels), len(card.classes)), dtype=bool)
-    known = np.ones_like(matches)
+    known = np.zeros_like(matches)
     for name, wanted in select.items():
         column = card.classes.index(name)
         positions = [_position(label, decoded, name) for label in wanted]
         if labels.ndim == 2:
-            chosen = labels[:, positions]
-            matches[:, column] = (chosen == 1).any(axis=1) if wanted else (labels == 0).all(axis=1)
-            known[:, column] = matches[:, column] | (chosen >= 0).all(axis=1)
+            chosen = labels[:, positions] if wanted else labels
+            positive = (chosen == 1).any(axis=1)
+            complete = (chosen >= 0).all(axis=1)
+            matches[:, column] = positive if wanted else complete & ~positive
+            known[:, column] = positive | complete
         elif wanted:
             matches[:, column] = np.isin(labels, positions)
+            known[:, column] = True
         else:
             raise InputError(
                 f"{decoded.origin}: select: {name}: an empty list takes items without any label, "

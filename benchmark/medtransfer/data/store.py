@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ from medtransfer.specs.base import InputError, digest
 from medtransfer.specs.source import CorruptSource, Source
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["Split", "TaskData", "open_task", "stored_split"]
+__all__ = ["Split", "TaskData", "open_task", "stored_corruptions", "stored_split"]
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def open_task(
     folder: Path | None,
     progress: Progress = SILENT,
     fetch: bool = True,
+    corruptions: bool = True,
 ) -> TaskData:
     """Open every split of a task, fetching and decoding what is not in the store yet.
 
@@ -121,20 +122,39 @@ def open_task(
         folder: Where files are looked for (``--data``).
         progress: Shows downloads and decoding.
         fetch: Whether missing files are downloaded.
+        corruptions: Whether the corrupted splits are wanted; a check of the data needs none.
 
     Raises:
         InputError: For data that are missing, damaged, or contradict the card.
     """
-    splits: dict[str, Split] = {}
-    for name, source in card.splits.items():
-        if isinstance(source, CorruptSource):
-            splits[name] = _open_corrupted(splits[source.corrupt], source, progress)
-        else:
-            splits[name] = _open_source(card, name, folder=folder, progress=progress, fetch=fetch)
+    _allow_many_files()
+    splits = {
+        name: _open_source(card, name, folder=folder, progress=progress, fetch=fetch)
+        for name in card.sources
+    }
     data = TaskData(card, splits)
-    _check_training(data)
+    _check_classes(data)
     _check_patients(data)
+    for name, source in card.test_splits.items():
+        if corruptions and isinstance(source, CorruptSource):
+            try:
+                splits[name] = _open_corrupted(splits[source.corrupt], source, progress)
+            except InputError as error:
+                raise InputError(f"{card.name}: {name}: {error}") from None
     return data
+
+
+@cache
+def _allow_many_files() -> None:
+    """Each split keeps a file open: a suite has hundreds, and some systems allow 256 at first."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def stored_split(card: TaskCard, source: Source, folder: Path | None) -> Split | None:
@@ -167,7 +187,8 @@ def _open_source(
         for file in loader.files(source, folder):
             if not fetch and find(file, folder) is None:
                 raise InputError(
-                    f"{file.name}: not here yet; `bench data fetch --task {card.name}` downloads it"
+                    f"{card.name}: {file.name}: not here yet; `bench data fetch`, with the same "
+                    "tasks, downloads it"
                 )
             obtain(file, folder, progress)
         decoded = loader.decode(source, folder)
@@ -184,11 +205,24 @@ def _open_source(
     return split
 
 
-def _open_corrupted(base: Split, source: CorruptSource, progress: Progress) -> Split:
-    # Of the recipe, not of the pixels: these may differ in the last bit between versions of the
-    # libraries, and the numbers made from them must still be comparable.
+def stored_corruptions(base: Split, source: CorruptSource) -> Split | None:
+    """A corrupted split that has been made already, or ``None``."""
+    return _read(_corrupted_entry(base, source)[0])
+
+
+def _corrupted_entry(base: Split, source: CorruptSource) -> tuple[Path, str]:
+    """Where a corrupted split is kept, and its hash.
+
+    It is the hash of the recipe, not of the pixels: these may differ in the last bit between
+    versions of the libraries, and the numbers made from them must still be comparable.
+    """
     recipe = [base.sha256, source.kinds, source.severities, source.items, CORRUPTIONS_REVISION]
     entry = cache_folder() / "splits" / digest({"format": _FORMAT, "corrupted": recipe})
+    return entry, digest(recipe)
+
+
+def _open_corrupted(base: Split, source: CorruptSource, progress: Progress) -> Split:
+    entry, sha256 = _corrupted_entry(base, source)
 
     def decode() -> Decoded:
         return corrupted(
@@ -201,14 +235,14 @@ def _open_corrupted(base: Split, source: CorruptSource, progress: Progress) -> S
             origin=base.origin,
         )
 
-    return replace(_open(entry, decode, progress), sha256=digest(recipe))
+    return replace(_open(entry, decode, progress), sha256=sha256)
 
 
 def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Split:
     """Read an entry of the store, building it first where it is not there."""
-    if (split := _read(entry)) is not None:
-        return split
     try:
+        if (split := _read(entry)) is not None:
+            return split
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{entry}.lock"):
             if (split := _read(entry)) is None:
@@ -220,7 +254,7 @@ def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Spl
                 split = _read(entry)
     except OSError as error:
         raise InputError(
-            f"{entry.parent}: cannot be written: {error.strerror}; set BENCH_CACHE to a folder "
+            f"{entry}: cannot be written or read: {error.strerror}; set BENCH_CACHE to a folder "
             "with room"
         ) from None
     assert split is not None
@@ -237,7 +271,7 @@ def _read(entry: Path) -> Split | None:
         }
         arrays["labels"] = np.array(arrays["labels"])
         return Split(**arrays, **meta)
-    except (OSError, ValueError, EOFError, TypeError, KeyError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, TypeError, KeyError):
         return None
 
 
@@ -251,7 +285,8 @@ def _build(decoded: Decoded, entry: Path) -> None:
             _write(temporary / "masks.npy", decoded.masks, decoded.shape[:3], hasher.update)
         np.save(temporary / "labels.npy", decoded.labels)
         hasher.update(decoded.labels.astype("<i8").tobytes())
-        hasher.update("\n".join(decoded.ids).encode())  # the draws are made from them
+        # The draws are made from the ids, and the bootstrap from the patients.
+        hasher.update("\n".join([*decoded.ids, *(decoded.patients or [])]).encode())
         meta = {
             "ids": decoded.ids,
             "sha256": hasher.hexdigest(),
@@ -299,14 +334,24 @@ def _check_counts(card: TaskCard, name: str, split: Split) -> None:
         )
 
 
-def _check_training(data: TaskData) -> None:
-    """Every class needs a training example."""
+def _check_classes(data: TaskData) -> None:
+    """Every class needs a training example, and an AUROC items of and outside a class."""
     if data.card.kind == "segmentation":
         return
-    counts = count_labels(data.splits["train"].labels, len(data.card.classes))
+    classes = data.card.classes
+    counts = count_labels(data.splits["train"].labels, len(classes))
     if 0 in counts:
-        absent = data.card.classes[counts.index(0)]
+        absent = classes[counts.index(0)]
         raise InputError(f"{data.card.name}: train: class '{absent}' has no training example")
+    for name, split in data.splits.items():
+        labels = split.labels
+        onehot = labels[:, None] == np.arange(len(classes)) if labels.ndim == 1 else labels == 1
+        outside = ~onehot if labels.ndim == 1 else labels == 0
+        if not (onehot.any(axis=0) & outside.any(axis=0)).any():
+            raise InputError(
+                f"{data.card.name}: {name}: {split.origin}: no class has items both in and outside "
+                "it, so nothing can be told apart there"
+            )
 
 
 def _check_patients(data: TaskData) -> None:

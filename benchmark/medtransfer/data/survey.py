@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from medtransfer.data.download import find
 from medtransfer.data.labels import count_labels
 from medtransfer.data.loaders import LOADERS
 from medtransfer.data.remote import RemoteFile
-from medtransfer.data.store import Split, stored_split
+from medtransfer.data.store import Split, stored_corruptions, stored_split
 from medtransfer.specs.base import InputError
 from medtransfer.specs.source import CorruptSource, PhantomSource
 from medtransfer.specs.task import TaskCard
@@ -37,7 +38,7 @@ class Survey:
     Attributes:
         items: Number of items of each split; ``None`` where only the data can tell.
         counts: Items of each class (positives of each label) of the splits where it is known.
-        on_disk: Bytes of the decoded splits and of the downloaded files.
+        on_disk: Bytes of the decoded and corrupted splits and of the downloaded files.
         missing: Published files that an evaluation would download.
         absent: What is wrong with a file of the user's, or empty.
     """
@@ -54,9 +55,9 @@ class Survey:
         return not self.missing and not self.absent
 
     @property
-    def to_download(self) -> int:
-        """Bytes at most."""
-        return sum(file.at_most or 0 for file in self.missing)
+    def to_download(self) -> float:
+        """Bytes at most; NaN where a size is not published."""
+        return sum(math.nan if file.at_most is None else file.at_most for file in self.missing)
 
 
 def survey_files(card: TaskCard, folder: Path | None) -> list[Found]:
@@ -77,6 +78,7 @@ def survey_task(card: TaskCard, folder: Path | None) -> Survey:
         folder: Where files are looked for (``--data``).
     """
     items: dict[str, int | None] = {}
+    splits: dict[str, Split] = {}
     counts = dict(card.counts)
     on_disk, absent = 0, ""
     missing: dict[RemoteFile, None] = {}
@@ -84,6 +86,7 @@ def survey_task(card: TaskCard, folder: Path | None) -> Survey:
         split = stored_split(card, source, folder)
         items[name] = card.sizes.get(name)
         if split is not None:
+            splits[name] = split
             on_disk += _bytes(split)
             items[name] = len(split)
             if card.kind != "segmentation":
@@ -105,6 +108,9 @@ def survey_task(card: TaskCard, folder: Path | None) -> Survey:
         if isinstance(test, CorruptSource):
             base = items[test.corrupt]
             items[name] = None if base is None else min(base, test.items)
+            clean = splits.get(test.corrupt)
+            if clean is not None and (split := stored_corruptions(clean, test)) is not None:
+                on_disk += _bytes(split)
     return Survey(items, counts, on_disk, tuple(missing), absent)
 
 

@@ -20,7 +20,7 @@ from medtransfer.cost.machine import device_name, peak_memory, reset_peak_memory
 from medtransfer.cost.profile import Profile, profile_encoder
 from medtransfer.data.store import TaskData
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.metrics import evaluate, item_weights
+from medtransfer.metrics import evaluate, interval, item_weights
 from medtransfer.runs.plan import infeasible
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell, Cost, EncoderRef, ProtocolRef, Record, TaskRef
@@ -152,6 +152,11 @@ class Runner:
             if family == name:
                 intervals[name] = result.intervals
             replicates.setdefault(family, []).append(result.replicates[job.data.card.metric])
+        means = {name: np.mean(arrays, axis=0) for name, arrays in replicates.items()}
+        primary = job.data.card.metric
+        intervals |= {
+            name: {primary: interval(mean)} for name, mean in means.items() if name not in metrics
+        }
         record = self._record(
             cell, started, status="ok", metrics=metrics, intervals=intervals, **shared
         )
@@ -160,7 +165,6 @@ class Runner:
             for name, array in outcome.probabilities.items()
             if cell.draw == 0 and split_family(name) == name
         }
-        means = {name: np.mean(arrays, axis=0) for name, arrays in replicates.items()}
         return Finished(
             record, {name: mean.astype(np.float32) for name, mean in means.items()}, predictions
         )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medtransfer.data.cache import data_from_environment
+from medtransfer.data.cache import data_folder
 from medtransfer.data.remote import SILENT, Progress
 from medtransfer.data.store import TaskData, open_task
 from medtransfer.encoders.resolution import Located, locate
@@ -106,7 +106,13 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     chosen = {name: card for name, card in cards.items() if name not in skipped}
     if not chosen:
         raise InputError(f"no task is left to run ({'; '.join(notes)})")
-    folder = request.data or data_from_environment()
+    cells = plan_cells(chosen, protocol, budgets=budgets, adaptations=request.adaptations)
+    if not cells:
+        raise InputError(
+            f"no cell is left to run: protocol {protocol.name} has none of the budgets "
+            f"{', '.join(budgets)}"
+        )
+    folder = data_folder(request.data)
     if request.task_folder is not None:
         shipped = load_tasks()
         notes += [
@@ -126,7 +132,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
         protocol=protocol,
         located=located,
         data=data,
-        cells=plan_cells(chosen, protocol, budgets=budgets, adaptations=request.adaptations),
+        cells=cells,
         existing={record.cell: record for record in existing},
         ledger=ledger,
         notes=(*notes, *located.notes),

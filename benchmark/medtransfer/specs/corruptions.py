@@ -7,7 +7,7 @@ any image is stored. A new kind is one name here and one entry in ``medtransfer.
 
 from __future__ import annotations
 
-__all__ = ["COLOUR_KINDS", "KINDS_BY_DOMAIN", "kinds_of"]
+__all__ = ["ALL_KINDS", "COLOUR_KINDS", "KINDS_BY_DOMAIN", "kinds_of"]
 
 # They would leave a grey image as it is, so only colour images take them.
 COLOUR_KINDS = frozenset({"colour-cast", "saturation-down", "stain-shift"})
@@ -108,6 +108,8 @@ KINDS_BY_DOMAIN: dict[str, tuple[str, ...]] = {
         "pixelation",
     ),
 }
+
+ALL_KINDS = frozenset(kind for kinds in KINDS_BY_DOMAIN.values() for kind in kinds)
 
 # For a domain that is not listed: what can happen to any image, grey ones too.
 _GENERIC = (

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from medtransfer.specs.base import Spec
+from medtransfer.specs.base import Spec, suggest
+from medtransfer.specs.corruptions import ALL_KINDS
 
 __all__ = [
     "SOURCES",
@@ -27,7 +28,7 @@ __all__ = [
 def _inside(value: str) -> str:
     if Path(value).is_absolute() or ".." in Path(value).parts or not value:
         raise ValueError("a relative path inside the data folder is expected")
-    return value
+    return Path(value).as_posix()  # one spelling: patients are told apart by it
 
 
 def _npz(value: str) -> str:
@@ -58,6 +59,14 @@ class Source(Spec):
     lineage: list[str] | None = Field(
         default=None, description="Source corpora of this split, where they are not the card's."
     )
+
+    @model_validator(mode="after")
+    def _select_once(self) -> Source:
+        labels = [label for chosen in (self.select or {}).values() for label in chosen]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"select: '{label}' falls into two classes")
+        return self
 
     @property
     def corpus(self) -> str:
@@ -185,6 +194,9 @@ class CorruptSource(Spec):
             values = getattr(self, name) or []
             if len(set(values)) != len(values):
                 raise ValueError(f"{name}: a value occurs twice")
+        for kind in self.kinds or []:
+            if kind not in ALL_KINDS:
+                raise ValueError(f"kinds: unknown kind '{kind}'{suggest(kind, ALL_KINDS)}")
         return self
 
 
@@ -203,8 +215,10 @@ SOURCES: dict[str, type[Spec]] = {
 
 def choose_source(value: Any) -> Any:
     """Choose the source's class by its key, so that an error speaks of that kind alone."""
-    if isinstance(value, Spec) or not isinstance(value, dict):
+    if isinstance(value, Spec):
         return value
+    if not isinstance(value, dict):
+        raise ValueError("a mapping such as {npz: file.npz, split: test} is expected")
     kinds = [key for key in SOURCES if key in value]
     if len(kinds) != 1:
         raise ValueError(f"a source names exactly one of: {', '.join(SOURCES)}")

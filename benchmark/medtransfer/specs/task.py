@@ -123,7 +123,7 @@ class TaskCard(Spec):
                 "start with 'corrupted'"
             )
         if isinstance(source, CorruptSource):
-            tests = {"in_domain", *self.out_of_domain} - {"train", "validation"}
+            tests = {"in_domain", *self.out_of_domain}
             base = self.out_of_domain.get(source.corrupt, self.in_domain)
             if source.corrupt not in tests or isinstance(base, CorruptSource):
                 raise ValueError(
@@ -191,7 +191,10 @@ class TaskCard(Spec):
         return (default, *(size for size in every if size != default))
 
     def at_size(self, size: int) -> TaskCard:
-        """The same task from the official files of another size, named ``<name>_<size>``."""
+        """The card with the official files of another size: a task of its own, ``<name>_<size>``.
+
+        Its draws are its own too.
+        """
         resized = {
             name: source.model_copy(update={"size": size})
             if isinstance(source, MedmnistSource)
@@ -280,9 +283,9 @@ def load_tasks(folder: Path | None = None) -> dict[str, TaskCard]:
     return cards
 
 
-def load_suites() -> dict[str, Suite]:
-    """The suites of ``tasks/suites.yaml`` by name; a bare list is one of tasks."""
-    path = packaged("tasks") / "suites.yaml"
+def load_suites(path: Path | None = None) -> dict[str, Suite]:
+    """The suites of a file, by default ``tasks/suites.yaml``; a bare list is one of tasks."""
+    path = path or packaged("tasks") / "suites.yaml"
     suites = read_yaml(path)
     if not isinstance(suites, dict):
         raise InputError(f"{path}: a mapping of suite name to a list of tasks is expected")
@@ -324,6 +327,8 @@ def resolve_tasks(
     nothing: the phantom suite.
     """
     cards = load_tasks(folder)
+    if names and suite is not None:
+        raise InputError("--suite: give either --suite or --task")
     if names:
         wanted = names
     elif suite is None and folder is not None:

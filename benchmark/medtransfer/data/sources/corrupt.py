@@ -61,7 +61,7 @@ def corrupted(
     try:  # before anything is written
         corrupt(images[0], kind=kind, severity=severity, seed=0)
     except ValueError as error:
-        raise InputError(f"{origin}: corrupt: {error}; name other kinds: on the card") from None
+        raise InputError(f"{origin}: kinds: {error}") from None
     return Decoded(
         origin=f"{origin} with {kind} {severity}",
         shape=(len(rows), *images.shape[1:]),
