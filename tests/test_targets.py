@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -178,6 +179,73 @@ def test_fingerprint_of_corruptions_is_that_of_their_recipe(findings: tuple[Path
     assert {n: s.sha256 for n, s in open_task(card, folder=folder).splits.items()} == same
 
 
+def test_corruptions_may_stand_before_the_split_they_corrupt(
+    findings: tuple[Path, Path],
+) -> None:
+    """The order of a card's splits is the reader's choice."""
+    folder, path = findings
+    card = yaml.safe_load(path.read_text())
+    again = {"npz": "findings.npz", "split": "val"}
+    corrupted = {"corrupt": "again", "kinds": ["jpeg"], "severities": [3]}
+    path.write_text(yaml.safe_dump({**card, "out_of_domain": {"corrupted": corrupted}}))
+    with pytest.raises(InputError, match="corrupt: 'again' is no test split of this card"):
+        load_card(path)
+    both = {"corrupted": corrupted, "again": again}
+    path.write_text(yaml.safe_dump({**card, "out_of_domain": both}, sort_keys=False))
+    task = open_task(load_card(path), folder=folder)
+    assert list(task.tests) == ["in_domain", "corrupted/jpeg/3", "again"]
+    assert task.tests["corrupted/jpeg/3"].ids == task.tests["again"].ids
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kinds": ["jpg"]}, "unknown kind 'jpg'; did you mean 'jpeg'"),
+        ({"kinds": ["jpeg", "jpeg"]}, "kinds: a value occurs twice"),
+        ({"severities": [0]}, "severities"),
+        ({"severities": []}, "severities"),
+        ({"corrupt": "train"}, "corrupt: 'train' is no test split"),
+        ({"corrupt": "corrupted"}, "corrupt: 'corrupted' is no test split"),
+    ],
+)
+def test_wrong_corruptions_are_refused_on_the_card(
+    findings: tuple[Path, Path], change: dict[str, Any], message: str
+) -> None:
+    """Nothing is decoded to find out that a card is wrong."""
+    _, path = findings
+    card = yaml.safe_load(path.read_text())
+    corrupted = {"corrupt": "in_domain", **change}
+    path.write_text(yaml.safe_dump({**card, "out_of_domain": {"corrupted": corrupted}}))
+    with pytest.raises(InputError, match=message) as error:
+        load_card(path)
+    assert str(error.value).startswith(f"{path}: ") and "out_of_domain" in str(error.value)
+    path.write_text(yaml.safe_dump({**card, "out_of_domain": {"graded": corrupted}}))
+    with pytest.raises(InputError, match="names that start with 'corrupted'|" + message):
+        load_card(path)
+
+
+def test_colour_kind_on_grey_images_names_the_split(findings: tuple[Path, Path]) -> None:
+    """The card cannot know that its images are grey; the data do."""
+    folder, path = findings
+    card = yaml.safe_load(path.read_text())
+    corrupted = {"corrupt": "in_domain", "kinds": ["saturation-down"], "severities": [1]}
+    path.write_text(yaml.safe_dump({**card, "out_of_domain": {"corrupted": corrupted}}))
+    message = "findings: corrupted/saturation-down/1: findings.npz: kinds: 'saturation-down' would"
+    with pytest.raises(InputError, match=message):
+        open_task(load_card(path), folder=folder)
+
+
+def test_split_in_which_nothing_can_be_told_apart(findings: tuple[Path, Path]) -> None:
+    """A test split with one class has no AUROC: said before anything is trained."""
+    folder, path = findings
+    images, labels = draw_findings(80, seed=2, unknown=0)
+    arrays = dict(np.load(folder / "findings.npz"))
+    arrays |= {"test_images": images, "test_labels": np.where(labels == 1, 1, -1)}
+    np.savez(folder / "findings.npz", **arrays)
+    with pytest.raises(InputError, match=r"findings: in_domain: findings\.npz: no class has items"):
+        open_task(load_card(path), folder=folder)
+
+
 def test_votes_of_neighbours_who_know() -> None:
     """A label's probability is the share of the votes of those whose label is known."""
     votes = torch.tensor([[0.5, 0.3, 0.2]])
@@ -257,6 +325,11 @@ def test_patients_are_resampled_whole_and_never_shared(tmp_path: Path) -> None:
     assert records[0].replicates is not None
     stored = np.load(tmp_path / "out" / "pixels" / records[0].replicates.file)
     assert np.isfinite(stored[f"{records[0].replicates.key}/in_domain"]).all()
+
+    # Who is whose patient changes the intervals, so it changes the fingerprint.
+    before, table = task.fingerprint, tmp_path / "ward" / "a.csv"
+    table.write_text(table.read_text().replace(",p6,test", ",p7,test", 1))
+    assert open_task(ward_card(tmp_path, "a.csv"), folder=tmp_path).fingerprint != before
 
     write_ward(tmp_path / "ward", "b.csv", {"test": ["p8", "p2"]})
     with pytest.raises(InputError, match=r"ward: patient folder: ward: p2 is in train and in in_d"):

@@ -123,9 +123,8 @@ class TaskCard(Spec):
                 "start with 'corrupted'"
             )
         if isinstance(source, CorruptSource):
-            tests = {"in_domain", *self.out_of_domain}
-            base = self.out_of_domain.get(source.corrupt, self.in_domain)
-            if source.corrupt not in tests or isinstance(base, CorruptSource):
+            tests = self.sources.keys() - {"train", "validation"}
+            if source.corrupt not in tests:
                 raise ValueError(
                     f"out_of_domain: {name}: corrupt: '{source.corrupt}' is no test split of "
                     f"this card{suggest(source.corrupt, tests)}"
