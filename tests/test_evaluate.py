@@ -346,6 +346,31 @@ def test_a_ledger_is_not_mixed(small: Small, tmp_path: Path, bench: Bench) -> No
     assert len(results(ledger)) == 7
 
 
+def test_fresh_forgets_the_chosen_tasks_only(small: Small, tmp_path: Path, bench: Bench) -> None:
+    """Other tasks keep their records and arrays, and it is said how many are forgotten."""
+    write_card(small.cards, "other", "small.npz")
+    command = arguments(small, "pixels", tmp_path, "--adaptation", "knn")
+    assert bench(*command).code == 0
+    folder = tmp_path / "pixels"
+    before = {record.cell: record for record in read_records(folder / "records.jsonl")}
+    replicates = dict(np.load(folder / "replicates.npz"))
+    outcome = bench(*command, "--task", "other", "--budget", "full", "--fresh")
+    assert outcome.code == 0, outcome.err
+    assert "note: --fresh: forgets 7 of 14 earlier records" in outcome.out
+    after = {record.cell: record for record in read_records(folder / "records.jsonl")}
+    assert {cell for cell in before if cell.task == "small"} < set(after)
+    assert len(after) == 8
+    for cell, record in after.items():
+        assert record == before[cell] or cell.task == "other"
+    kept = dict(np.load(folder / "replicates.npz"))
+    assert {key for key in replicates if key.startswith("small/")} < set(kept)
+    assert sum(key.startswith("other/") for key in kept) == 2  # test splits of one cell
+    np.testing.assert_equal(
+        {k: kept[k] for k in replicates if k.startswith("small/")},
+        {k: v for k, v in replicates.items() if k.startswith("small/")},
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

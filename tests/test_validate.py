@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import medtransfer
-from tests.conftest import ROOT, Outcome, Small, write_npz
+from tests.conftest import ROOT, Outcome, Small, write_card, write_npz
 
 Bench = Callable[..., Outcome]
 
@@ -28,7 +28,8 @@ def test_cards_are_checked_against_their_data(small: Small, bench: Bench) -> Non
     """With --data sizes, prevalence and duplicates are said; wrong labels are refused."""
     outcome = bench("validate", small.cards, "--data", small.data)
     assert outcome.code == 0
-    assert "train: 60 images of 16 x 16; first 33.3%, second 33.3%, third 33.3%" in outcome.out
+    assert "train: small.npz: 60 images of 16 x 16, values " in outcome.out
+    assert "; first 33.3%, second 33.3%, third 33.3%; patients unknown" in outcome.out
     assert "again: no image of it is in train" in outcome.out
     arrays = dict(np.load(small.npz))
     arrays["test_images"][3] = arrays["train_images"][7]
@@ -37,6 +38,10 @@ def test_cards_are_checked_against_their_data(small: Small, bench: Bench) -> Non
     assert "note: in_domain: 1 exact and 0 near duplicates" in outcome.out
     assert "(train item = in_domain item: 7 = 3)" in outcome.out
     assert "where is it? Pass --data DIR" in bench("validate", small.card).out
+    absent = write_card(small.cards, "absent", "smal.npz")
+    outcome = bench("validate", absent, "--data", small.data)
+    assert outcome.code == 2 and "smal.npz: not found" in outcome.err
+    absent.unlink()
     write_npz(small.npz, classes=4)
     outcome = bench("validate", small.card, "--data", small.data)
     assert outcome.code == 2

@@ -92,7 +92,10 @@ def evaluate(
         bool, typer.Option("--dry-run", help="Print the cells, their FLOPs and a time; run none.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget this encoder's earlier records in --out.")
+        bool,
+        typer.Option(
+            "--fresh", help="Forget this encoder's earlier records of these tasks in --out."
+        ),
     ] = False,
 ) -> None:
     """Evaluate an encoder: probe and fine-tune it on every task of a suite."""
@@ -200,6 +203,8 @@ def list_(
     from medtransfer.catalogue import listing
 
     _print_rows(listing(kind.value, folder=tasks, data=_data(data)), as_json)
+    if kind is Kind.tasks and not as_json:
+        print("Tasks of MedMNIST's files come in its other sizes too, such as pneumonia_28.")
 
 
 @app.command()
@@ -259,7 +264,7 @@ def list_data(
         from medtransfer.data.cache import cache_folder
 
         places = [str(place) for place in (_data(data), cache_folder() / "downloads") if place]
-        print(f"looked for in: {', then '.join(places)}")
+        print(f"looked for in: {', then '.join(places)}; checked when they are used or fetched")
 
 
 @data_app.command("fetch")

@@ -250,19 +250,23 @@ def print_estimate(estimate: Estimate) -> None:
     """Print what an evaluation will run, what it costs and how long it may take."""
     from medtransfer.ranking import quantity
 
-    groups: dict[tuple[str, str, str], list[int]] = {}
+    groups: dict[tuple[str, str, str], list[int | None]] = {}
     for cell, flops in estimate.flops.items():
         groups.setdefault((cell.task, cell.adaptation, cell.budget), []).append(flops)
     rows = [
-        (*group, len(cells), quantity(sum(cells), "FLOP") if any(cells) else "not applicable")
+        (
+            *group,
+            len(cells),
+            "not applicable" if None in cells else quantity(sum(filter(None, cells)), "FLOP"),
+        )
         for group, cells in groups.items()
     ]
+    running = [flops for flops in estimate.flops.values() if flops is not None]
     for note in estimate.notes:
         print(f"note: {note}")
     print_table(("task", "adaptation", "budget", "draws", "adaptation FLOPs"), rows)
     print(
-        f"{len(estimate.flops)} of {estimate.total} cells to run, "
-        f"{quantity(sum(estimate.flops.values()), 'FLOP')}, about "
+        f"{len(running)} of {estimate.total} cells to run, {quantity(sum(running), 'FLOP')}, about "
         f"{quantity(estimate.seconds, 'seconds')} on this machine"
     )
 

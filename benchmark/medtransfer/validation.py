@@ -15,6 +15,7 @@ from medtransfer.data.survey import survey_task
 from medtransfer.ranking import load_submission, quantity
 from medtransfer.specs.base import InputError, read_yaml, suggest
 from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.source import PhantomSource
 from medtransfer.specs.task import (
     TaskCard,
     card_files,
@@ -78,6 +79,8 @@ def _check_folder(path: Path, data: Path | None) -> Iterator[str]:
 def _check_task(card: TaskCard, path: Path, data: Path | None) -> Iterator[str]:
     """One card; and its data where they are all there, for nothing is downloaded here."""
     survey = survey_task(card, data)
+    if survey.absent and not survey.missing and data is not None:
+        raise InputError(f"{path}: {survey.absent}")
     if not survey.ready:
         reason = survey.absent or (
             f"`bench data fetch` would download {quantity(survey.to_download, 'bytes')} or less"
@@ -100,7 +103,9 @@ def _check_task(card: TaskCard, path: Path, data: Path | None) -> Iterator[str]:
 def _describe(card: TaskCard, split: Split) -> str:
     """Size, prevalence and patients of a split."""
     shape = " x ".join(map(str, split.images.shape[1:]))
-    text = f"{len(split)} images of {shape}"
+    some = split.images[:: max(1, len(split) // 100)]
+    dark, light = np.percentile(some, [1, 99])
+    text = f"{split.origin}: {len(split)} images of {shape}, values {dark:.0f} to {light:.0f}"
     if card.kind == "segmentation":
         assert split.masks is not None
         pixels = np.bincount(split.masks.reshape(-1), minlength=len(card.classes))
@@ -115,6 +120,8 @@ def _describe(card: TaskCard, split: Split) -> str:
         text += f"; {unknown:.1%} of the labels unknown"
     if split.patients is not None:
         text += f"; {len(set(split.patients))} patients, in no other split"
+    elif not isinstance(card.train, PhantomSource):
+        text += "; patients unknown"
     return text
 
 

@@ -109,7 +109,7 @@ def _check_labels(labels: NDArray[np.int64], card: TaskCard, origin: str) -> Non
         if labels.ndim != 2 or labels.shape[1] != classes:
             raise InputError(
                 f"{origin}: labels of shape {labels.shape}; the card has {classes} labels, so "
-                f"(N, {classes}) with 1, 0 and -1 for unknown is expected"
+                f"(N, {classes}) with 1, 0 and -1 for unknown is expected, or a table of files"
             )
         low, high = -1, 1
     else:
@@ -177,6 +177,7 @@ def _filter(decoded: Decoded, keep: NDArray[np.bool_]) -> Decoded:
     patients = decoded.patients
     return replace(
         decoded,
+        origin=f"{decoded.origin} ({len(rows)} of {len(keep)} items selected)",
         shape=(len(rows), *decoded.shape[1:]),
         images=_filter_stream(decoded.images, keep),
         labels=decoded.labels[rows],

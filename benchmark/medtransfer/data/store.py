@@ -348,9 +348,10 @@ def _check_classes(data: TaskData) -> None:
         onehot = labels[:, None] == np.arange(len(classes)) if labels.ndim == 1 else labels == 1
         outside = ~onehot if labels.ndim == 1 else labels == 0
         if not (onehot.any(axis=0) & outside.any(axis=0)).any():
+            held = [name for name, there in zip(classes, onehot.any(axis=0), strict=True) if there]
             raise InputError(
-                f"{data.card.name}: {name}: {split.origin}: no class has items both in and outside "
-                "it, so nothing can be told apart there"
+                f"{data.card.name}: {name}: {split.origin}: nothing can be told apart there: all "
+                f"items are {', '.join(held) or 'without any label'}"
             )
 
 

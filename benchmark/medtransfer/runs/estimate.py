@@ -9,6 +9,7 @@ import torch
 
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.runs.local import build_runner
+from medtransfer.runs.plan import infeasible
 from medtransfer.runs.preparation import Prepared
 from medtransfer.specs.record import Cell
 
@@ -23,13 +24,13 @@ class Estimate:
     """The plan of an evaluation.
 
     Attributes:
-        flops: Adaptation FLOPs of each cell that would run; zero where it does not apply.
+        flops: Adaptation FLOPs of each pending cell; ``None`` where it does not apply.
         total: Number of all cells, finished ones included.
         seconds: Rough time on this machine.
         notes: What the user should know.
     """
 
-    flops: dict[Cell, int]
+    flops: dict[Cell, int | None]
     total: int
     seconds: float
     notes: tuple[str, ...]
@@ -56,7 +57,10 @@ def estimate(prepared: Prepared) -> Estimate:
     per_image, per_flop = _time_image(runner.encoder), _time_flop(runner.encoder.device)
     seconds = passes * per_image + head * per_flop
     return Estimate(
-        flops={cell: runner.flops(cell) for cell in pending},
+        flops={
+            cell: None if infeasible(cell, runner.data, runner.protocol) else runner.flops(cell)
+            for cell in pending
+        },
         total=len(prepared.cells),
         seconds=seconds / prepared.request.jobs + len(pending) * _CELL_SECONDS,
         notes=runner.encoder.notes,

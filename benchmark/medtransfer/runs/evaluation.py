@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medtransfer.runs.preparation import Prepared, Request, check_weights, prepare
 from medtransfer.runs.progress import RunProgress
+from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import Record
 
 __all__ = ["evaluate", "run"]
@@ -41,13 +42,13 @@ def evaluate(
         tasks: Names of single tasks, instead of a suite.
         budgets: Only these, e.g. ``["10-shot"]``; default all of the protocol.
         adaptations: Only these, e.g. ``["linear"]``; default all of the protocol.
-        protocol: ``v1`` or ``quick``.
+        protocol: ``v1``, ``quick`` or ``medmnist``.
         out: Folder of submissions; records go to ``out/<encoder>/records.jsonl``.
         data: Folder in which the cards' files are looked for.
         task_folder: Folder of task cards of one's own.
         device: ``auto``, ``cpu`` or ``cuda``.
         jobs: Number of processes.
-        fresh: Forget earlier records of this encoder in ``out``.
+        fresh: Forget earlier records of this encoder on these tasks in ``out``.
 
     Returns:
         The records of all cells that were asked for, in the plan's order.
@@ -55,6 +56,11 @@ def evaluate(
     Raises:
         medtransfer.specs.base.InputError: When the input is wrong; nothing is written then.
     """
+    for name, value in (("tasks", tasks), ("budgets", budgets), ("adaptations", adaptations)):
+        if isinstance(value, str):
+            raise InputError(
+                f"{name}: a list such as ['{value}'] is expected; a folder of cards is task_folder"
+            )
     request = Request(
         encoder=str(encoder),
         architecture=architecture,
@@ -89,7 +95,8 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
         check_weights(prepared, runner.encoder.state)
         flops = {cell: runner.flops(cell) for cell in prepared.pending}
         ledger = prepared.ledger
-        ledger.open(prepared.located.card, fresh=prepared.request.fresh)
+        keep = list(prepared.existing.values()) if prepared.request.fresh else None
+        ledger.open(prepared.located.card, keep=keep)
         try:
             progress.begin(flops, len(prepared.cells), runner.encoder.notes)
             for finished in run_cells(prepared, runner, started=progress.started):

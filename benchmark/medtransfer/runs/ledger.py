@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,12 +41,12 @@ class Ledger:
         """The records so far."""
         return read_records(self.path)
 
-    def open(self, card: EncoderCard, *, fresh: bool = False) -> None:
+    def open(self, card: EncoderCard, *, keep: Sequence[Record] | None = None) -> None:
         """Create the folder, take its lock, and mend what a killed writer left.
 
         Args:
             card: Written as ``encoder.yaml``.
-            fresh: Forget what earlier runs left.
+            keep: The only earlier records to keep; ``None`` keeps all.
 
         Raises:
             InputError: When the folder cannot be written, or another run is writing to it.
@@ -54,8 +54,8 @@ class Ledger:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            if fresh:
-                self._clear()
+            if keep is not None:
+                self._forget_others(keep)
             _replace(self.folder / "encoder.yaml", dump_card(card).encode())
             self._drop_torn_line()
         except Timeout:
@@ -110,17 +110,25 @@ class Ledger:
         for split, array in arrays.items():
             members[f"{key}/{split}"] = array
             hasher.update(array.astype("<f4").tobytes())
-        with tempfile.TemporaryFile() as buffer:
-            np.savez_compressed(buffer, allow_pickle=False, **members)
-            buffer.seek(0)
-            _replace(path, buffer.read())
+        _replace(path, _compress(members))
         return ArrayRef(file=name, key=key, sha256=hasher.hexdigest())
 
-    def _clear(self) -> None:
-        """Remove what an evaluation wrote, and nothing else that may lie in the folder."""
-        for name in ("records.jsonl", "replicates.npz"):
-            (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "predictions", ignore_errors=True)
+    def _forget_others(self, keep: Sequence[Record]) -> None:
+        """Remove all records but these, and the arrays of tasks that have none left.
+
+        The records go first: an array without a record is never read.
+        """
+        if self.path.exists():
+            _replace(self.path, b"".join(record.line().encode() + b"\n" for record in keep))
+        tasks = {record.task.name for record in keep}
+        for path in self.folder.glob("predictions/*.npz"):
+            if path.stem not in tasks:
+                path.unlink()
+        replicates = self.folder / "replicates.npz"
+        if replicates.exists():
+            with np.load(replicates, allow_pickle=False) as archive:
+                kept = {key: archive[key] for key in archive if key.split("/")[0] in tasks}
+            _replace(replicates, _compress(kept))
 
     def _drop_torn_line(self) -> None:
         """Cut off a last line that has no end: its cell was never finished."""
@@ -130,6 +138,12 @@ class Ledger:
             content = file.read()
             if content and not content.endswith(b"\n"):
                 file.truncate(content.rfind(b"\n") + 1)
+
+
+def _compress(arrays: Arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -113,6 +113,8 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
             f"{', '.join(budgets)}"
         )
     folder = data_folder(request.data)
+    if request.task_folder is not None and request.suite is not None:
+        notes.append(f"--suite {request.suite} is run; --tasks only adds cards to choose from")
     if request.task_folder is not None:
         shipped = load_tasks()
         notes += [
@@ -126,7 +128,17 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     }
     _check_writable(request.out)
     ledger = Ledger(request.out / located.card.name)
-    existing = [] if request.fresh else ledger.read()
+    existing = ledger.read()
+    if request.fresh:
+        found = len(existing)
+        existing = [
+            record
+            for record in existing
+            if record.task.name not in data
+            and record.encoder.sha256 == located.identity
+            and record.protocol.fingerprint == protocol.fingerprint
+        ]
+        notes.append(f"--fresh: forgets {found - len(existing)} of {found} earlier records")
     prepared = Prepared(
         request=request,
         protocol=protocol,
