@@ -59,7 +59,8 @@ def frozen_features(name: str, size: int, items: int) -> tuple[float, float, flo
 def finetuning(size: int, steps: int) -> tuple[float, float, float]:
     """Fine-tuning steps with augmentation, against bare steps on a resident batch."""
     from medtransfer.adaptation import Job
-    from medtransfer.adaptation.finetune import Classifier, _optimiser, _train
+    from medtransfer.adaptation.finetune import _optimiser, _train
+    from medtransfer.adaptation.learner import Classifier
     from medtransfer.data.store import open_task
     from medtransfer.encoders.loading import load_encoder
     from medtransfer.specs.protocol import Run, load_protocol

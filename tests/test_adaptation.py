@@ -16,10 +16,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torchvision.transforms.v2 import functional as vision
 
-from medtransfer.adaptation import ADAPTATIONS, finetune
+from medtransfer.adaptation import ADAPTATIONS, finetune, learner
 from medtransfer.adaptation.augmentation import augment
-from medtransfer.adaptation.finetune import Classifier, adapt_finetune, finetune_flops
+from medtransfer.adaptation.finetune import adapt_finetune, finetune_flops
 from medtransfer.adaptation.job import Job
+from medtransfer.adaptation.learner import Classifier
 from medtransfer.adaptation.logistic import fit_logistic, objective, predict_logistic, rotate
 from medtransfer.adaptation.probes import _select, adapt_knn, adapt_linear
 from medtransfer.adaptation.targets import TARGETS
@@ -329,8 +330,8 @@ def test_knn_is_that_of_sklearn(data: TaskData, budget: str) -> None:
     )
     model.fit(features_of(job, "train", job.items), job.labels)
     expected = model.predict_proba(features_of(job, "in_domain"))
-    np.testing.assert_allclose(outcome.probabilities["in_domain"], expected, atol=1e-5)
-    assert list(outcome.probabilities) == ["in_domain", "again"]
+    np.testing.assert_allclose(outcome.predictions["in_domain"], expected, atol=1e-5)
+    assert list(outcome.predictions) == ["in_domain", "again"]
 
 
 def test_knn_asks_at_most_the_smallest_class(small: Small) -> None:
@@ -358,7 +359,7 @@ def test_linear_selects_nothing_below_ten_shots(data: TaskData, budget: str) -> 
     assert outcome.selected == {"l2": 1e-3}
     model = fit_sklearn(features_of(job, "train", job.items), job.labels, 1e-3)
     expected = model.predict_proba(features_of(job, "in_domain"))
-    np.testing.assert_allclose(outcome.probabilities["in_domain"], expected, atol=5e-3)
+    np.testing.assert_allclose(outcome.predictions["in_domain"], expected, atol=5e-3)
 
 
 def select_with_sklearn(losses):
@@ -398,7 +399,7 @@ def test_linear_is_selected_on_validation_at_full(data: TaskData) -> None:
     found = {"l2": outcome.selected["l2"], "loss": outcome.selected["validation_log_loss"]}
     assert found == select_with_sklearn(losses)
     expected = models[found["l2"]].predict_proba(features_of(job, "in_domain"))
-    np.testing.assert_allclose(outcome.probabilities["in_domain"], expected, atol=5e-3)
+    np.testing.assert_allclose(outcome.predictions["in_domain"], expected, atol=5e-3)
 
 
 def test_equal_losses_choose_the_larger_l2() -> None:
@@ -430,7 +431,7 @@ def test_test_splits_never_influence_selection(
     ]
     assert outcomes[0].selected == outcomes[1].selected
     assert not np.array_equal(
-        outcomes[0].probabilities["in_domain"], outcomes[1].probabilities["in_domain"]
+        outcomes[0].predictions["in_domain"], outcomes[1].predictions["in_domain"]
     )
 
 
@@ -445,7 +446,7 @@ def test_outcomes_say_what_was_trained(data: TaskData, name: str) -> None:
     assert outcome.parameters == own + (0 if name == "knn" else head)
     if name != "finetune":
         assert outcome.images_seen == 30
-    for array in outcome.probabilities.values():
+    for array in outcome.predictions.values():
         assert array.dtype == np.float32
         np.testing.assert_allclose(array.sum(axis=1), 1, rtol=1e-5)
 
@@ -460,7 +461,7 @@ def test_a_class_may_have_fewer_items_than_shots(small: Small, name: str) -> Non
     assert job.counts == [10, 10, 1]
     assert job.shots == 10
     outcome = ADAPTATIONS[name].adapt(job)
-    assert all(np.isfinite(array).all() for array in outcome.probabilities.values())
+    assert all(np.isfinite(array).all() for array in outcome.predictions.values())
 
 
 # Fine-tuning
@@ -471,11 +472,9 @@ def test_finetuning_learns(data: TaskData) -> None:
     run = {"full": Run(draws=1, steps=60, batch=16)}
     outcome = adapt_finetune(make_job(data, budgets=run, learning_rates=[1e-2]))
     labels = data.splits["in_domain"].labels
-    assert TARGET.primary(outcome.probabilities["in_domain"], labels) > 0.9
-    assert (outcome.probabilities["in_domain"].argmax(axis=1) == labels).mean() > 0.7
-    np.testing.assert_array_equal(
-        outcome.probabilities["in_domain"], outcome.probabilities["again"]
-    )
+    assert TARGET.primary(outcome.predictions["in_domain"], labels) > 0.9
+    assert (outcome.predictions["in_domain"].argmax(axis=1) == labels).mean() > 0.7
+    np.testing.assert_array_equal(outcome.predictions["in_domain"], outcome.predictions["again"])
 
 
 @pytest.mark.parametrize("budget", ["10-shot", "full"])
@@ -490,7 +489,7 @@ def test_finetuning_repeats_exactly(data: TaskData, budget: str) -> None:
         torch.manual_seed(seed)
         state = torch.get_rng_state()
         job = make_job(data, budget=budget, draw=draw, encoder=encoder)
-        rows.append(adapt_finetune(job).probabilities["in_domain"])
+        rows.append(adapt_finetune(job).predictions["in_domain"])
         assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(rows[0], rows[1])
     assert not np.array_equal(rows[0], rows[2])
@@ -621,7 +620,7 @@ def test_a_rate_that_goes_to_nan_is_dropped(data: TaskData, budget: str) -> None
     outcome = adapt_finetune(job)
     assert not outcome.diverged
     assert outcome.selected["lr"] == 1e-3
-    assert np.isfinite(outcome.probabilities["in_domain"]).all()
+    assert np.isfinite(outcome.predictions["in_domain"]).all()
     assert outcome.images_seen < finetune_flops(job, IMAGES)
 
 
@@ -632,7 +631,7 @@ def test_nan_at_every_rate_is_a_result(data: TaskData, budget: str, rates: list[
     job = make_job(data, budget=budget, encoder=make_encoder(Fragile()), learning_rates=rates)
     outcome = adapt_finetune(job)
     assert outcome.diverged
-    assert outcome.probabilities == {}
+    assert outcome.predictions == {}
     assert 0 < outcome.images_seen < finetune_flops(job, IMAGES)
     assert outcome.parameters == outcome.trainable_parameters == 16 + (16 + 1) * 3
 
@@ -648,7 +647,7 @@ def test_nan_after_the_last_step_is_found(data: TaskData, rates: list[float], ke
     assert outcome.diverged == (len(rates) == 1)
     if not outcome.diverged:
         assert outcome.selected["lr"] == 1e-3
-        assert np.isfinite(outcome.probabilities["in_domain"]).all()
+        assert np.isfinite(outcome.predictions["in_domain"]).all()
 
 
 def test_without_parameters_only_the_head_is_trained(data: TaskData) -> None:
@@ -659,7 +658,7 @@ def test_without_parameters_only_the_head_is_trained(data: TaskData) -> None:
     )
     outcome = adapt_finetune(job)
     assert outcome.trainable_parameters == outcome.parameters == (256 + 1) * 3
-    assert TARGET.primary(outcome.probabilities["in_domain"], data.splits["in_domain"].labels) > 0.8
+    assert TARGET.primary(outcome.predictions["in_domain"], data.splits["in_domain"].labels) > 0.8
 
 
 def test_every_parameter_and_statistic_moves(data: TaskData) -> None:
@@ -952,7 +951,7 @@ def test_the_card_decides_about_flips_in_training(data: TaskData, monkeypatch) -
         asked.append(flip)
         return pixels
 
-    monkeypatch.setattr(finetune, "augment", spy)
+    monkeypatch.setattr(learner, "augment", spy)
     for flip in (False, True):
         task = replace(data, card=data.card.model_copy(update={"flip": flip}))
         job = make_job(task, budgets={"full": Run(draws=1, steps=2, batch=4)})

@@ -41,7 +41,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 "items": items,
             }
             sets[name] = sets[name].model_copy(update=update)
-        monkeypatch.setattr(official, "array_sets", lambda publisher: sets)
+        real = official.array_sets
+        monkeypatch.setattr(
+            official, "array_sets", lambda name: sets if name == "medmnist" else real(name)
+        )
         monkeypatch.setattr(transfer, "BACK_OFF", 0.01)
         monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
         yield running

@@ -121,7 +121,7 @@ def test_domains_and_kinds_fit() -> None:
 
 def test_grey_domains_need_no_colour() -> None:
     """A domain of grey images, or an unknown one, is never tested with a kind that needs colour."""
-    for domain in (*GREY_DOMAINS, "endoscopy"):
+    for domain in (*GREY_DOMAINS, "thermography"):
         assert set(kinds_of(domain)) <= set(CORRUPTIONS) - COLOUR_KINDS, domain
         assert len(kinds_of(domain)) >= 6
 

@@ -423,15 +423,17 @@ def test_two_evaluations_do_not_write_into_one_folder(
     assert not (folder / "records.jsonl").exists()
 
 
-def test_segmentation_cards_are_skipped_saying_so(
+def test_a_protocol_without_segmentation_skips_it_saying_so(
     small: Small, tmp_path: Path, bench: Bench
 ) -> None:
-    """A kind that is not supported yet is named and left out; alone it is an error."""
+    """A kind that the protocol does not have is named and left out; alone it is an error."""
     write_card(small.cards, "masks", "small.npz", kind="segmentation", metric="dice")
-    outcome = bench(*arguments(small, "pixels", tmp_path, "--adaptation", "knn"))
-    assert outcome.code == 0
-    assert "skipped masks: segmentation" in outcome.out
-    assert bench(*arguments(small, "pixels", tmp_path, "--task", "masks")).code == 2
+    command = [x if x != "quick" else "medmnist" for x in arguments(small, "pixels", tmp_path)]
+    outcome = bench(*command, "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert "skipped masks: protocol medmnist has no segmentation" in outcome.out
+    alone = bench(*command, "--task", "masks")
+    assert alone.code == 2 and "no task is left to run" in alone.err
 
 
 def test_diverged_is_a_result(small: Small, tmp_path: Path) -> None:

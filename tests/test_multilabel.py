@@ -272,10 +272,11 @@ def test_evaluation_is_complete():
 
 def test_kinds_share_their_metrics():
     """Tables line up: the same keys, headings and directions in both kinds of classification."""
-    assert METRICS == {"multiclass": MULTICLASS, "multilabel": MULTILABEL}
+    assert METRICS["multiclass"] is MULTICLASS
+    assert METRICS["multilabel"] is MULTILABEL
     described = [
         [(m.name, m.title, m.higher_is_better) for m in metrics.values()]
-        for metrics in METRICS.values()
+        for metrics in (MULTICLASS, MULTILABEL)
     ]
     assert described[0] == described[1]
 
@@ -298,7 +299,7 @@ def test_kinds_share_their_metrics():
         ({"labels": np.full((4, 2), -2)}, "got -2 to -2"),
         ({"weights": np.ones(4)}, r"weights must have shape \(B, 4\), got \(4,\)"),
         ({"weights": np.full((1, 4), -1)}, "weights must be finite and not negative"),
-        ({"kind": "multilable"}, "kind must be one of multiclass, multilabel, got 'multilable'"),
+        ({"kind": "multilable"}, "kind must be one of .*, multilabel, .* got 'multilable'"),
     ],
 )
 def test_invalid_input_is_named(change, message):

@@ -46,7 +46,8 @@ LOADERS: dict[type[Source], Any] = {
 CARDS = {
     name: card
     for name, card in load_tasks().items()
-    if any(type(source) in LOADERS for source in card.sources.values())
+    if card.kind != "segmentation"
+    and any(type(source) in LOADERS for source in card.sources.values())
 }
 SPLITS = {"train": 4, "val": 2, "test": 3}  # synthetic images of each class
 

@@ -31,7 +31,7 @@ CELLS = [
     Cell(task, budget, adaptation, draw)
     for task in DOMAINS
     for adaptation in QUICK.ranked
-    for budget, draws in QUICK.budgets(adaptation).items()
+    for budget, draws in QUICK.budgets(adaptation, "multiclass").items()
     for draw in range(draws)
 ]
 
@@ -57,7 +57,7 @@ def record(encoder: str, cell: Cell, *, value: float = 0.8, **fields: Any) -> di
             "metric": "auroc",
             "chance": 0.5,
         },
-        "protocol": {"name": "quick", "fingerprint": QUICK.fingerprint},
+        "protocol": {"name": "quick", "fingerprint": QUICK.fingerprint("multiclass")},
         "budget": cell.budget,
         "adaptation": cell.adaptation,
         "draw": cell.draw,
@@ -331,7 +331,7 @@ def test_one_board_for_each_protocol_and_suite() -> None:
     tasks = {"small": ["chest"], "empty": ["unseen"], "large": ["chest", "shapes"]}
     suites = {name: Suite(tasks=names) for name, names in tasks.items()}
     medmnist = load_protocol("medmnist")
-    other = {"name": "medmnist", "fingerprint": medmnist.fingerprint}
+    other = {"name": "medmnist", "fingerprint": medmnist.fingerprint("multiclass")}
 
     def published(cell: Cell, draft: dict[str, Any]) -> dict[str, Any] | None:
         plain = {"in_domain": draft["metrics"]["in_domain"]}

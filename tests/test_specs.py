@@ -17,7 +17,7 @@ from medtransfer.encoders.resolution import dump_card
 from medtransfer.specs import protocol as protocols
 from medtransfer.specs.base import InputError, Spec, packaged, suggest
 from medtransfer.specs.encoder import Architecture, EncoderCard, PretrainingCard
-from medtransfer.specs.protocol import Protocol, list_protocols, load_protocol
+from medtransfer.specs.protocol import KINDS, Protocol, list_protocols, load_protocol
 from medtransfer.specs.record import Record, read_records
 from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks, resolve_tasks
 from tests.conftest import ROOT, Outcome, Small, write_card
@@ -80,10 +80,10 @@ def test_the_first_settled_record_of_a_cell_stands(tmp_path: Path) -> None:
 def test_protocol_hash_ignores_words_and_nothing_else() -> None:
     """A corrected title keeps the fingerprint; every value changes it."""
     original = load_protocol("v1")
-    assert original.model_copy(update={"title": "x", "name": "y"}).fingerprint == (
-        original.fingerprint
+    assert original.model_copy(update={"title": "x", "name": "y"}).fingerprint("multiclass") == (
+        original.fingerprint("multiclass")
     )
-    seen = {original.fingerprint}
+    seen = {original.fingerprint("multiclass")}
     assert original.linear is not None and original.finetune is not None
     for change in (
         {"revision": 2},
@@ -92,7 +92,7 @@ def test_protocol_hash_ignores_words_and_nothing_else() -> None:
         {"linear": original.linear.model_copy(update={"folds": 4})},
         {"finetune": original.finetune.model_copy(update={"clip": None})},
     ):
-        seen.add(original.model_copy(update=change).fingerprint)
+        seen.add(original.model_copy(update=change).fingerprint("multiclass"))
     assert len(seen) == 6
 
 
@@ -100,7 +100,11 @@ def test_protocol_hash_ignores_words_and_nothing_else() -> None:
 def test_protocols_are_complete(name: str) -> None:
     """Every ranked adaptation of a shipped protocol has budgets, and reads back as written."""
     protocol = load_protocol(name)
-    assert all(protocol.budgets(adaptation) for adaptation in protocol.ranked)
+    assert all(
+        protocol.budgets(adaptation, kind)
+        for kind in KINDS
+        for adaptation in protocol.adaptations(kind)
+    )
     assert Protocol.model_validate(protocol.model_dump()) == protocol
 
 

@@ -16,7 +16,7 @@ from medtransfer.data.survey import Found, Survey, survey_files, survey_task
 from medtransfer.encoders.registry import registered
 from medtransfer.ranking.text import quantity
 from medtransfer.specs.base import InputError, suggest
-from medtransfer.specs.protocol import BUDGETS, list_protocols, load_protocol, shots
+from medtransfer.specs.protocol import BUDGETS, KINDS, list_protocols, load_protocol, shots
 from medtransfer.specs.task import (
     TaskCard,
     find_task,
@@ -63,8 +63,11 @@ def listing(
     rows: Rows = []
     for name in list_protocols():
         protocol = load_protocol(name)
-        rows.append((name, ", ".join(protocol.ranked), protocol.fingerprint[:12], protocol.title))
-    return ("protocol", "adaptations", "fingerprint", "title"), rows
+        kinds = {kind: protocol.adaptations(kind) for kind in ("multiclass", "segmentation")}
+        names = "; ".join(f"{kind}: {', '.join(a)}" for kind, a in kinds.items() if a)
+        prints = ", ".join(protocol.fingerprint(kind)[:12] for kind, a in kinds.items() if a)
+        rows.append((name, names, prints, protocol.title))
+    return ("protocol", "adaptations", "fingerprints", "title"), rows
 
 
 def _task_row(card: TaskCard, data: Path | None) -> tuple[str, ...]:
@@ -145,7 +148,8 @@ def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> 
     if name in list_protocols():
         protocol = load_protocol(name)
         values = protocol.model_dump(mode="json")
-        return {"protocol": {**values, "fingerprint": protocol.fingerprint}}
+        prints = {kind: protocol.fingerprint(kind) for kind in KINDS if protocol.adaptations(kind)}
+        return {"protocol": {**values, "fingerprints": prints}}
     known = {*tasks, *encoders, *suites, *list_protocols()}
     raise InputError(f"nothing is called '{name}'{suggest(name, known)}")
 

@@ -116,8 +116,8 @@ def _describe(card: TaskCard, split: Split) -> str:
         shares = np.array(count_labels(split.labels, len(card.classes))) / np.maximum(known, 1)
         text += "; "
     text += ", ".join(f"{c} {share:.1%}" for c, share in zip(card.classes, shares, strict=True))
-    if split.labels.ndim == 2 and (unknown := (split.labels < 0).mean()) > 0:
-        text += f"; {unknown:.1%} of the labels unknown"
+    if (unknown := np.count_nonzero(split.labels < 0)) > 0:
+        text += f"; {unknown / split.labels.size:.1%} of the labels unknown"
     if split.patients is not None:
         text += f"; {len(set(split.patients))} patients, in no other split"
     elif not isinstance(card.train, PhantomSource):

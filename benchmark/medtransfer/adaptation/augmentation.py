@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from medtransfer.specs.protocol import Augmentation
 
-__all__ = ["augment"]
+__all__ = ["augment", "augment_pairs"]
 
 
 def augment(
@@ -25,6 +25,34 @@ def augment(
     Returns:
         A tensor of the same shape and range.
     """
+    grid, light = _draw(pixels, settings, flip=flip, generator=generator)
+    return _apply(pixels, grid, light)
+
+
+def augment_pairs(
+    pixels: Tensor,
+    masks: Tensor,
+    settings: Augmentation,
+    *,
+    flip: bool,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Like `augment`, and move class ids (N, S, S) with their images."""
+    grid, light = _draw(pixels, settings, flip=flip, generator=generator)
+    moved = functional.grid_sample(
+        masks[:, None].to(pixels.dtype),
+        grid,
+        mode="nearest",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return _apply(pixels, grid, light), moved[:, 0].to(masks.dtype)
+
+
+def _draw(
+    pixels: Tensor, settings: Augmentation, *, flip: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Where each pixel comes from, (N, S, S, 2), and factors of the light, (2, N, 1, 1, 1)."""
     count = len(pixels)
     draws = torch.rand((6, count), generator=generator).to(pixels.device)
     # A square crop that keeps a share of the area, anywhere inside the image.
@@ -40,10 +68,15 @@ def augment(
         dim=1,
     )
     grid = functional.affine_grid(transform, list(pixels.shape), align_corners=False)
+    return grid, 1 + settings.jitter * (2 * draws[4:6].view(2, count, 1, 1, 1) - 1)
+
+
+def _apply(pixels: Tensor, grid: Tensor, light: Tensor) -> Tensor:
+    """Crop and resize, then change brightness and contrast."""
     cropped = functional.grid_sample(
         pixels, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
-    brightness, contrast = 1 + settings.jitter * (2 * draws[4:6].view(2, count, 1, 1, 1) - 1)
+    brightness, contrast = light
     mean = cropped.mean(dim=(1, 2, 3), keepdim=True)
     changed: Tensor = (cropped - mean) * contrast + mean * brightness
     return changed.clamp_(0, 255)

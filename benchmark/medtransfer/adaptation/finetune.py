@@ -1,10 +1,11 @@
-"""Fine-tuning: all parameters, a fixed number of steps, one loop."""
+"""Training by gradient: a fixed number of steps, one loop for classes and for masks."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,57 +14,32 @@ from numpy.typing import NDArray
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
-from medtransfer.adaptation.augmentation import augment
 from medtransfer.adaptation.job import Job, Outcome
-from medtransfer.adaptation.targets import Targets
+from medtransfer.adaptation.learner import Classifier, Learner, PixelClassifier
+from medtransfer.cost.flops import forward_flops, training_flops
 from medtransfer.cost.profile import Profile
 from medtransfer.data.draws import hold_out, seed_of, strata
-from medtransfer.data.store import Split
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.timm_networks import TimmNetwork
 from medtransfer.specs.protocol import FineTuning
 
-__all__ = ["Classifier", "adapt_finetune", "finetune_flops"]
+__all__ = [
+    "adapt_finetune",
+    "decoder_flops",
+    "decoder_inference_flops",
+    "finetune_flops",
+]
 
 _HELD_OUT = 0.2
-_BATCH = 128
-
-
-class Classifier(nn.Module):
-    """An encoder with a linear head that starts at zero, so at uniform probabilities."""
-
-    def __init__(self, encoder: Encoder, classes: int, targets: Targets) -> None:
-        """Take over ``encoder``, which will be trained."""
-        super().__init__()
-        self.encoder, self.targets = encoder, targets
-        self.head = nn.Linear(encoder.width, classes, device=encoder.device)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, classes) of resampled images (N, C, S, S), values 0 to 255."""
-        logits: Tensor = self.head(self.encoder.embed(self.encoder.normalise(pixels)))
-        return logits
-
-    @torch.inference_mode()
-    def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Probabilities (N, classes) of a split, or of some of its items."""
-        self.eval()
-        chosen = np.arange(len(split)) if items is None else items
-        rows = []
-        for start in range(0, len(chosen), _BATCH):
-            images = torch.from_numpy(split.images[chosen[start : start + _BATCH]])
-            logits = self(self.encoder.resample(images))
-            rows.append(self.targets.probabilities(logits.double()).float().cpu().numpy())
-        return np.concatenate(rows)
 
 
 def adapt_finetune(job: Job) -> Outcome:
-    """Train every parameter, at the learning rate that did best inside the budget.
+    """Train encoder and head, or a decoder alone, at the learning rate that did best.
 
-    Few-shot: each learning rate is trained on 80 % of the shots and scored on the rest, then the
-    best one is trained again on all. Full: each is scored on the official validation split and
-    the best run is the result; later draws reuse the learning rate of draw 0.
+    The choice is made inside the budget. Few-shot: each learning rate is trained on 80 % of the
+    shots and scored on the rest, then the best one is trained again on all. Full: each is scored
+    on the official validation split and the best run is the result; later draws reuse the
+    learning rate of draw 0.
     """
     train, validation = job.data.splits["train"], job.data.splits["validation"]
     rates = _learning_rates(job)
@@ -76,29 +52,28 @@ def adapt_finetune(job: Job) -> Outcome:
         else:
             held = hold_out(strata(job.labels), _HELD_OUT)
             fitted, scored_split, scored = job.items[~held], train, job.items[held]
-        labels = scored_split.labels[scored]
         runs = []
         for rate in rates:
-            classifier, images = _train(job, fitted, rate)
+            learner, images = _train(job, fitted, rate)
             seen += images
-            if classifier is not None:
-                score = _score(job, classifier.predict(scored_split, scored), labels)
+            if learner is not None:
+                score = learner.score(learner.predict(scored_split, scored), scored_split, scored)
                 if score is not None:
-                    runs.append((score, rate, classifier))
+                    runs.append((score, rate, learner))
         if not runs:
             return _diverged(job, seen, {"lr": None, "tried": rates})
-        score, rate, best = max(runs, key=lambda run: run[0])
-        selected = {"lr": rate, "validation": score[0], "validation_log_loss": -score[1]}
+        score, rate, best = max(runs, key=lambda run: _rank(run[0]))
+        selected = {"lr": rate, **score}
     if best is None or job.shots is not None:
         best, images = _train(job, job.items, selected["lr"])
         seen += images
         if best is None:
             return _diverged(job, seen, selected)
-    probabilities = {name: best.predict(split) for name, split in job.data.tests.items()}
-    if not all(np.isfinite(array).all() for array in probabilities.values()):
+    predictions = {name: best.predict(split) for name, split in job.data.tests.items()}
+    if not all(np.isfinite(array).all() for array in predictions.values()):
         return _diverged(job, seen, selected)
     return Outcome(
-        probabilities=probabilities,
+        predictions=predictions,
         selected=selected,
         images_seen=seen,
         trainable_parameters=sum(p.numel() for p in best.parameters() if p.requires_grad),
@@ -106,19 +81,24 @@ def adapt_finetune(job: Job) -> Outcome:
     )
 
 
-def _score(
-    job: Job, probabilities: NDArray[np.float32], labels: NDArray[np.int64]
-) -> tuple[float, float] | None:
-    """What a higher value of is better; ``None`` where the last step went to NaN."""
-    if not np.isfinite(probabilities).all():
-        return None
-    targets = job.targets
-    return targets.primary(probabilities, labels) or 0.0, -targets.log_loss(probabilities, labels)
+def _rank(score: dict[str, float]) -> tuple[float, float]:
+    """What a higher value of is better: the metric, then a smaller loss."""
+    return score["validation"], -score.get("validation_log_loss", 0.0)
 
 
 def _settings(job: Job) -> FineTuning:
-    assert job.protocol.finetune is not None
-    return job.protocol.finetune
+    settings = job.protocol.training(job.adaptation, job.data.card.kind)
+    assert settings is not None
+    return settings
+
+
+def _build(job: Job) -> Learner:
+    """The learner of the task's kind, untrained, with an encoder of its own."""
+    encoder, card = job.encoder.duplicate(), job.data.card
+    if card.kind != "segmentation":
+        return Classifier(encoder, job.classes, job.targets)
+    seed = seed_of("decoder", card.name, job.budget, job.draw)
+    return PixelClassifier(encoder, job.classes, seed=seed, frozen=job.adaptation == "decoder")
 
 
 def _learning_rates(job: Job) -> list[float]:
@@ -130,7 +110,7 @@ def _learning_rates(job: Job) -> list[float]:
     return settings.learning_rates + (settings.learning_rates_random if random else [])
 
 
-def _train(job: Job, items: NDArray[np.int64], rate: float) -> tuple[Classifier | None, int]:
+def _train(job: Job, items: NDArray[np.int64], rate: float) -> tuple[Learner | None, int]:
     """Train on some items of the training split.
 
     Returns:
@@ -147,44 +127,43 @@ def _train(job: Job, items: NDArray[np.int64], rate: float) -> tuple[Classifier 
 
 def _train_seeded(
     job: Job, items: NDArray[np.int64], rate: float, generator: torch.Generator
-) -> tuple[Classifier | None, int]:
+) -> tuple[Learner | None, int]:
     settings, split = _settings(job), job.data.splits["train"]
     run = settings.budgets[job.budget]  # type: ignore[index]
-    classifier = Classifier(job.encoder.duplicate(), job.classes, job.targets)
+    learner = _build(job)
     steps = run.length(len(items))
-    optimiser, schedule = _optimiser(classifier, settings, rate, steps)
-    labels = torch.from_numpy(split.labels)
+    optimiser, schedule = _optimiser(learner, settings, rate, steps)
     epoch = -(-len(items) // run.batch)
     keep_best = settings.keep == "best" and job.shots is None
     best: tuple[tuple[float, float], dict[str, Tensor]] | None = None
 
-    classifier.train()
+    learner.train()
     for step, batch in enumerate(_batches(items, run.batch, steps, generator), start=1):
-        pixels = classifier.encoder.resample(torch.from_numpy(split.images[batch]))
+        pixels = learner.encoder.resample(torch.from_numpy(split.images[batch]))
+        truth = learner.truth(split, batch)
         if settings.augmentation is not None:
-            pixels = augment(
-                pixels, settings.augmentation, flip=job.data.card.flip, generator=generator
+            pixels, truth = learner.augment(
+                pixels, truth, settings.augmentation, flip=job.data.card.flip, generator=generator
             )
-        loss = job.targets.loss(
-            classifier(pixels), labels[torch.from_numpy(batch)].to(pixels.device)
-        )
+        loss = learner.loss(learner(pixels), truth)
         if not math.isfinite(loss.item()):
             return None, step * run.batch
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.clip is not None:
-            nn.utils.clip_grad_norm_(classifier.parameters(), settings.clip)
+            nn.utils.clip_grad_norm_(learner.parameters(), settings.clip)
         optimiser.step()
         schedule.step()
         if keep_best and (step % epoch == 0 or step == steps):
             validation = job.data.splits["validation"]
-            score = _score(job, classifier.predict(validation), validation.labels)
-            if score is not None and (best is None or score > best[0]):
-                best = (score, copy.deepcopy(classifier.state_dict()))
-            classifier.train()
+            every = np.arange(len(validation))
+            score = learner.score(learner.predict(validation), validation, every)
+            if score is not None and (best is None or _rank(score) > best[0]):
+                best = (_rank(score), copy.deepcopy(learner.state_dict()))
+            learner.train()
     if best is not None:
-        classifier.load_state_dict(best[1])
-    return classifier, steps * run.batch
+        learner.load_state_dict(best[1])
+    return learner, steps * run.batch
 
 
 def _batches(
@@ -203,17 +182,20 @@ def _batches(
 
 
 def _optimiser(
-    classifier: Classifier, settings: FineTuning, rate: float, steps: int
+    learner: Learner, settings: FineTuning, rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW with layer-wise decay (Clark et al. 2020; BEiT), warm-up, then the schedule."""
+    head = list(learner.head.parameters())
     groups: list[dict[str, Any]] = [
-        {"params": [classifier.head.weight], "weight_decay": settings.weight_decay},
-        {"params": [classifier.head.bias], "weight_decay": 0.0},
+        {"params": [p for p in head if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in head if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    network = classifier.encoder.network
+    network = learner.encoder.network
     if isinstance(network, TimmNetwork):  # timm's groups go by the names inside its network
         network = network.network
-    if hasattr(network, "group_matcher"):
+    if not any(p.requires_grad for p in network.parameters()):
+        pass  # frozen
+    elif hasattr(network, "group_matcher"):
         groups += param_groups_layer_decay(
             network, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
         )
@@ -244,6 +226,35 @@ def _diverged(job: Job, seen: int, selected: dict[str, Any]) -> Outcome:
 
 def finetune_flops(job: Job, profile: Profile) -> int:
     """Every training step of selection and of the result, and the scoring passes."""
+    trained, scored = _images(job)
+    head = 2 * profile.width * job.classes
+    # The head's backward pass: its weights' gradient and, where the encoder learns, its input's.
+    step = profile.training + head * (3 if profile.parameters else 2)
+    return step * trained + (profile.forward + head) * scored
+
+
+def decoder_flops(job: Job, profile: Profile) -> int:
+    """The same of a segmentation task; a frozen encoder is not charged for backward."""
+    trained, scored = _images(job)
+    forward, step = _decoder_profile(job.encoder, job.classes, job.adaptation == "decoder")
+    return step * trained + forward * scored
+
+
+def decoder_inference_flops(job: Job, profile: Profile) -> int:
+    """One image's forward pass through encoder and decoder."""
+    return _decoder_profile(job.encoder, job.classes, job.adaptation == "decoder")[0]
+
+
+@cache
+def _decoder_profile(encoder: Encoder, classes: int, frozen: bool) -> tuple[int, int]:
+    """FLOPs of a forward pass, and of a training step, of one image."""
+    learner = PixelClassifier(encoder.duplicate(), classes, seed=0, frozen=frozen)
+    shape = {"channels": encoder.card.input.channels, "size": encoder.size}
+    return forward_flops(learner, **shape), training_flops(learner, **shape)
+
+
+def _images(job: Job) -> tuple[int, int]:
+    """Images trained on and scored, selection included."""
     settings = _settings(job)
     run = settings.budgets[job.budget]  # type: ignore[index]
     rates = _learning_rates(job)
@@ -262,7 +273,4 @@ def finetune_flops(job: Job, profile: Profile) -> int:
     if settings.keep == "best" and job.shots is None:
         epochs = -(-run.length(items) // -(-items // run.batch))
         scored += epochs * len(job.data.splits["validation"]) * len(rates)
-    head = 2 * profile.width * job.classes
-    # The head's backward pass: its weights' gradient and, where the encoder learns, its input's.
-    trained = profile.training + head * (3 if profile.parameters else 2)
-    return trained * steps * run.batch + (profile.forward + head) * scored
+    return steps * run.batch, scored

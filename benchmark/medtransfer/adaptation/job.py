@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,6 +33,7 @@ class Job:
         budget: ``1-shot`` ... ``full``.
         draw: The draw's number.
         previous: What draw 0 of the same budget selected; empty for draw 0.
+        adaptation: What is to be done, for those that share code.
     """
 
     encoder: Encoder
@@ -40,6 +42,7 @@ class Job:
     budget: str
     draw: int
     previous: dict[str, Any] = field(default_factory=dict)
+    adaptation: str = "finetune"
 
     @property
     def shots(self) -> int | None:
@@ -71,10 +74,12 @@ class Job:
 
     @property
     def counts(self) -> list[int]:
-        """Training items per class, or positives per label.
+        """Training items per class, or positives per label; for masks the number of images.
 
         Fewer than the shots where a class has no more; more of a label that comes with others.
         """
+        if self.data.card.kind == "segmentation":
+            return [len(self.items)]
         return count_labels(self.labels, self.classes)
 
     @property
@@ -101,7 +106,8 @@ class Outcome:
     """What came out of one cell.
 
     Attributes:
-        probabilities: Probabilities (N, C) of every test split; empty when diverged.
+        predictions: Of every test split, probabilities (N, C) or class ids (N, H, W); empty when
+            diverged.
         selected: Chosen hyperparameters and how they scored.
         images_seen: Training images, selection included; counted, not computed.
         trainable_parameters: Number of parameters that were trained.
@@ -109,7 +115,7 @@ class Outcome:
         diverged: Whether training went to NaN at every learning rate.
     """
 
-    probabilities: dict[str, NDArray[np.float32]]
+    predictions: Mapping[str, NDArray[Any]]
     selected: dict[str, Any]
     images_seen: int
     trainable_parameters: int

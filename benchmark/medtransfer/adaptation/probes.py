@@ -144,7 +144,7 @@ def _outcome(
 ) -> Outcome:
     own = sum(p.numel() for p in job.encoder.network.parameters())
     return Outcome(
-        probabilities=probabilities,
+        predictions=probabilities,
         selected=selected,
         images_seen=len(job.items),
         trainable_parameters=trainable,

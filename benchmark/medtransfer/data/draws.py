@@ -108,6 +108,8 @@ def strata(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """What folds are balanced over: the class, or an item's rarest label, the last being none."""
     if labels.ndim == 1:
         return labels
+    if labels.shape[1] == 0:
+        return np.zeros(len(labels), np.int64)
     positive = labels == 1
     rank = np.argsort(np.argsort(positive.sum(axis=0), kind="stable"), kind="stable")
     rarest = np.where(positive, rank, labels.shape[1])

@@ -6,17 +6,19 @@ import copy
 import hashlib
 import math
 import warnings
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medtransfer.encoders.timm_networks import PYRAMID_STRIDES, TimmNetwork
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
 
-__all__ = ["Encoder", "check_encoder", "resolve_device", "supports_bf16"]
+__all__ = ["Encoder", "check_encoder", "extend", "resolve_device", "supports_bf16"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -97,6 +99,8 @@ class Encoder(nn.Module):
 
     def autocast(self) -> AbstractContextManager[object]:
         """Run the network inside this to get the recorded precision."""
+        if self.device.type == "meta":  # where FLOPs are counted, and torch knows no autocast
+            return nullcontext()
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
@@ -140,9 +144,108 @@ class Encoder(nn.Module):
         embedding = embedding.float()
         return functional.normalize(embedding, dim=-1) * math.sqrt(embedding.shape[-1])
 
+    @cached_property
+    def pyramid_channels(self) -> list[int]:
+        """Channels of the four maps of `pyramid`.
+
+        Raises:
+            InputError: When the network gives no feature maps, or not as expected.
+        """
+        shape = (1, self.card.input.channels, self.size, self.size)
+        probe = self.duplicate().eval()  # which leaves the mode of this one's layers alone
+        try:
+            with torch.inference_mode():
+                maps = probe.pyramid(torch.zeros(shape, device=self.device))
+        except InputError:
+            raise
+        except Exception as error:
+            line = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(
+                f"{self.card.name}: fails to give feature maps of images of shape {shape}: {line}"
+            ) from error
+        return [features.shape[1] for features in maps]
+
+    def pyramid(self, pixels: Tensor) -> list[Tensor]:
+        """Feature maps of normalised images at strides 4, 8, 16 and 32, shallow first.
+
+        The maps cover the image as `extend` leaves it, with sides that 32 divides. A network of
+        any input size sees the extended image, one of a fixed size the image itself. A map of
+        another stride is resampled bilinearly, without learning; a simple feature pyramid (Li et
+        al., Exploring Plain Vision Transformer Backbones for Object Detection, ECCV 2022).
+
+        A Python network takes part by a method ``forward_intermediates``, from images as
+        ``forward`` takes them to four maps (N, C, H, W), shallow first, each of which covers the
+        whole image; an attribute ``fixed_size = True`` says that it takes no other size.
+
+        Args:
+            pixels: What `embed` takes, (N, channels, H, W), square or not.
+
+        Returns:
+            Four float32 maps (N, C, ceil(H / 32) * 32 / stride, ceil(W / 32) * 32 / stride).
+
+        Raises:
+            InputError: When the network gives no feature maps, or not as expected.
+        """
+        name = self.card.name
+        network: Any = self.network
+        inner = network.network if isinstance(network, TimmNetwork) else network
+        if not hasattr(inner, "forward_intermediates"):
+            raise InputError(
+                f"{name}: gives one vector an image and no feature maps, which segmentation needs"
+            )
+        extended = extend(pixels)
+        inputs = pixels if getattr(network, "fixed_size", False) else extended
+        with self.autocast():
+            maps = network.forward_intermediates(
+                inputs.contiguous(memory_format=torch.channels_last)
+            )
+        shapes = [tuple(features.shape) for features in maps]
+        if len(shapes) != 4 or any(len(shape) != 4 for shape in shapes):
+            raise InputError(
+                f"{name}: forward_intermediates returns shapes {shapes}; four feature maps "
+                "(N, C, H, W), shallow first, are expected"
+            )
+        height, width = extended.shape[-2:]
+        beyond = (height / inputs.shape[-2], width / inputs.shape[-1])
+        return [
+            _lay_over(features.float(), size=(height // stride, width // stride), beyond=beyond)
+            for features, stride in zip(maps, PYRAMID_STRIDES, strict=True)
+        ]
+
     def forward(self, images: Tensor) -> Tensor:
         """Embed uint8 images (N, H, W) or (N, H, W, 3) as (N, D)."""
         return self.embed(self.normalise(self.resample(images)))
+
+
+def extend(images: Tensor) -> Tensor:
+    """Repeat the last row and column of (N, C, H, W) until 32 divides the height and the width."""
+    height, width = images.shape[-2:]
+    multiple = PYRAMID_STRIDES[-1]
+    edges = (0, -width % multiple, 0, -height % multiple)
+    return functional.pad(images, edges, mode="replicate") if any(edges) else images
+
+
+def _lay_over(features: Tensor, *, size: tuple[int, int], beyond: tuple[float, float]) -> Tensor:
+    """Resample a map of an image to a grid over the image extended to the right and below.
+
+    Args:
+        features: (N, C, H, W), which cover the image.
+        size: Height and width of the grid.
+        beyond: Height and width of what the grid covers, the image's being 1; cells outside the
+            image take the values at its edge.
+    """
+    if features.shape[-2:] == size and beyond == (1, 1):
+        return features
+    # A sampled position runs from -1 to 1 over the image: the extended one's from -1 to 2 b - 1.
+    down, right = beyond
+    grid = functional.affine_grid(
+        features.new_tensor([[right, 0, right - 1], [0, down, down - 1]]).expand(
+            len(features), 2, 3
+        ),
+        [*features.shape[:2], *size],
+        align_corners=False,
+    )
+    return functional.grid_sample(features, grid, padding_mode="border", align_corners=False)
 
 
 def check_encoder(encoder: Encoder) -> None:

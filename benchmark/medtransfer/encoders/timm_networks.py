@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import urllib.error
 import urllib.request
@@ -15,7 +16,9 @@ from medtransfer.encoders.checkpoints import Checkpoint
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard, Input
 
-__all__ = ["TimmNetwork", "build_timm", "hub_input"]
+__all__ = ["PYRAMID_STRIDES", "TimmNetwork", "build_timm", "hub_input"]
+
+PYRAMID_STRIDES = (4, 8, 16, 32)
 
 # Arguments of timm.create_model that the card says elsewhere, or that make no encoder.
 _RESERVED = {
@@ -42,6 +45,44 @@ class TimmNetwork(nn.Module):
         network: Any = self.network
         embedding: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
         return embedding
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether it takes images of no other size than it was built for."""
+        network: Any = self.network
+        return bool(network.pretrained_cfg.get("fixed_input_size")) or hasattr(network, "pos_embed")
+
+    def forward_intermediates(self, images: Tensor) -> list[Tensor]:
+        """Four feature maps (N, C, H, W) of normalised images, shallow first.
+
+        They are those of the strides nearest to 4, 8, 16 and 32; where several of these meet one
+        stride, as in a plain transformer, they are spread over its depth. The network's final
+        normalisation is applied where it fits: features of a pre-norm network are wild without.
+        """
+        network: Any = self.network
+        levels = _levels([info["reduction"] for info in network.feature_info])
+        indices = sorted(set(levels))
+        maps = network.forward_intermediates(
+            images, indices=indices, norm=True, intermediates_only=True, output_fmt="NCHW"
+        )
+        found = dict(zip(indices, maps, strict=True))
+        return [found[level] for level in levels]
+
+
+def _levels(reductions: list[float]) -> list[int]:
+    """For each stride of the pyramid the index of the map that stands for it.
+
+    Args:
+        reductions: The stride of each map of a network, shallow first.
+    """
+    nearest = [min(reductions, key=lambda r: abs(math.log(r / s))) for s in PYRAMID_STRIDES]
+    levels = []
+    for i, reduction in enumerate(nearest):
+        alike = [index for index, other in enumerate(reductions) if other == reduction]
+        before, sharing = nearest[:i].count(reduction), nearest.count(reduction)
+        # Of 12 blocks of one stride the 3rd, 6th, 9th and 12th; of a stage's one map that one.
+        levels.append(alike[math.ceil(len(alike) * (before + 1) / sharing) - 1])
+    return levels
 
 
 def build_timm(
@@ -73,7 +114,7 @@ def build_timm(
     probe = _create(card, name, device="meta")
     size = _input_size(card, probe, max_size)
     options: dict[str, Any] = {}
-    if _fixed_size(probe) or card.architecture.options.get("img_size"):
+    if probe.fixed_size or card.architecture.options.get("img_size"):
         options["img_size"] = size
     if checkpoint is not None:
         notes = _check_names(checkpoint, probe, name)
@@ -134,11 +175,6 @@ def _explain(error: Exception, card: EncoderCard, name: str, origin: str) -> str
     if not timm.is_model(name.split(".")[0]):
         return f"{card.name}: architecture: timm has no '{name}'"
     return f"{card.name}: {origin} does not fit timm's {name}: {line}"
-
-
-def _fixed_size(network: TimmNetwork) -> bool:
-    inner: Any = network.network
-    return bool(inner.pretrained_cfg.get("fixed_input_size")) or hasattr(inner, "pos_embed")
 
 
 def _input_size(card: EncoderCard, network: TimmNetwork, max_size: int) -> int:

@@ -9,7 +9,8 @@ undefined value. Sums of whole-number weights are exact, whatever the order of t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +23,18 @@ __all__ = [
     "Floats",
     "Integers",
     "Metric",
+    "Numbers",
     "average_defined",
     "divide",
     "measure",
     "refuse_rows",
     "refuse_weights",
+    "summarise",
 ]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
+Numbers = npt.NDArray[np.number]
 Booleans = npt.NDArray[np.bool_]
 
 
@@ -52,10 +56,14 @@ class Evaluation:
     """All metrics of one set of predictions; the dictionaries have the keys of its metrics."""
 
     values: dict[str, float | None]  # point estimates, None where undefined
-    classes_scored: int  # classes with a positive and a negative item, those averaged in AUROC
+    # Classes with a positive and a negative item, those averaged in AUROC; in segmentation the
+    # foreground classes in the truth or the predictions, those averaged in Dice.
+    classes_scored: int
     n: int  # items
     intervals: dict[str, tuple[float, float] | None]  # 95 % bootstrap percentile intervals
     replicates: dict[str, Floats]  # values [B] per row of weights, NaN where undefined
+    # Point estimates of each foreground class, from class 1; segmentation only.
+    per_class: dict[str, list[float | None]] = field(default_factory=dict)
 
 
 def measure(
@@ -66,17 +74,27 @@ def measure(
     *,
     classes_scored: int,
 ) -> Evaluation:
-    """Compute every metric once for all items and once for each row of weights."""
-    once = np.ones((1, len(labels)))
+    """Compute every metric once for all items and once for each row of weights [B, N]."""
+    functions = {
+        name: partial(metric.function, probabilities, labels) for name, metric in metrics.items()
+    }
+    return summarise(functions, weights, classes_scored=classes_scored)
+
+
+def summarise(
+    functions: Mapping[str, Callable[[Floats], Floats]], weights: Floats, *, classes_scored: int
+) -> Evaluation:
+    """Call every function of weights once for all items and once for each row of weights [B, N]."""
+    once = np.ones((1, weights.shape[1]))
     values: dict[str, float | None] = {}
     intervals: dict[str, tuple[float, float] | None] = {}
     replicates: dict[str, Floats] = {}
-    for name, metric in metrics.items():
-        value = metric.function(probabilities, labels, once).item()
-        replicates[name] = metric.function(probabilities, labels, weights)
+    for name, function in functions.items():
+        value = function(once).item()
+        replicates[name] = function(weights)
         values[name] = None if np.isnan(value) else value
         intervals[name] = None if np.isnan(value) else interval(replicates[name])
-    return Evaluation(values, classes_scored, len(labels), intervals, replicates)
+    return Evaluation(values, classes_scored, weights.shape[1], intervals, replicates)
 
 
 def refuse_weights(weights: Floats, n: int) -> None:

@@ -91,11 +91,12 @@ def _board(
     cards: Mapping[str, EncoderCard],
 ) -> Board:
     name, values = protocol
-    stale = rows["protocol_fingerprint"] != (values.fingerprint if values else "")
+    stale = rows["protocol_fingerprint"] != (rows["kind"].map(values.fingerprint) if values else "")
     current = rows[~stale]
     foreign = current["fingerprint"] != current["task"].map(most_common(current, "fingerprint"))
     valid = current[~foreign]
-    planned = expected_cells(suite[1], values) if values else []
+    kinds = most_common(valid, "kind")
+    planned = expected_cells(suite[1], kinds, values) if values else []
     cells = applicable(planned, valid)
     laid_out = grid(valid, cells, encoders=sorted(current["encoder"].unique()))
     columns = (*SCORES, *domain_columns(valid["domain"].unique()), *COSTS)

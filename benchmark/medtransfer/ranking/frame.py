@@ -24,7 +24,18 @@ COSTS = [
 _KEY = ["encoder", "protocol", "protocol_fingerprint", "task", "fingerprint", "adaptation"]
 _KEY += ["budget", "draw", "split"]
 _TYPES = {"draw": int, "value": float, "chance": float} | dict.fromkeys(COSTS, float)
-_COLUMNS = [*_KEY, "domain", "metric", "chance", "status", "error", "value", *COSTS, "device"]
+_COLUMNS = [
+    *_KEY,
+    "domain",
+    "kind",
+    "metric",
+    "chance",
+    "status",
+    "error",
+    "value",
+    *COSTS,
+    "device",
+]
 
 
 def frame(submissions: Sequence[Submission]) -> pd.DataFrame:
@@ -36,7 +47,7 @@ def frame(submissions: Sequence[Submission]) -> pd.DataFrame:
 
     Returns:
         Columns encoder, protocol, protocol_fingerprint, task, fingerprint, adaptation, budget,
-        draw, split, domain, metric (its name), chance, status, error, value, the costs of the
+        draw, split, domain, kind, metric (its name), chance, status, error, value, the costs of the
         cell (repeated on each split), device, and score = (value - chance) / (1 - chance), which
         is negative below chance. Sorted, whatever the order of the submissions.
     """
@@ -74,6 +85,7 @@ def _row(record: Record, split: str) -> dict[str, Any]:
         "draw": record.draw,
         "split": split,
         "domain": task.domain,
+        "kind": task.kind,
         "metric": task.metric,
         "chance": task.chance,
         "status": record.status,

@@ -5,8 +5,7 @@ A missing value stays missing through every mean: no mean is taken over what hap
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import pandas as pd
@@ -22,12 +21,19 @@ __all__ = ["LEVELS", "applicable", "average", "cell_scores", "expected_cells", "
 LEVELS = ["encoder", "domain", "task", "budget", "adaptation", "draw"]
 
 
-def expected_cells(suite: Suite, protocol: Protocol) -> list[Cell]:
-    """The cells that an encoder needs to be ranked, in the order of the protocol."""
+def expected_cells(suite: Suite, kinds: Mapping[str, str], protocol: Protocol) -> list[Cell]:
+    """The cells that an encoder needs to be ranked, in the order of the protocol.
+
+    Args:
+        suite: The tasks.
+        kinds: Kind of each task; one that nobody ran may be missing, nobody is complete then.
+        protocol: The protocol.
+    """
     return [
         Cell(task, budget, adaptation, draw)
-        for task, adaptation in product(suite.tasks, protocol.ranked)
-        for budget, draws in protocol.budgets(adaptation).items()
+        for task, kind in ((task, kinds.get(task, "multiclass")) for task in suite.tasks)
+        for adaptation in protocol.adaptations(kind)
+        for budget, draws in protocol.budgets(adaptation, kind).items()
         if suite.budgets is None or budget in suite.budgets
         for draw in range(draws)
     ]

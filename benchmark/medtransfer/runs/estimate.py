@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.runs.local import build_runner
+from medtransfer.runs.local import build_runner, fit_plan
 from medtransfer.runs.plan import infeasible
 from medtransfer.runs.preparation import Prepared
 from medtransfer.specs.record import Cell
@@ -43,12 +43,20 @@ def estimate(prepared: Prepared) -> Estimate:
     task's test splits anew.
     """
     runner = build_runner(prepared)
+    known = len(prepared.notes)
+    prepared = fit_plan(prepared, runner)
     profile, pending = runner.profile, prepared.pending
     # The count is linear in the encoder's FLOPs. With 1 for a forward pass it is the number of
     # passes, also for an encoder without products to count; with 0 it is the head's own share.
     ratio = round(profile.training / profile.forward) if profile.forward else 1
     passes = head = 0
     for cell in pending:
+        if runner.data[cell.task].card.kind == "segmentation":
+            # A decoder's convolutions take the time of as many FLOPs of the encoder's.
+            images = sum(map(len, runner.data[cell.task].tests.values()))
+            flops = runner.flops(cell) + images * runner.inference_flops(cell)
+            passes += flops // max(1, profile.forward)
+            continue
         head += (own := runner.flops(cell, profile=replace(profile, forward=0, training=0)))
         passes += runner.flops(cell, profile=replace(profile, forward=1, training=ratio)) - own
         if cell.adaptation == "finetune":
@@ -63,7 +71,7 @@ def estimate(prepared: Prepared) -> Estimate:
         },
         total=len(prepared.cells),
         seconds=seconds / prepared.request.jobs + len(pending) * _CELL_SECONDS,
-        notes=runner.encoder.notes,
+        notes=(*prepared.notes[known:], *runner.encoder.notes),
     )
 
 

@@ -89,16 +89,19 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
     records = dict(prepared.existing)
     if prepared.pending:
         # Here, and not above: a finished evaluation must not wait for torch.
-        from medtransfer.runs.local import build_runner, run_cells
+        from medtransfer.runs.local import build_runner, fit_plan, run_cells
 
         runner = build_runner(prepared)
+        known = len(prepared.notes)
+        prepared = fit_plan(prepared, runner)
+        notes = (*prepared.notes[known:], *runner.encoder.notes)
         check_weights(prepared, runner.encoder.state)
         flops = {cell: runner.flops(cell) for cell in prepared.pending}
         ledger = prepared.ledger
         keep = list(prepared.existing.values()) if prepared.request.fresh else None
         ledger.open(prepared.located.card, keep=keep)
         try:
-            progress.begin(flops, len(prepared.cells), runner.encoder.notes)
+            progress.begin(flops, len(prepared.cells), notes)
             for finished in run_cells(prepared, runner, started=progress.started):
                 record = ledger.append(
                     finished.record,

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medtransfer.adaptation import ADAPTATIONS, Job, Outcome
+from medtransfer.adaptation import Job, Outcome, find_adapter
 from medtransfer.cost.machine import device_name, peak_memory, reset_peak_memory, versions
 from medtransfer.cost.profile import Profile, profile_encoder
-from medtransfer.data.store import TaskData
+from medtransfer.data.store import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.metrics import evaluate, interval, item_weights
+from medtransfer.metrics import Evaluation, evaluate, interval, item_weights
 from medtransfer.runs.plan import infeasible
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell, Cost, EncoderRef, ProtocolRef, Record, TaskRef
@@ -28,7 +28,7 @@ from medtransfer.specs.task import split_family
 
 __all__ = ["Finished", "Runner"]
 
-Arrays = dict[str, NDArray[np.float32]]
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Finished:
         record: The record, without references to arrays.
         replicates: Bootstrap replicates (B,) of the primary metric per test split; of graded
             corruptions, of their mean.
-        predictions: Probabilities (N, C) per test split, of draw 0 only; not of corruptions,
-            which are twenty times as many.
+        predictions: Probabilities (N, C) or class ids (N, H, W) per test split, of draw 0 only;
+            not of corruptions, which are twenty times as many.
     """
 
     record: Record
@@ -76,6 +76,7 @@ class Runner:
             budget=cell.budget,
             draw=cell.draw,
             previous=dict(previous or {}),
+            adaptation=cell.adaptation,
         )
 
     def flops(self, cell: Cell, *, profile: Profile | None = None) -> int:
@@ -84,7 +85,14 @@ class Runner:
             return 0
         # A later draw will reuse some learning rate of draw 0; which one costs the same.
         job = self.job(cell, {"lr": 0.0} if cell.draw else None)
-        return ADAPTATIONS[cell.adaptation].flops(job, profile or self.profile)
+        adapter = find_adapter(job.data.card.kind, cell.adaptation)
+        return adapter.flops(job, profile or self.profile)
+
+    def inference_flops(self, cell: Cell) -> int:
+        """FLOPs of one image's prediction."""
+        job = self.job(cell)
+        adapter = find_adapter(job.data.card.kind, cell.adaptation)
+        return adapter.inference_flops(job, self.profile)
 
     def run(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Finished:
         """Run a cell. A failure becomes a record too, so that the run can go on.
@@ -100,10 +108,16 @@ class Runner:
         reset_peak_memory(self.encoder.device)
         try:
             job = self.job(cell, previous)
-            adapter = ADAPTATIONS[cell.adaptation]
+            adapter = find_adapter(job.data.card.kind, cell.adaptation)
             outcome = adapter.adapt(job)
             seconds = time.perf_counter() - clock
-            cost = self._cost(job, outcome, flops=adapter.flops(job, self.profile), seconds=seconds)
+            cost = self._cost(
+                job,
+                outcome,
+                flops=adapter.flops(job, self.profile),
+                inference=adapter.inference_flops(job, self.profile),
+                seconds=seconds,
+            )
             return self._measure(cell, job, outcome, cost, started)
         except Exception as error:
             return Finished(self._record(cell, started, status="failed", error=_one_line(error)))
@@ -141,11 +155,16 @@ class Runner:
                     replicates=self.protocol.bootstrap,
                     groups=split.patients,
                 )
-            # From the float32 that are kept, so that the numbers can be verified from them.
-            probabilities = outcome.probabilities[name].astype(np.float64)
-            result = evaluate(probabilities, split.labels, weights[family], kind=job.data.card.kind)
+            # From what is kept, so that the numbers can be verified from it.
+            result = _evaluate(job, outcome.predictions[name], split, weights[family])
+            foreground = job.data.card.classes[1:]
             metrics[name] = {
                 **result.values,
+                **{
+                    f"{metric}/{label}": value
+                    for metric, values in result.per_class.items()
+                    for label, value in zip(foreground, values, strict=True)
+                },
                 "classes_scored": result.classes_scored,
                 "n": result.n,
             }
@@ -162,18 +181,19 @@ class Runner:
         )
         predictions = {
             name: array
-            for name, array in outcome.probabilities.items()
+            for name, array in outcome.predictions.items()
             if cell.draw == 0 and split_family(name) == name
         }
         return Finished(
             record, {name: mean.astype(np.float32) for name, mean in means.items()}, predictions
         )
 
-    def _cost(self, job: Job, outcome: Outcome, *, flops: int, seconds: float) -> Cost:
-        head = 2 * self.profile.width * job.classes
+    def _cost(
+        self, job: Job, outcome: Outcome, *, flops: int, inference: int, seconds: float
+    ) -> Cost:
         return Cost(
             adaptation_flops=flops,
-            inference_flops_per_image=self.profile.forward + head,
+            inference_flops_per_image=inference,
             parameters=outcome.parameters,
             trainable_parameters=outcome.trainable_parameters,
             images_seen=outcome.images_seen,
@@ -204,7 +224,9 @@ class Runner:
                 metric=card.metric,
                 chance=card.chance,
             ),
-            protocol=ProtocolRef(name=self.protocol.name, fingerprint=self.protocol.fingerprint),
+            protocol=ProtocolRef(
+                name=self.protocol.name, fingerprint=self.protocol.fingerprint(card.kind)
+            ),
             budget=cell.budget,
             adaptation=cell.adaptation,
             draw=cell.draw,
@@ -212,6 +234,17 @@ class Runner:
             finished=_now(),
             **fields,
         )
+
+
+def _evaluate(
+    job: Job, predictions: NDArray[Any], split: Split, weights: NDArray[np.float64]
+) -> Evaluation:
+    """Compare the predictions of a split, in the form in which they are kept, with the truth."""
+    kind = job.data.card.kind
+    if kind == "segmentation":
+        assert split.masks is not None
+        return evaluate(predictions, split.masks, weights, kind=kind, classes=job.classes)
+    return evaluate(predictions.astype(np.float64), split.labels, weights, kind=kind)
 
 
 def _now() -> str:

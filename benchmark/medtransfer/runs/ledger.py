@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -21,7 +22,7 @@ from medtransfer.specs.record import ArrayRef, Record, read_records
 
 __all__ = ["Ledger"]
 
-Arrays = Mapping[str, NDArray[np.float32]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class Ledger:
@@ -78,7 +79,7 @@ class Ledger:
         Args:
             record: The record, without its references to arrays.
             replicates: Bootstrap replicates of the primary metric, per test split.
-            predictions: Probabilities per test split; empty to keep none.
+            predictions: Probabilities or class ids per test split; empty to keep none.
 
         Returns:
             The record as written.
@@ -102,14 +103,15 @@ class Ledger:
         """Add arrays to an archive, which is replaced as a whole and so never half-written."""
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
-        members: dict[str, NDArray[np.float32]] = {}
+        members: dict[str, NDArray[Any]] = {}
         if path.exists():
             with np.load(path, allow_pickle=False) as archive:
                 members = dict(archive)
         hasher = hashlib.sha256()
         for split, array in arrays.items():
             members[f"{key}/{split}"] = array
-            hasher.update(array.astype("<f4").tobytes())
+            little = array.dtype.newbyteorder("<")  # the same on every machine
+            hasher.update(array.astype(little).tobytes())
         _replace(path, _compress(members))
         return ArrayRef(file=name, key=key, sha256=hasher.hexdigest())
 

@@ -16,10 +16,11 @@ import torch
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.runs.execution import Finished, Runner
-from medtransfer.runs.preparation import Prepared, Request, prepare
+from medtransfer.runs.preparation import Prepared, Request, leave_out, prepare
+from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import Cell
 
-__all__ = ["build_runner", "run_cells"]
+__all__ = ["build_runner", "fit_plan", "run_cells"]
 
 Started = Callable[[Cell], None]
 
@@ -55,6 +56,21 @@ def run_cells(prepared: Prepared, runner: Runner, *, started: Started) -> Iterat
 
 def _first_draw(cell: Cell) -> Cell:
     return cell._replace(draw=0)
+
+
+def fit_plan(prepared: Prepared, runner: Runner) -> Prepared:
+    """Leave out what the encoder cannot do: segmentation, where it gives no feature maps.
+
+    Raises:
+        InputError: When nothing is left.
+    """
+    if all(data.card.kind != "segmentation" for data in prepared.data.values()):
+        return prepared
+    try:
+        _ = runner.encoder.pyramid_channels
+    except InputError as error:
+        return leave_out(prepared, kind="segmentation", reason=str(error))
+    return prepared
 
 
 def _reuses(cell: Cell) -> bool:

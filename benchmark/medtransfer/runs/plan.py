@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import get_args
 
 from medtransfer.data.draws import feasible, groups
 from medtransfer.data.store import TaskData
 from medtransfer.specs.base import InputError, suggest
-from medtransfer.specs.protocol import BUDGETS, Adaptation, Protocol, shots
+from medtransfer.specs.protocol import ADAPTATIONS, BUDGETS, KINDS, Protocol, shots
 from medtransfer.specs.record import Cell
+from medtransfer.specs.task import TaskCard
 
 __all__ = ["check_choices", "infeasible", "plan_cells"]
 
@@ -22,10 +22,11 @@ def check_choices(
     Raises:
         InputError: With the closest one that it has.
     """
-    offered = sorted({budget for name in protocol.ranked for budget in protocol.budgets(name)})
+    pairs = {(name, kind) for kind in KINDS for name in protocol.adaptations(kind)}
+    offered = sorted({budget for pair in pairs for budget in protocol.budgets(*pair)})
     for option, given, known, every in (
         ("budget", budgets, offered, BUDGETS),
-        ("adaptation", adaptations, sorted(protocol.ranked), get_args(Adaptation)),
+        ("adaptation", adaptations, sorted({name for name, _ in pairs}), ADAPTATIONS),
     ):
         for value in given:
             if value not in known:
@@ -37,7 +38,7 @@ def check_choices(
 
 
 def plan_cells(
-    tasks: Iterable[str],
+    tasks: Mapping[str, TaskCard],
     protocol: Protocol,
     *,
     budgets: Iterable[str] = (),
@@ -46,7 +47,7 @@ def plan_cells(
     """All cells in the order in which they run: quick ones of a task first.
 
     Args:
-        tasks: Names of the tasks.
+        tasks: The tasks by name.
         protocol: The protocol.
         budgets: Only these; empty is all.
         adaptations: Only these; empty is all.
@@ -54,10 +55,10 @@ def plan_cells(
     wanted_budgets, wanted = set(budgets), set(adaptations)
     return [
         Cell(task, budget, adaptation, draw)
-        for task in tasks
-        for adaptation in protocol.ranked
+        for task, card in tasks.items()
+        for adaptation in protocol.adaptations(card.kind)
         if not wanted or adaptation in wanted
-        for budget, draws in protocol.budgets(adaptation).items()
+        for budget, draws in protocol.budgets(adaptation, card.kind).items()
         if not wanted_budgets or budget in wanted_budgets
         for draw in range(draws)
     ]
@@ -74,7 +75,8 @@ def infeasible(cell: Cell, data: Mapping[str, TaskData], protocol: Protocol) -> 
     if feasible(items=items, groups=taken, shots=count, share=protocol.infeasible_share):
         return None
     what = {"multiclass": "classes", "multilabel": "groups (labels, and none)"}
+    of = f" of {taken} {what[task.card.kind]}" if task.card.kind in what else ""
     return (
-        f"{cell.budget} of {taken} {what[task.card.kind]} would use "
+        f"{cell.budget}{of} would use "
         f"{protocol.infeasible_share:.0%} or more of the {items} training items"
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from medtransfer.data.cache import data_folder
@@ -22,9 +23,8 @@ from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import load_tasks, resolve_tasks, suite_budgets
 
-__all__ = ["Prepared", "Request", "check_weights", "prepare"]
+__all__ = ["Prepared", "Request", "check_weights", "leave_out", "prepare"]
 
-_KINDS = ("multiclass", "multilabel")
 _REMEDY = "choose another --out, or --fresh to start anew"
 
 
@@ -101,8 +101,10 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     )
     budgets = request.budgets or suite_budgets(request.suite)
     located = locate(request.encoder, architecture=request.architecture)
-    skipped = [name for name, card in cards.items() if card.kind not in _KINDS]
-    notes = [f"skipped {name}: {cards[name].kind} tasks are not supported yet" for name in skipped]
+    skipped = [name for name, card in cards.items() if not protocol.adaptations(card.kind)]
+    notes = [
+        f"skipped {name}: protocol {protocol.name} has no {cards[name].kind}" for name in skipped
+    ]
     chosen = {name: card for name, card in cards.items() if name not in skipped}
     if not chosen:
         raise InputError(f"no task is left to run ({'; '.join(notes)})")
@@ -126,6 +128,8 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
         name: open_task(card, folder=folder, progress=progress, fetch=fetch)
         for name, card in chosen.items()
     }
+    if any(card.kind == "segmentation" for card in chosen.values()) and not find_spec("monai"):
+        raise InputError("segmentation needs MONAI: pip install 'medtransfer[segmentation]'")
     _check_writable(request.out)
     ledger = Ledger(request.out / located.card.name)
     existing = ledger.read()
@@ -136,7 +140,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
             for record in existing
             if record.task.name not in data
             and record.encoder.sha256 == located.identity
-            and record.protocol.fingerprint == protocol.fingerprint
+            and record.protocol.fingerprint == protocol.fingerprint(record.task.kind)
         ]
         notes.append(f"--fresh: forgets {found - len(existing)} of {found} earlier records")
     prepared = Prepared(
@@ -152,6 +156,20 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     for record in existing:
         _check_continues(prepared, record)
     return prepared
+
+
+def leave_out(prepared: Prepared, *, kind: str, reason: str) -> Prepared:
+    """The request without the tasks of a kind that the encoder cannot do.
+
+    Raises:
+        InputError: When no cell is left.
+    """
+    tasks = [name for name, data in prepared.data.items() if data.card.kind == kind]
+    cells = [cell for cell in prepared.cells if cell.task not in tasks]
+    if not cells:
+        raise InputError(reason)
+    notes = [f"skipped {name}: {reason}" for name in tasks]
+    return replace(prepared, cells=cells, notes=(*prepared.notes, *notes))
 
 
 def check_weights(prepared: Prepared, state: str) -> None:
@@ -184,7 +202,7 @@ def _check_continues(prepared: Prepared, record: Record) -> None:
     """Refuse to add to records of another protocol, encoder or data."""
     path = prepared.ledger.path
     protocol, task = prepared.protocol, prepared.data.get(record.task.name)
-    if record.protocol.fingerprint != protocol.fingerprint:
+    if record.protocol.fingerprint != protocol.fingerprint(record.task.kind):
         detail = (
             f"protocol {record.protocol.name}"
             if record.protocol.name != protocol.name

@@ -96,6 +96,17 @@ KINDS_BY_DOMAIN: dict[str, tuple[str, ...]] = {
         "brightness-up",
         "jpeg",
     ),
+    # Light from the tip of the instrument, a wet or moving lens, blood and smoke.
+    "endoscopy": (
+        "vignette",
+        "gaussian-noise",
+        "defocus-blur",
+        "motion-blur",
+        "brightness-up",
+        "contrast-down",
+        "saturation-down",
+        "jpeg",
+    ),
     # Coil sensitivity, pulsation along the phase encoding, thermal noise, free scaling of values.
     "mri": (
         "bias-field",

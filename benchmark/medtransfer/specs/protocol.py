@@ -8,10 +8,12 @@ from typing import Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from medtransfer.specs.base import InputError, Spec, digest, read_yaml, suggest
-from medtransfer.specs.task import Budget
+from medtransfer.specs.task import Budget, Kind
 
 __all__ = [
+    "ADAPTATIONS",
     "BUDGETS",
+    "KINDS",
     "Adaptation",
     "FineTuning",
     "Frozen",
@@ -22,8 +24,13 @@ __all__ = [
 ]
 
 Adaptation = Literal["knn", "linear", "finetune"]
+SegmentationAdaptation = Literal["decoder", "finetune"]
 
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
+ADAPTATIONS: tuple[str, ...] = tuple(
+    dict.fromkeys((*get_args(Adaptation), *get_args(SegmentationAdaptation)))
+)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _FOLDER = Path(__file__).parent.parent / "protocols"
 
@@ -120,8 +127,18 @@ class FineTuning(Spec):
     )
 
 
+class Segmentation(Spec):
+    """How segmentation tasks are adapted to: one decoder for every encoder."""
+
+    ranked: list[SegmentationAdaptation] = Field(
+        min_length=1, description="Adaptations that every segmentation task needs."
+    )
+    decoder: FineTuning = Field(description="Training of the decoder on the frozen encoder.")
+    finetune: FineTuning = Field(description="Training of encoder and decoder.")
+
+
 class Protocol(Spec):
-    """The whole protocol. Its fingerprint stands in every record."""
+    """The whole protocol. Its fingerprint for a kind of task stands in every record."""
 
     name: str = Field(description="The name of the file, without .yaml.")
     title: str = Field(description="One line for people.")
@@ -134,6 +151,7 @@ class Protocol(Spec):
     knn: Knn = Field(default=Knn(), description="Nearest neighbours.")
     linear: Linear | None = Field(default=None, description="Logistic regression.")
     finetune: FineTuning | None = Field(default=None, description="Fine-tuning.")
+    segmentation: Segmentation | None = Field(default=None, description="Segmentation tasks.")
     bootstrap: int = Field(default=200, ge=20, description="Item-weight replicates per test split.")
     infeasible_share: float = Field(
         default=0.8,
@@ -153,16 +171,32 @@ class Protocol(Spec):
                 raise ValueError(f"{name}: required, because it is ranked")
         return self
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of everything but the words for people."""
-        return digest(self.model_dump(exclude={"name", "title"}))
+    def fingerprint(self, kind: str) -> str:
+        """SHA-256 of the values that a kind of task depends on, without the words for people."""
+        others = {"ranked", "frozen", "knn", "linear", "finetune"}
+        foreign = others if kind == "segmentation" else {"segmentation"}
+        return digest(self.model_dump(exclude={"name", "title", *foreign}))
 
-    def budgets(self, adaptation: str) -> dict[str, int]:
+    def adaptations(self, kind: str) -> tuple[str, ...]:
+        """The adaptations that a kind of task needs; none where it is not supported."""
+        if kind != "segmentation":
+            return tuple(self.ranked)
+        return tuple(self.segmentation.ranked) if self.segmentation else ()
+
+    def training(self, adaptation: str, kind: str) -> FineTuning | None:
+        """How an adaptation trains; ``None`` for probes."""
+        if kind == "segmentation":
+            assert self.segmentation is not None
+            return (
+                self.segmentation.decoder if adaptation == "decoder" else self.segmentation.finetune
+            )
+        return self.finetune if adaptation == "finetune" else None
+
+    def budgets(self, adaptation: str, kind: str) -> dict[str, int]:
         """Budgets of an adaptation and their number of draws."""
-        if adaptation == "finetune":
-            assert self.finetune is not None
-            return {budget: run.draws for budget, run in self.finetune.budgets.items()}
+        training = self.training(adaptation, kind)
+        if training is not None:
+            return {budget: run.draws for budget, run in training.budgets.items()}
         assert self.frozen is not None
         return {
             budget: self.frozen.draws_at_full if budget == "full" else self.frozen.draws

@@ -96,6 +96,10 @@ class PhantomSource(Source):
         default="standard", description="The imaging device that is simulated."
     )
     size: int = Field(default=64, ge=16, le=512, description="Height and width in pixels.")
+    truth: Literal["classes", "masks"] = Field(
+        default="classes",
+        description="What is predicted: the findings of an image, or the region of each pixel.",
+    )
 
 
 class MedmnistSource(Source):

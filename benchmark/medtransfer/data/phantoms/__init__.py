@@ -61,11 +61,13 @@ class Images(NamedTuple):
         labels: int64, (N,), indices into the phantom's classes; or (N, L), 1 where the image has
             the class and 0 where not, for a phantom of several labels.
         ids: N names, unique over phantoms, splits and scanners.
+        masks: uint8, (N, H, W), indices into the phantom's regions, or `None` where it has none.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     ids: list[str]
+    masks: NDArray[np.uint8] | None
 
 
 def generate(
@@ -91,11 +93,14 @@ def generate(
     ids = [f"{source}/{index:05d}" for index in range(items)]
     shape = (items, size, size) if kind.channels == 1 else (items, size, size, kind.channels)
     images = np.empty(shape, dtype=np.uint8)
+    masks = np.zeros((items, size, size), dtype=np.uint8)
     for index, (name, label) in enumerate(zip(ids, labels, strict=True)):
         rng = np.random.Generator(np.random.PCG64(_seed(name)))
-        drawing = kind.draw(rng, _finding(kind, label), size)
-        images[index] = np.rint(255 * acquire(drawing.image, rng, device))
-    return Images(images, labels, ids)
+        taken = acquire(kind.draw(rng, _finding(kind, label), size), rng, device)
+        images[index] = np.rint(255 * taken.image)
+        if taken.regions is not None:
+            masks[index] = taken.regions
+    return Images(images, labels, ids, masks if kind.regions else None)
 
 
 def _seed(name: str) -> int:

@@ -8,7 +8,7 @@ array of its own before it is painted, so that the masks of anatomy are there wh
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from scipy import ndimage
 __all__ = [
     "Drawing",
     "Field",
+    "Mask",
     "Phantom",
     "Scanner",
     "acquire",
@@ -32,14 +33,16 @@ __all__ = [
 ]
 
 Field = NDArray[np.float64]
+Mask = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """The object in front of the scanner."""
+    """The object in front of the scanner, or what the scanner makes of it."""
 
     image: Field  # brightness in [0, 1], (H, W) for grey or (H, W, 3) for colour
-    mask: NDArray[np.uint8]  # (H, W), 1 where the finding (in `natural`, the object) is, else 0
+    mask: Mask  # (H, W), 1 where the finding (in `natural`, the object) is, else 0
+    regions: Mask | None = None  # (H, W), indices into the phantom's regions, if it has any
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Phantom:
     prevalence: Mapping[str, tuple[float, ...]]  # share of each class, by the scanner's name
     draw: Callable[[np.random.Generator, Any, int], Drawing]
     multilabel: bool = False  # whether an image has any number of the classes, and not just one
+    regions: tuple[str, ...] = ()  # names of the ids in a drawing's `regions`; 0 is the background
 
 
 @lru_cache(maxsize=8)
@@ -192,25 +196,28 @@ def power_noise(rng: np.random.Generator, size: int, *, exponent: float = 2.0) -
     return scaled
 
 
-def acquire(image: Field, rng: np.random.Generator, scanner: Scanner) -> Field:
+def acquire(drawing: Drawing, rng: np.random.Generator, scanner: Scanner) -> Drawing:
     """Take the image of an object: pose, collimation, blur, noise, window and gamma.
 
     Args:
-        image: brightness in [0, 1], (H, W) or (H, W, 3).
+        drawing: the object.
         rng: source of the pose, the border and the noise.
         scanner: what to do.
 
     Returns:
-        Brightness in [0, 1], of the image's shape.
+        The image, and the masks in the same pose; what the collimator hides is in no mask.
     """
-    size = image.shape[0]
-    colour = (0.0,) * (image.ndim - 2)  # neither blur nor grain mixes the colours
+    size = drawing.image.shape[0]
+    colour = (0.0,) * (drawing.image.ndim - 2)  # neither blur nor grain mixes the colours
     x, y = frame(size)
-    light = 1 - scanner.vignette * (x * x + y * y) / 2
+    opening = np.ones_like(x)
     if scanner.collimation:
         left, right, top, bottom = 2 * scanner.collimation * rng.random(4) - 1
-        light = light * cover(np.maximum.reduce([left - x, right + x, top - y, bottom + y]))
-    image = _pose(image, rng, scanner) * light.reshape(size, size, *(1 for _ in colour))
+        opening = cover(np.maximum.reduce([left - x, right + x, top - y, bottom + y]))
+    light = (1 - scanner.vignette * (x * x + y * y) / 2) * opening
+    pose = _choose_pose(rng, scanner, size)
+    image = _move(drawing.image, pose, order=1)
+    image = image * light.reshape(size, size, *(1 for _ in colour))
     if colour:
         image = image * np.array(scanner.cast)
     if scanner.blur:
@@ -223,21 +230,30 @@ def acquire(image: Field, rng: np.random.Generator, scanner: Scanner) -> Field:
     black, white = scanner.window
     image = (image + np.sqrt(variance) * grain - black) / (white - black)
     shown: Field = np.clip(image, 0, 1) ** rng.uniform(*scanner.gamma)
-    return shown
+    seen, regions = opening > 0.5, drawing.regions
+    return Drawing(
+        image=shown,
+        mask=_move(drawing.mask, pose, order=0) * seen,
+        regions=None if regions is None else _move(regions, pose, order=0) * seen,
+    )
 
 
-def _pose(image: Field, rng: np.random.Generator, scanner: Scanner) -> Field:
-    size = image.shape[0]
+def _choose_pose(rng: np.random.Generator, scanner: Scanner, size: int) -> tuple[Field, Field]:
+    """Return a matrix (2, 2) and an offset (2,): row and column shown by a pixel, from its own."""
     angle, scale = np.deg2rad(rng.uniform(*scanner.rotation)), rng.uniform(*scanner.scale)
     shift = rng.uniform(-scanner.shift, scanner.shift, 2) * size
     # With c the centre, the pixel at p shows the object at matrix (p - c - shift) + c.
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     matrix = np.array([[cos, sin], [-sin, cos]])
-    offset = (size - 1) / 2 - matrix @ ((size - 1) / 2 + shift)
+    offset: Field = (size - 1) / 2 - matrix @ ((size - 1) / 2 + shift)
+    return matrix, offset
+
+
+def _move(image: NDArray[Any], pose: tuple[Field, Field], *, order: Literal[0, 1]) -> NDArray[Any]:
+    """Move an image or a mask; order 1 interpolates, order 0 takes the nearest pixel."""
     planes = np.atleast_3d(image)
     moved = [
-        ndimage.affine_transform(planes[..., k], matrix, offset, order=1, mode="nearest")
+        ndimage.affine_transform(planes[..., k], *pose, order=order, mode="nearest")
         for k in range(planes.shape[2])
     ]
-    posed: Field = np.stack(moved, axis=-1).reshape(image.shape)
-    return posed
+    return np.stack(moved, axis=-1).reshape(image.shape)

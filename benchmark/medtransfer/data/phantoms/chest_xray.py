@@ -5,6 +5,7 @@ import numpy as np
 from medtransfer.data.phantoms.canvas import (
     Drawing,
     Field,
+    Mask,
     Phantom,
     cover,
     ellipse,
@@ -15,6 +16,8 @@ from medtransfer.data.phantoms.canvas import (
 from medtransfer.data.phantoms.thorax import SCANNERS, Thorax, draw_thorax
 
 __all__ = ["PHANTOM", "draw_opacities"]
+
+LUNG, HEART = 1, 2
 
 
 def draw_opacities(rng: np.random.Generator, thorax: Thorax) -> Field:
@@ -39,7 +42,13 @@ def draw(rng: np.random.Generator, finding: str, size: int) -> Drawing:
     opacity = np.zeros_like(thorax.lungs)
     if finding == "opacity":
         opacity = draw_opacities(rng, thorax)
-    return Drawing(thorax.expose(opacity), (opacity > 0.05).astype(np.uint8))
+    return Drawing(thorax.expose(opacity), (opacity > 0.05).astype(np.uint8), _find_regions(thorax))
+
+
+def _find_regions(thorax: Thorax) -> Mask:
+    """Return the lungs that neither heart nor mediastinum hides, and the whole heart (H, W)."""
+    regions = np.where((thorax.lungs > 0.5) & (thorax.mediastinum <= 0.5), LUNG, 0)
+    return np.where(thorax.heart > 0.5, HEART, regions).astype(np.uint8)
 
 
 PHANTOM = Phantom(
@@ -48,4 +57,5 @@ PHANTOM = Phantom(
     scanners=SCANNERS,
     prevalence={"standard": (0.5, 0.5), "other": (0.7, 0.3)},
     draw=draw,
+    regions=("background", "lung", "heart"),
 )

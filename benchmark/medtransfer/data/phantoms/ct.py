@@ -21,6 +21,8 @@ from medtransfer.data.phantoms.canvas import (
 __all__ = ["PHANTOM"]
 
 AIR, FAT, FLUID, MUSCLE, BONE = 0.02, 0.22, 0.36, 0.52, 0.95
+REGIONS = ("background", "liver", "spleen", "kidney", "lesion")
+BACKGROUND, LIVER, SPLEEN, KIDNEY, LESION = range(len(REGIONS))
 
 
 def _lesion(rng: np.random.Generator, x: Field, y: Field, liver: Field) -> Field:
@@ -60,6 +62,7 @@ def draw(rng: np.random.Generator, finding: str, size: int) -> Drawing:
     # What is painted over the liver later is taken out of its coverage.
     liver = cover(np.maximum(liver_shape + warp, cavity + 0.015))
     image = blend(image, bright, liver)
+    regions = np.where(liver > 0.5, LIVER, BACKGROUND).astype(np.uint8)
     vessels = np.abs(power_noise(rng, size, exponent=3.0))
     image = image + rng.uniform(-0.04, 0.1) * liver * cover(vessels - 0.1, edge=0.2)
 
@@ -68,11 +71,14 @@ def draw(rng: np.random.Generator, finding: str, size: int) -> Drawing:
     stomach = np.maximum(stomach, cavity + 0.02)
     image = blend(image, MUSCLE, cover(stomach))
     liver = liver * (1 - cover(stomach))
+    regions[stomach < 0] = BACKGROUND
     image = blend(image, rng.uniform(0.36, 0.5), cover(stomach + 0.04))
     gas = np.maximum(stomach + 0.05, y - stomach_at[1] + rng.uniform(0.0, 0.15))
     image = blend(image, AIR, cover(gas))
     spleen = ellipse(x, y, (0.68 * width, rng.uniform(0.05, 0.15)), (0.13, 0.27), 0.25)
-    image = blend(image, bright + 0.03, cover(np.maximum(spleen, cavity + 0.015)))
+    spleen = np.maximum(spleen, cavity + 0.015)
+    image = blend(image, bright + 0.03, cover(spleen))
+    regions[spleen < 0] = SPLEEN
     for side in (-1, 1):
         kidney_at = (spine[0] + side * rng.uniform(0.37, 0.43), spine[1] - rng.uniform(0.0, 0.08))
         kidney = ellipse(x, y, kidney_at, (0.12, rng.uniform(0.14, 0.18)), -0.4 * side)
@@ -80,16 +86,22 @@ def draw(rng: np.random.Generator, finding: str, size: int) -> Drawing:
         liver = liver * (1 - cover(kidney - 0.03))
         image = blend(image, bright + 0.1, cover(kidney))
         image = blend(image, FAT + 0.12, cover(kidney + 0.085))
+        regions[kidney < 0.03] = BACKGROUND  # the fat around it; that within counts as kidney
+        regions[kidney < 0] = KIDNEY
     for place, radius in ((-0.14, 0.065), (0.09, 0.06)):  # vena cava, aorta
         vessel = ellipse(x, y, (spine[0] + place, spine[1] - 0.2), (radius, radius))
         image = blend(image, bright + rng.uniform(0.02, 0.2), cover(vessel))
         liver = liver * (1 - cover(vessel))
+        regions[vessel < 0] = BACKGROUND
     gall_at = (liver_at[0] + rng.uniform(0.2, 0.32), liver_at[1] + rng.uniform(0.16, 0.28))
     gall = cover(ellipse(x, y, gall_at, (rng.uniform(0.04, 0.09), 0.1), rng.uniform(-0.5, 0.5)))
     image = blend(image, FLUID, gall)
     liver = liver * (1 - gall)
+    regions[gall > 0.5] = BACKGROUND
 
-    image = blend(image, BONE, cover(ellipse(x, y, spine, (0.15, 0.125))))
+    vertebra = ellipse(x, y, spine, (0.15, 0.125))
+    image = blend(image, BONE, cover(vertebra))
+    regions[vertebra < 0] = BACKGROUND
     image = blend(image, 0.72, cover(ellipse(x, y, spine, (0.115, 0.09))))
     process = ellipse(x, y, (spine[0], spine[1] + 0.22), (0.045, 0.14))
     arch = np.abs(ellipse(x, y, (spine[0], spine[1] + 0.15), (0.1, 0.07))) - 0.025
@@ -107,7 +119,8 @@ def draw(rng: np.random.Generator, finding: str, size: int) -> Drawing:
         lesion = _lesion(rng, x, y, liver)
         step = rng.uniform(0.16, 0.26)
         image = image + lesion * (-step if finding == "cyst" else step)
-    return Drawing(np.clip(image, 0, 1), (lesion > 0.5).astype(np.uint8))
+    regions[lesion > 0.5] = LESION
+    return Drawing(np.clip(image, 0, 1), (lesion > 0.5).astype(np.uint8), regions)
 
 
 PHANTOM = Phantom(
@@ -130,4 +143,5 @@ PHANTOM = Phantom(
     },
     prevalence={"standard": (0.34, 0.33, 0.33), "other": (0.6, 0.25, 0.15)},
     draw=draw,
+    regions=REGIONS,
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from medtransfer.data import phantoms
 from medtransfer.data.remote import RemoteFile
@@ -35,7 +38,7 @@ def decode(source: PhantomSource, folder: Path | None, /) -> Decoded:
     """Draw the split.
 
     Raises:
-        InputError: For a phantom that does not exist.
+        InputError: For a phantom that does not exist, or has no masks where they are asked for.
     """
     try:
         drawn = phantoms.generate(
@@ -47,11 +50,23 @@ def decode(source: PhantomSource, folder: Path | None, /) -> Decoded:
         )
     except ValueError as error:
         raise InputError(f"phantom: {error}") from None
-    return Decoded(
+    kind = phantoms.PHANTOMS[source.phantom]
+    decoded = Decoded(
         origin=f"phantom {source.phantom}",
         shape=drawn.images.shape,
         images=[drawn.images],
         labels=drawn.labels,
         ids=drawn.ids,
-        label_names=list(phantoms.PHANTOMS[source.phantom].classes),
+        label_names=list(kind.classes),
+    )
+    if source.truth == "classes":
+        return decoded
+    if drawn.masks is None:
+        able = ", ".join(name for name, other in phantoms.PHANTOMS.items() if other.regions)
+        raise InputError(f"truth: phantom {source.phantom} has no masks; those with masks: {able}")
+    return replace(
+        decoded,
+        labels=np.empty((source.items, 0), np.int64),
+        masks=[drawn.masks],
+        label_names=list(kind.regions),
     )

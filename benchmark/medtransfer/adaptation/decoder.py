@@ -1,0 +1,141 @@
+"""The segmentation decoder, the same for every encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medtransfer.encoders.encoder import Encoder, extend
+from medtransfer.specs.errors import InputError
+
+__all__ = ["Decoder", "Segmenter"]
+
+_LEVEL = 64  # channels of each level of the pyramid after its projection
+_STEM = 32
+_BLOCKS = (384, 192, 96, 48, 24)
+# Group norm, and not batch norm: batches are small and shots few, and an image's mask must not
+# depend on the images beside it.
+_GROUPS = 8
+
+
+class Decoder(nn.Module):
+    """A U-Net decoder (Ronneberger et al., MICCAI 2015) over an encoder's pyramid.
+
+    Only the projections of the four levels to 64 channels depend on the encoder. A shallow stem
+    brings the image itself at stride 2, so that a coarse patch size alone does not decide.
+    """
+
+    def __init__(self, pyramid_channels: list[int], *, image_channels: int, classes: int) -> None:
+        """Random weights, from torch's global generator.
+
+        Raises:
+            InputError: When MONAI, whose blocks these are, is not installed.
+        """
+        super().__init__()
+        try:
+            from monai.networks.nets.flexible_unet import UNetDecoder
+        except ImportError:
+            raise InputError(
+                "segmentation needs MONAI: pip install 'medtransfer[segmentation]'"
+            ) from None
+        self.stem = nn.Sequential(
+            nn.Conv2d(image_channels, _STEM, 3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(_GROUPS, _STEM),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(_STEM, _STEM, 3, padding=1, bias=False),
+            nn.GroupNorm(_GROUPS, _STEM),
+            nn.ReLU(inplace=True),
+        )
+        self.blocks = UNetDecoder(
+            spatial_dims=2,
+            encoder_channels=[image_channels, _STEM, *[_LEVEL] * len(pyramid_channels)],
+            decoder_channels=_BLOCKS,
+            act=("relu", {"inplace": True}),
+            norm=("group", {"num_groups": _GROUPS}),
+            dropout=0.0,
+            bias=False,
+            upsample="nontrainable",
+            pre_conv="default",
+            interp_mode="nearest",  # whose gradient is deterministic on a GPU
+            align_corners=None,
+            is_pad=False,
+        )
+        # Not from zero weights: all 24 rectified features would first serve as one more bias, and
+        # a rare class would not be seen for as long as a short run lasts.
+        self.head = nn.Conv2d(_BLOCKS[-1], classes, 1)
+        # Last, so that the same seed gives all the rest the same weights under every encoder. The
+        # normalisation, with a small epsilon, makes up for features of any scale.
+        self.projections = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, _LEVEL, 1, bias=False),
+                nn.GroupNorm(_GROUPS, _LEVEL, eps=1e-8),
+            )
+            for channels in pyramid_channels
+        )
+
+    def forward(self, images: Tensor, pyramid: list[Tensor]) -> Tensor:
+        """Logits (N, classes, H, W).
+
+        Args:
+            images: (N, C, H, W), values -1 to 1; 32 divides H and W.
+            pyramid: Their maps at strides 4, 8, 16 and 32.
+        """
+        levels = [project(level) for project, level in zip(self.projections, pyramid, strict=True)]
+        logits: Tensor = self.head(self.blocks([images, self.stem(images), *levels]))
+        return logits
+
+
+class Segmenter(nn.Module):
+    """An encoder with a decoder that gives a class to each pixel.
+
+    Attributes:
+        encoder: What is tested.
+        decoder: The same for every encoder; it computes in float32.
+        frozen: Whether only the decoder learns; the encoder then stays in eval mode.
+    """
+
+    def __init__(self, encoder: Encoder, classes: int, *, seed: int, frozen: bool = False) -> None:
+        """Take over ``encoder``, which will be trained unless it is ``frozen``.
+
+        Args:
+            encoder: One that gives feature maps.
+            classes: The background among them.
+            seed: Of the decoder's weights.
+            frozen: Compute the pyramid without gradients.
+
+        Raises:
+            InputError: When the encoder gives no feature maps, or MONAI is not installed.
+        """
+        super().__init__()
+        self.encoder, self.frozen = encoder, frozen
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            decoder = Decoder(
+                encoder.pyramid_channels,
+                image_channels=encoder.card.input.channels,
+                classes=classes,
+            )
+        decoder.to(memory_format=torch.channels_last)
+        self.decoder = decoder.to(encoder.device)
+        if frozen:
+            encoder.eval()
+
+    @property
+    def decoder_parameters(self) -> int:
+        """How many parameters the decoder has."""
+        return sum(parameter.numel() for parameter in self.decoder.parameters())
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """Train mode, or eval mode, for all that is not frozen."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of resampled images (N, C, H, W), values 0 to 255."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            pyramid = self.encoder.pyramid(self.encoder.normalise(pixels))
+        height, width = pixels.shape[-2:]
+        logits: Tensor = self.decoder(extend(pixels) / 127.5 - 1, pyramid)
+        return logits[..., :height, :width]

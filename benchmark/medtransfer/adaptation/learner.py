@@ -1,0 +1,213 @@
+"""What gradient training trains: an encoder with a head, and what the head is judged by."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medtransfer.adaptation.augmentation import augment, augment_pairs
+from medtransfer.adaptation.decoder import Segmenter
+from medtransfer.adaptation.targets import Targets
+from medtransfer.data.store import Split
+from medtransfer.encoders.encoder import Encoder
+from medtransfer.metrics.segmentation import compute_dice
+from medtransfer.specs.protocol import Augmentation
+
+__all__ = ["Classifier", "Learner", "PixelClassifier"]
+
+_BATCH = 128
+
+
+class Learner(nn.Module, ABC):
+    """An encoder with a head.
+
+    Attributes:
+        encoder: Trained, unless the learner freezes it.
+        head: Trained at the full learning rate.
+    """
+
+    encoder: Encoder
+    head: nn.Module
+
+    @abstractmethod
+    def truth(self, split: Split, items: NDArray[np.int64]) -> Tensor:
+        """What ``loss`` compares with, for some items of a split."""
+
+    @abstractmethod
+    def augment(
+        self,
+        pixels: Tensor,
+        truth: Tensor,
+        settings: Augmentation,
+        *,
+        flip: bool,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Change images at random, and the truth with them."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """Mean loss of a batch."""
+
+    @abstractmethod
+    def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Predictions for a split, or for some of its items."""
+
+    @abstractmethod
+    def score(
+        self, predicted: NDArray[Any], split: Split, items: NDArray[np.int64]
+    ) -> dict[str, float] | None:
+        """The validation metric, then what decides between equals, both for the record.
+
+        ``None`` where the last step went to NaN.
+        """
+
+    @torch.inference_mode()
+    def _logits(
+        self, split: Split, items: NDArray[np.int64] | None, batch: int
+    ) -> Iterator[Tensor]:
+        self.eval()
+        chosen = np.arange(len(split)) if items is None else items
+        for start in range(0, len(chosen), batch):
+            images = torch.from_numpy(split.images[chosen[start : start + batch]])
+            yield self(self.encoder.resample(images))
+
+
+class Classifier(Learner):
+    """A linear head that starts at zero, so at uniform probabilities."""
+
+    def __init__(self, encoder: Encoder, classes: int, targets: Targets) -> None:
+        """Take over ``encoder``, which will be trained."""
+        super().__init__()
+        self.encoder, self.targets = encoder, targets
+        self.head = nn.Linear(encoder.width, classes, device=encoder.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (N, classes) of resampled images (N, C, S, S), values 0 to 255."""
+        logits: Tensor = self.head(self.encoder.embed(self.encoder.normalise(pixels)))
+        return logits
+
+    def truth(self, split: Split, items: NDArray[np.int64]) -> Tensor:
+        """Labels, (n,) or (n, L)."""
+        return torch.from_numpy(split.labels[items]).to(self.encoder.device)
+
+    def augment(
+        self,
+        pixels: Tensor,
+        truth: Tensor,
+        settings: Augmentation,
+        *,
+        flip: bool,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Change the images; their labels stay."""
+        return augment(pixels, settings, flip=flip, generator=generator), truth
+
+    def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return self.targets.loss(logits, truth)
+
+    def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Probabilities (N, classes)."""
+        return np.concatenate(
+            [
+                self.targets.probabilities(logits.double()).float().cpu().numpy()
+                for logits in self._logits(split, items, _BATCH)
+            ]
+        )
+
+    def score(
+        self, predicted: NDArray[np.float32], split: Split, items: NDArray[np.int64]
+    ) -> dict[str, float] | None:
+        """AUROC, and minus the log loss."""
+        if not np.isfinite(predicted).all():
+            return None
+        labels = split.labels[items]
+        return {
+            "validation": self.targets.primary(predicted, labels) or 0.0,
+            "validation_log_loss": self.targets.log_loss(predicted, labels),
+        }
+
+
+class PixelClassifier(Learner):
+    """The decoder of segmentation tasks."""
+
+    def __init__(self, encoder: Encoder, classes: int, *, seed: int, frozen: bool) -> None:
+        """Take over ``encoder``, which will be trained unless it is ``frozen``."""
+        super().__init__()
+        encoder.requires_grad_(not frozen)
+        self.segmenter = Segmenter(encoder, classes, seed=seed, frozen=frozen)
+        self.classes = classes
+
+    @property
+    def encoder(self) -> Encoder:  # type: ignore[override]
+        """The segmenter's."""
+        return self.segmenter.encoder
+
+    @property
+    def head(self) -> nn.Module:  # type: ignore[override]
+        """The segmenter's decoder."""
+        return self.segmenter.decoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (N, classes, S, S) of resampled images (N, C, S, S), values 0 to 255."""
+        logits: Tensor = self.segmenter(pixels)
+        return logits
+
+    def truth(self, split: Split, items: NDArray[np.int64]) -> Tensor:
+        """Class ids (n, S, S) at the encoder's input size."""
+        assert split.masks is not None
+        masks = torch.from_numpy(split.masks[items]).to(self.encoder.device)
+        size = (self.encoder.size, self.encoder.size)
+        resized = functional.interpolate(masks[:, None].float(), size, mode="nearest-exact")
+        return resized[:, 0].long()
+
+    def augment(
+        self,
+        pixels: Tensor,
+        truth: Tensor,
+        settings: Augmentation,
+        *,
+        flip: bool,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Move the masks with their images."""
+        return augment_pairs(pixels, truth, settings, flip=flip, generator=generator)
+
+    def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """Dice loss over the classes but background, and cross-entropy, with equal weight."""
+        from monai.losses.dice import DiceCELoss
+
+        loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
+        value: Tensor = loss(logits.float(), truth[:, None])
+        return value
+
+    def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+        """Class ids (N, H, W) at the masks' own size; what is not finite is background."""
+        assert split.masks is not None
+        size = split.masks.shape[1:]
+        rows = []
+        for logits in self._logits(split, items, 16):
+            resized = functional.interpolate(logits.float(), size, mode="bilinear")
+            rows.append(resized.nan_to_num(nan=-torch.inf).argmax(1).byte().cpu().numpy())
+        return np.concatenate(rows)
+
+    def score(
+        self, predicted: NDArray[np.uint8], split: Split, items: NDArray[np.int64]
+    ) -> dict[str, float] | None:
+        """Mean Dice over the foreground classes."""
+        if not all(bool(p.isfinite().all()) for p in self.head.parameters()):
+            return None
+        assert split.masks is not None
+        once = np.ones((1, len(items)))
+        dice = float(compute_dice(predicted, split.masks[items], once)[0])
+        return {"validation": 0.0 if np.isnan(dice) else dice}
