@@ -17,13 +17,16 @@ from medtransfer.data.duplicates import (
     Duplicates,
     Fingerprints,
     compare,
-    find_duplicates,
     fingerprint,
 )
 from medtransfer.data.phantoms import PHANTOMS, generate
 from tests.conftest import REAL_DATA, needs_real_data
 
 Images = NDArray[np.uint8]
+
+
+def find_duplicates(train: Images, test: Images) -> Duplicates:
+    return compare(fingerprint(train), fingerprint(test))
 
 
 NAMES = ["natural", "chest-xray", "ct", "oct"]

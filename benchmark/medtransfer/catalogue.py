@@ -16,7 +16,7 @@ from medtransfer.data.survey import Found, Survey, survey_files, survey_task
 from medtransfer.encoders.registry import registered
 from medtransfer.ranking.text import quantity
 from medtransfer.specs.base import InputError, suggest
-from medtransfer.specs.protocol import BUDGETS, KINDS, list_protocols, load_protocol, shots
+from medtransfer.specs.protocol import BUDGETS, list_protocols, load_protocol, shots
 from medtransfer.specs.task import (
     TaskCard,
     find_task,
@@ -148,8 +148,7 @@ def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> 
     if name in list_protocols():
         protocol = load_protocol(name)
         values = protocol.model_dump(mode="json")
-        prints = {kind: protocol.fingerprint(kind) for kind in KINDS if protocol.adaptations(kind)}
-        return {"protocol": {**values, "fingerprints": prints}}
+        return {"protocol": {**values, "fingerprints": protocol.fingerprints}}
     known = {*tasks, *encoders, *suites, *list_protocols()}
     raise InputError(f"nothing is called '{name}'{suggest(name, known)}")
 

@@ -300,6 +300,6 @@ def print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
             print("No shipped baseline has these cells, so there is nothing to compare with.")
         print(
             "In-domain, out-of-domain: score, 0 is chance, 1 is perfect. Tasks: in-domain AUROC, "
-            "0.5 is chance. All are means over budgets and adaptations."
+            "0.5 is chance; of masks Dice. All are means over budgets and adaptations."
         )
     print(f"records: {prepared.ledger.path}")

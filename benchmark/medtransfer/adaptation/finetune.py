@@ -193,13 +193,12 @@ def _optimiser(
     network = learner.encoder.network
     if isinstance(network, TimmNetwork):  # timm's groups go by the names inside its network
         network = network.network
-    if not any(p.requires_grad for p in network.parameters()):
-        pass  # frozen
-    elif hasattr(network, "group_matcher"):
+    learns = any(p.requires_grad for p in network.parameters())
+    if learns and hasattr(network, "group_matcher"):
         groups += param_groups_layer_decay(
             network, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
         )
-    else:  # a network that does not tell its layers apart has one
+    elif learns:  # a network that does not tell its layers apart has one
         groups += param_groups_weight_decay(network, weight_decay=settings.weight_decay)
     for group in groups:
         group["lr"] = rate * group.pop("lr_scale", 1.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medtransfer.specs.errors import InputError
 
-__all__ = ["cache_folder", "data_folder"]
+__all__ = ["cache_folder", "check_folder", "data_folder"]
 
 
 def cache_folder() -> Path:
@@ -26,6 +26,16 @@ def data_folder(option: Path | None) -> Path | None:
     name, folder = "--data", option
     if option is None and variable:
         name, folder = "BENCH_DATA", Path(variable)
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"{name}: {folder} is not a folder")
+    if folder is not None:
+        check_folder(folder, name)
     return folder
+
+
+def check_folder(folder: Path, name: str = "--data") -> None:
+    """Refuse a path that is no folder, which an option or variable ``name`` gave.
+
+    Raises:
+        InputError: When it is none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{name}: {folder} is not a folder")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from medtransfer.data.cache import cache_folder
+from medtransfer.data.cache import cache_folder, check_folder
 from medtransfer.data.remote import SILENT, Progress, RemoteFile
 from medtransfer.data.transfer import Unavailable, can_fetch, drop, fetch
 from medtransfer.specs.errors import InputError
@@ -35,8 +35,8 @@ def find(file: RemoteFile, folder: Path | None) -> Path | None:
     Raises:
         InputError: When ``folder`` is not a folder.
     """
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"--data: {folder} is not a folder")
+    if folder is not None:
+        check_folder(folder)
     places = [] if folder is None else [folder / file.name, folder / file.folder / file.name]
     return next((path for path in [*places, _download_path(file)] if path.is_file()), None)
 

@@ -37,7 +37,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Duplicates", "Fingerprints", "compare", "find_duplicates", "fingerprint"]
+__all__ = ["Duplicates", "Fingerprints", "compare", "fingerprint"]
 
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -86,19 +86,8 @@ class Duplicates:
     examples: tuple[tuple[int, int], ...]
 
 
-def find_duplicates(train: Images, test: Images) -> Duplicates:
-    """Find the test images that the training split holds too.
-
-    Args:
-        train: uint8, (N, H, W) or (N, H, W, 3); it may be memory-mapped.
-        test: uint8, (M, H, W) or (M, H, W, 3), also of another size. Grey and colour are compared
-            by their brightness; exact copies have the same size and channels.
-    """
-    return compare(fingerprint(train), fingerprint(test))
-
-
 def fingerprint(images: Images) -> Fingerprints:
-    """Fingerprint a split, (N, H, W) or (N, H, W, 3), in batches of bounded memory."""
+    """Fingerprint a split, uint8 (N, H, W) or (N, H, W, 3), in batches of bounded memory."""
     digests = []
     patterns = np.zeros((len(images), CELLS**2), dtype=np.float32)
     shape = repr(images.shape[1:]).encode()
@@ -110,7 +99,10 @@ def fingerprint(images: Images) -> Fingerprints:
 
 
 def compare(train: Fingerprints, test: Fingerprints) -> Duplicates:
-    """Find duplicates as ``find_duplicates`` does, where a split is compared with several."""
+    """Find the test images that the training split holds too.
+
+    Exact copies have the same size and channels; near ones are compared by their brightness.
+    """
     places = {digest: place for place, digest in reversed(list(enumerate(train.digests)))}
     originals = np.array([places.get(digest, -1) for digest in test.digests], dtype=np.int64)
     exact, others = np.flatnonzero(originals >= 0), np.flatnonzero(originals < 0)

@@ -91,7 +91,9 @@ def _board(
     cards: Mapping[str, EncoderCard],
 ) -> Board:
     name, values = protocol
-    stale = rows["protocol_fingerprint"] != (rows["kind"].map(values.fingerprint) if values else "")
+    stale = rows["protocol_fingerprint"] != (
+        rows["kind"].map(values.fingerprints) if values else ""
+    )
     current = rows[~stale]
     foreign = current["fingerprint"] != current["task"].map(most_common(current, "fingerprint"))
     valid = current[~foreign]

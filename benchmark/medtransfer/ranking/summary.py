@@ -36,7 +36,7 @@ def summary(
         alone), one column per task (mean primary metric in-domain) and adaptation_flops.
     """
     rows = frame(submissions)
-    same_protocol = rows["protocol_fingerprint"] == rows["kind"].map(protocol.fingerprint)
+    same_protocol = rows["protocol_fingerprint"] == rows["kind"].map(protocol.fingerprints)
     same_task = rows["fingerprint"] == rows["task"].map(dict(fingerprints))
     rows = rows[same_protocol & same_task]
     wanted = applicable(sorted(cells), rows)

@@ -132,7 +132,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
         raise InputError("segmentation needs MONAI: pip install 'medtransfer[segmentation]'")
     _check_writable(request.out)
     ledger = Ledger(request.out / located.card.name)
-    existing = ledger.read()
+    existing, fingerprints = ledger.read(), protocol.fingerprints
     if request.fresh:
         found = len(existing)
         existing = [
@@ -140,7 +140,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
             for record in existing
             if record.task.name not in data
             and record.encoder.sha256 == located.identity
-            and record.protocol.fingerprint == protocol.fingerprint(record.task.kind)
+            and record.protocol.fingerprint == fingerprints.get(record.task.kind)
         ]
         notes.append(f"--fresh: forgets {found - len(existing)} of {found} earlier records")
     prepared = Prepared(
@@ -154,7 +154,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
         notes=(*notes, *located.notes),
     )
     for record in existing:
-        _check_continues(prepared, record)
+        _check_continues(prepared, record, fingerprints.get(record.task.kind))
     return prepared
 
 
@@ -198,11 +198,11 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"--out: {existing} cannot be written: permission denied")
 
 
-def _check_continues(prepared: Prepared, record: Record) -> None:
+def _check_continues(prepared: Prepared, record: Record, fingerprint: str | None) -> None:
     """Refuse to add to records of another protocol, encoder or data."""
     path = prepared.ledger.path
     protocol, task = prepared.protocol, prepared.data.get(record.task.name)
-    if record.protocol.fingerprint != protocol.fingerprint(record.task.kind):
+    if record.protocol.fingerprint != fingerprint:
         detail = (
             f"protocol {record.protocol.name}"
             if record.protocol.name != protocol.name

@@ -177,6 +177,11 @@ class Protocol(Spec):
         foreign = others if kind == "segmentation" else {"segmentation"}
         return digest(self.model_dump(exclude={"name", "title", *foreign}))
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each kind of task that the protocol has."""
+        return {kind: self.fingerprint(kind) for kind in KINDS if self.adaptations(kind)}
+
     def adaptations(self, kind: str) -> tuple[str, ...]:
         """The adaptations that a kind of task needs; none where it is not supported."""
         if kind != "segmentation":

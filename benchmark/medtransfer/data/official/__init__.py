@@ -16,7 +16,16 @@ from medtransfer.data.remote import RemoteFile
 from medtransfer.specs.base import Spec, read_yaml
 from medtransfer.specs.errors import InputError, suggest
 
-__all__ = ["ArraySet", "ImageFile", "ImageSet", "Part", "array_sets", "find_set", "image_sets"]
+__all__ = [
+    "ArraySet",
+    "ImageFile",
+    "ImageSet",
+    "Part",
+    "array_sets",
+    "find_set",
+    "image_sets",
+    "read_table",
+]
 
 MD5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Count = Annotated[int, Field(ge=1)]
@@ -89,13 +98,13 @@ class ImageSet(Spec):
 @cache
 def array_sets(publisher: Literal["medmnist", "medsegbench"]) -> dict[str, ArraySet]:
     """The data sets of a publisher of ``.npz`` files, by their official names."""
-    return _read(ArraySet, publisher)
+    return read_table(ArraySet, publisher)
 
 
 @cache
 def image_sets() -> dict[str, ImageSet]:
     """The data sets that torchvision reads, by name."""
-    return _read(ImageSet, "torchvision")
+    return read_table(ImageSet, "torchvision")
 
 
 Set = TypeVar("Set", bound=Spec)
@@ -117,7 +126,8 @@ def find_set(sets: Mapping[str, Set], name: str, *, kind: str) -> Set:
     return sets[name]
 
 
-def _read(cls: type[Set], publisher: str) -> dict[str, Set]:
+def read_table(cls: type[Set], publisher: str) -> dict[str, Set]:
+    """The data sets of a publisher's table, by name."""
     path = Path(__file__).parent / f"{publisher}.yaml"
     return {
         name: cls.parse(fields, origin=f"{path}: {name}")

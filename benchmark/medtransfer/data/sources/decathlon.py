@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
+from medtransfer.data import official
 from medtransfer.data.archives import extract
-from medtransfer.data.cache import cache_folder
+from medtransfer.data.cache import cache_folder, check_folder
 from medtransfer.data.download import obtain
 from medtransfer.data.images import fit_square
 from medtransfer.data.nifti import Volume, open_volume
 from medtransfer.data.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
-from medtransfer.specs.base import InputError, Spec, explain, packaged, read_yaml, suggest
+from medtransfer.specs.base import InputError, Spec, explain
 from medtransfer.specs.source import DecathlonSource, Inside
 
 __all__ = ["OfficialTask", "decode", "files", "identify", "official_tasks"]
@@ -38,7 +39,7 @@ class OfficialTask(Spec):
     """One task as published."""
 
     url: str = Field(description="Address of the archive.")
-    md5: str = Field(description="Its checksum.")
+    md5: official.MD5 = Field(description="Its checksum.")
     modality: list[str] = Field(description="Names of the channels, in order.")
     labels: list[str] = Field(description="Names of the masks' ids, in order.")
     volumes: int = Field(description="Number of labelled volumes.")
@@ -48,11 +49,7 @@ class OfficialTask(Spec):
 @cache
 def official_tasks() -> dict[str, OfficialTask]:
     """The ten tasks by their official names."""
-    path = packaged("data.official") / "decathlon.yaml"
-    return {
-        name: OfficialTask.parse(fields, origin=f"{path}: {name}")
-        for name, fields in read_yaml(path).items()
-    }
+    return official.read_table(OfficialTask, "decathlon")
 
 
 def _nifti(value: str) -> str:
@@ -158,18 +155,14 @@ def decode(source: DecathlonSource, folder: Path | None, /) -> Decoded:
 
 
 def _find_task(source: DecathlonSource) -> OfficialTask:
-    tasks, name = official_tasks(), source.decathlon
-    if name not in tasks:
-        raise InputError(f"decathlon: no task is called '{name}'{suggest(name, tasks)}")
-    return tasks[name]
+    return official.find_set(official_tasks(), source.decathlon, kind="decathlon")
 
 
 def _find_unpacked(source: DecathlonSource, folder: Path | None) -> Path | None:
     """The task's folder where the user has unpacked it."""
     if folder is None:
         return None
-    if not folder.is_dir():
-        raise InputError(f"--data: {folder} is not a folder")
+    check_folder(folder)
     places = [folder / source.decathlon, folder / "decathlon" / source.decathlon]
     return next((place for place in places if place.is_dir()), None)
 

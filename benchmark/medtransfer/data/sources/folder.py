@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medtransfer.data.cache import check_folder
 from medtransfer.data.images import fit_square, read_image, read_mask, read_size
 from medtransfer.data.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
@@ -97,8 +98,7 @@ def _find(source: FolderSource, folder: Path | None) -> tuple[Path, Path | None]
     """The folder without links in its path, and its CSV if the source names one."""
     if folder is None:
         raise InputError(f"{source.folder}: where is it? Pass --data DIR or set BENCH_DATA")
-    if not folder.is_dir():
-        raise InputError(f"--data: {folder} is not a folder")
+    check_folder(folder)
     root = folder / source.folder
     if not root.is_dir():
         known = suggest(source.folder, subfolders(folder))

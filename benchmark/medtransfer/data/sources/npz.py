@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from medtransfer.data.cache import check_folder
 from medtransfer.data.download import find
 from medtransfer.data.official import ArraySet
 from medtransfer.data.remote import RemoteFile
@@ -145,8 +146,7 @@ class _Array:
 def _find(source: NpzSource, folder: Path | None) -> Path:
     if folder is None:
         raise InputError(f"{source.npz}: where is it? Pass --data DIR or set BENCH_DATA")
-    if not folder.is_dir():
-        raise InputError(f"--data: {folder} is not a folder")
+    check_folder(folder)
     path = folder / source.npz
     if not path.is_file():
         present = [file.name for file in folder.glob("*.npz")]

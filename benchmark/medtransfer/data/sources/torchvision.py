@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from medtransfer.data import official
 from medtransfer.data.archives import extract
-from medtransfer.data.cache import cache_folder
+from medtransfer.data.cache import cache_folder, check_folder
 from medtransfer.data.download import find
 from medtransfer.data.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
@@ -114,8 +114,7 @@ def _find_unpacked(source: TorchvisionSource, folder: Path | None) -> Path | Non
     """Where the user has unpacked the archives, as torchvision does it."""
     if folder is None:
         return None
-    if not folder.is_dir():
-        raise InputError(f"--data: {folder} is not a folder")
+    check_folder(folder)
     needs = _find(source).needs
     places = [folder, folder / "torchvision"]
     return next((p for p in places if all((p / need).exists() for need in needs)), None)
