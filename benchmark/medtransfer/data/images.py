@@ -81,9 +81,12 @@ def read_mask(path: Path) -> Image.Image:
                     f"{path}: {image.format} does not keep the class ids of a mask; save it as PNG"
                 )
             if image.mode not in ("1", "L", "P"):
+                count = len(image.getbands())
+                channels = f" ({count} channels)" if count > 1 else ""
+                grey = count > 1 and not np.ptp(np.asarray(image.convert("RGB")), axis=2).any()
                 raise InputError(
-                    f"{path}: a mask of mode {image.mode} ({len(image.getbands())} channels); "
-                    "one 8-bit channel of class ids is expected"
+                    f"{path}: a mask of mode {image.mode}{channels}; one 8-bit channel of class "
+                    "ids is expected" + ("; it is grey, so save its first alone" if grey else "")
                 )
             stored = image.tile[0][3]  # type: ignore[attr-defined]
             layout = stored if isinstance(stored, str) else stored[0]

@@ -12,7 +12,7 @@ from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.base import InputError, suggest
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["conform", "count_labels"]
+__all__ = ["conform", "count_labels", "find_classes"]
 
 _NOT_THERE = 255  # a mask id that stands for nothing
 
@@ -22,6 +22,16 @@ def count_labels(labels: NDArray[np.int64], classes: int) -> list[int]:
     if labels.ndim == 2:
         return [int(count) for count in (labels == 1).sum(axis=0)]
     return [int(count) for count in np.bincount(labels, minlength=classes)]
+
+
+def find_classes(masks: NDArray[np.uint8], *, enough: int) -> set[int]:
+    """Ids that occur in masks (N, H, W), looked for mask by mask until there are ``enough``."""
+    found: set[int] = set()
+    for mask in masks:
+        found |= set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist())
+        if len(found) >= enough:
+            break
+    return found
 
 
 def conform(decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | None) -> Decoded:
@@ -42,7 +52,10 @@ def conform(decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | Non
     if card.kind == "segmentation":
         return _conform_masks(decoded, card, select)
     if decoded.masks is not None and decoded.labels.shape[1:] == (0,):
-        raise InputError(f"{decoded.origin}: holds masks, but the card's kind is {card.kind}")
+        raise InputError(
+            f"{decoded.origin}: holds masks, but the card's kind is {card.kind}; "
+            "kind: segmentation is expected"
+        )
     names = decoded.label_names
     if names is not None and decoded.labels.ndim == 1:
         wrong = decoded.labels[(decoded.labels < 0) | (decoded.labels >= len(names))]
@@ -200,9 +213,15 @@ def _conform_masks(
 ) -> Decoded:
     """Renumber the masks' ids; what ``select`` does not name is background."""
     if decoded.masks is None:
-        raise InputError(f"{decoded.origin}: holds no masks, but the card's kind is segmentation")
+        raise InputError(
+            f"{decoded.origin}: holds no masks, but the card's kind is segmentation; an .npz has "
+            "them in <split>_masks, a folder in the column 'mask' of its table"
+        )
     if select is None and decoded.label_names is not None:
         select = _select_by_name(decoded, card)
+    most = max(len(card.classes), len(decoded.label_names or ()))
+    if most > _NOT_THERE:
+        raise InputError(f"{decoded.origin}: {most} classes; masks tell at most {_NOT_THERE} apart")
     table = np.full(256, _NOT_THERE, np.uint8)
     if select is None:
         table[: len(card.classes)] = np.arange(len(card.classes))
@@ -213,21 +232,35 @@ def _conform_masks(
                 table[_position(label, decoded, name)] = card.classes.index(name)
     return replace(
         decoded,
-        masks=_renumber(decoded.masks, table, decoded.origin, card),
+        masks=_renumber(decoded, table, whose="card's" if select is None else "source's"),
         labels=np.empty((len(decoded.ids), 0), np.int64),
         label_names=card.classes,
     )
 
 
 def _renumber(
-    batches: Iterable[NDArray[np.uint8]], table: NDArray[np.uint8], origin: str, card: TaskCard
+    decoded: Decoded, table: NDArray[np.uint8], *, whose: str
 ) -> Iterator[NDArray[np.uint8]]:
-    for batch in batches:
+    start = 0
+    for batch in decoded.masks or ():
         renumbered = table[batch]
         if (wrong := renumbered == _NOT_THERE).any():
+            row = int(wrong.any(axis=(1, 2)).argmax())
+            count = int((table != _NOT_THERE).sum())
             raise InputError(
-                f"{origin}: mask value {batch[wrong][0]} is none of the card's "
-                f"{len(card.classes)} classes (0 to {len(card.classes) - 1})"
-                + ("; save 255 as 1" if batch[wrong][0] == 255 else "")
+                f"{decoded.origin}: item {decoded.ids[start + row]}: mask value "
+                f"{batch[row][wrong[row]][0]} is none of the {whose} {count} classes (0 to "
+                f"{count - 1}){_remedy(batch[row], count)}"
             )
         yield renumbered
+        start += len(batch)
+
+
+def _remedy(mask: NDArray[np.uint8], count: int) -> str:
+    """What to do about 255, which stands for foreground in some files and for nothing in others."""
+    values = set(np.unique(mask).tolist())
+    if values <= {0, 255}:
+        return "; save 255 as 1" if count == 2 else "; save each pixel as the id of its class"
+    if max(values - {255}) < count:
+        return "; no value means 'ignore': save each pixel as the id of a class"
+    return ""

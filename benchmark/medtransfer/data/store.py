@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from medtransfer.data.cache import cache_folder
 from medtransfer.data.corruptions import REVISION as CORRUPTIONS_REVISION
 from medtransfer.data.download import SILENT, Progress, find, obtain
-from medtransfer.data.labels import conform, count_labels
+from medtransfer.data.labels import conform, count_labels, find_classes
 from medtransfer.data.loaders import LOADERS
 from medtransfer.data.sources.corrupt import corrupted
 from medtransfer.data.sources.decoded import Decoded
@@ -133,7 +133,10 @@ def open_task(
         for name in card.sources
     }
     data = TaskData(card, splits)
-    _check_classes(data)
+    if card.kind == "segmentation":
+        _check_masks(data)
+    else:
+        _check_classes(data)
     _check_patients(data)
     for name, source in card.test_splits.items():
         if corruptions and isinstance(source, CorruptSource):
@@ -195,14 +198,26 @@ def _open_source(
         if decoded.patients is not None:  # the same number elsewhere is somebody else
             own = [f"{source.corpus}: {patient}" for patient in decoded.patients]
             decoded = replace(decoded, patients=own)
+        where = f"{card.name}: {name}"
         try:
-            return conform(decoded, card, source.select)
+            decoded = conform(decoded, card, source.select)
         except InputError as error:
-            raise InputError(f"{card.name}: {name}: {error}") from None
+            raise InputError(f"{where}: {error}") from None
+        if decoded.masks is not None:
+            decoded = replace(decoded, masks=_name_errors(decoded.masks, where))
+        return decoded
 
     split = _open(_entry(card, source, folder), decode, progress)
     _check_counts(card, name, split)
     return split
+
+
+def _name_errors(batches: Iterable[NDArray[np.uint8]], where: str) -> Iterator[NDArray[np.uint8]]:
+    """Wrong masks are found while they are read; say of which split."""
+    try:
+        yield from batches
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def stored_corruptions(base: Split, source: CorruptSource) -> Split | None:
@@ -336,8 +351,6 @@ def _check_counts(card: TaskCard, name: str, split: Split) -> None:
 
 def _check_classes(data: TaskData) -> None:
     """Every class needs a training example, and an AUROC items of and outside a class."""
-    if data.card.kind == "segmentation":
-        return
     classes = data.card.classes
     counts = count_labels(data.splits["train"].labels, len(classes))
     if 0 in counts:
@@ -352,6 +365,25 @@ def _check_classes(data: TaskData) -> None:
             raise InputError(
                 f"{data.card.name}: {name}: {split.origin}: nothing can be told apart there: all "
                 f"items are {', '.join(held) or 'without any label'}"
+            )
+
+
+def _check_masks(data: TaskData) -> None:
+    """Every class but the background needs a training example, and a Dice two classes."""
+    classes = data.card.classes
+    for name, split in data.splits.items():
+        needed = len(classes) if name == "train" else 2
+        assert split.masks is not None
+        found = find_classes(split.masks, enough=needed)
+        where = f"{data.card.name}: {name}: {split.origin}"
+        if len(found) == 1:
+            raise InputError(
+                f"{where}: nothing can be told apart there: every pixel of the masks is "
+                f"{classes[found.pop()]}"
+            )
+        if name == "train" and (absent := set(range(1, len(classes))) - found):
+            raise InputError(
+                f"{where}: class '{classes[min(absent)]}' has no training example: no mask holds it"
             )
 
 

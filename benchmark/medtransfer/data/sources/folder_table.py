@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from medtransfer.data.images import SUFFIXES
 from medtransfer.data.sources.folder_listing import Listing, check_file
 from medtransfer.specs.errors import InputError, suggest
 
@@ -172,9 +173,12 @@ def _read_columns(table: Path, rows: pd.DataFrame) -> tuple[NDArray[np.int64], l
     for number, name in enumerate(names):
         states = rows[name].map(_STATES)
         for row in rows.index[states.isna()]:
+            cell = rows[name][row]
+            path = PureWindowsPath(cell).suffix.lower() in SUFFIXES
             raise InputError(
-                f"{table}: row {row}: {name}: '{rows[name][row]}'; 1, 0, or -1 or nothing "
-                "(unknown) is expected in the column of a label"
+                f"{table}: row {row}: {name}: '{cell}'; 1, 0, or -1 or nothing (unknown) is "
+                "expected in the column of a label"
+                + ("; a column of masks is called 'mask'" if path else "")
             )
         labels[:, number] = states
     return labels, names

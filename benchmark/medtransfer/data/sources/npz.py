@@ -118,6 +118,12 @@ def open_split(path: Path, split: str, *, masks: str = "masks") -> Decoded:
         pixels = _open_masks(path, f"{split}_{masks}", images=images.shape)
     if pixels is not None and f"{split}_labels" not in members:
         labels = np.empty((items, 0), np.int64)
+    elif pixels is None and f"{split}_labels" not in members:
+        found = ", ".join(name for name in members if name.startswith(f"{split}_"))
+        raise InputError(
+            f"{path}: {split}_labels: no such array, and no {split}_{masks} for segmentation; "
+            f"found: {found}"
+        )
     else:
         labels = _labels(path, f"{split}_labels", items=items)
     names = _read(path, "label_names") if "label_names" in members else None
@@ -212,7 +218,8 @@ def _open_masks(path: Path, name: str, *, images: tuple[int, ...]) -> _Array:
         raise InputError(f"{path}: {name}: {array.dtype} masks; uint8 class ids are expected")
     if array.shape != images[:3]:
         raise InputError(
-            f"{path}: {name}: shape {array.shape}; {images[:3]} is expected, as the images have it"
+            f"{path}: {name}: shape {array.shape}; {images[:3]} is expected, one class id for "
+            "each pixel of the images"
         )
     return array
 
@@ -248,16 +255,21 @@ def _stream(array: _Array) -> Iterator[NDArray[np.uint8]]:
                 data = member.read(count * item)
                 if len(data) != count * item:
                     raise EOFError("the array ends early")
-                yield _narrow(np.frombuffer(data, array.dtype), array).reshape(count, *shape[1:])
+                values = np.frombuffer(data, array.dtype).reshape(count, *shape[1:])
+                yield _narrow(values, array, first=start)
             member.read()  # reaches the end, where zipfile checks the CRC
     except _BROKEN as error:
         raise InputError(f"{path}: {name}: truncated or damaged: {error}") from None
 
 
-def _narrow(values: NDArray[Any], array: _Array) -> NDArray[np.uint8]:
+def _narrow(values: NDArray[Any], array: _Array, *, first: int) -> NDArray[np.uint8]:
     narrow: NDArray[np.uint8] = values.astype(np.uint8, copy=False)
-    if values.dtype != np.uint8 and (wrong := values[narrow != values]).size:
-        raise InputError(f"{array.path}: {array.name}: value {wrong[0]}; 0 to 255 is expected")
+    if values.dtype != np.uint8 and (wrong := narrow != values).any():
+        item = first + int(np.argwhere(wrong)[0][0])
+        raise InputError(
+            f"{array.path}: {array.name}: value {values[wrong][0]}; 0 to 255 is expected "
+            f"(item {item})"
+        )
     return narrow
 
 
