@@ -20,7 +20,7 @@ SOURCE = ROOT / "benchmark" / "medtransfer"
 ORDER = ["specs", "protocols", "metrics", "data", "encoders", "cost", "adaptation", "runs", "cli"]
 # Torch-free parts beside the order, and what they may import.
 BESIDE = {"ranking": {"specs"}}
-COMMAND_LINE = {"cli", "console", "catalogue", "validation"}
+COMMAND_LINE = {"cli", "console", "catalogue", "drawing", "sheet", "validation"}
 
 
 def imports(path: Path) -> set[str]:

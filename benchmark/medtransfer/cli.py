@@ -209,12 +209,42 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A task, an encoder, a suite or a protocol.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A task, an encoder, a suite or a protocol; with --predictions the folder of a "
+            "submission, such as results/resnet18."
+        ),
+    ],
+    predictions: Annotated[
+        bool,
+        typer.Option("--predictions", help="Draw the predicted masks of a submission, as PNG."),
+    ] = False,
+    task: Annotated[
+        list[str] | None, typer.Option(help="With --predictions: only this task; repeat.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --predictions: where to; default is sheets/<encoder>."),
+    ] = None,
     tasks: TasksOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one card, suite or protocol; of a task also its splits and what budgets apply."""
+    """Show one card, suite or protocol; of a task also its splits and what budgets apply.
+
+    With --predictions: draw each segmentation cell of a submission, with the worst, the middling
+    and the best predicted masks of every test split.
+    """
+    from medtransfer.specs.errors import InputError
+
+    if predictions:
+        if as_json:
+            raise InputError("--json: not with --predictions, which makes pictures")
+        _show_predictions(Path(name), task or [], out=out, tasks=tasks, data=_data(data))
+        return
+    if task or out is not None:
+        raise InputError(f"{'--task' if task else '--out'}: only with --predictions")
     from medtransfer.catalogue import find
 
     card: dict[str, Any] = find(name, folder=tasks, data=_data(data))
@@ -224,6 +254,23 @@ def show(
         import yaml
 
         print(yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100), end="")
+
+
+def _show_predictions(
+    folder: Path, names: list[str], *, out: Path | None, tasks: Path | None, data: Path | None
+) -> None:
+    from medtransfer import console
+    from medtransfer.drawing import save_sheet
+    from medtransfer.sheet import read_sheets
+
+    with console.ConsoleData() as progress:
+        encoder, sheets = read_sheets(
+            folder, names=names, task_folder=tasks, data=data, progress=progress
+        )
+    for sheet in sheets:
+        path = save_sheet(sheet, out or Path("sheets") / encoder)
+        means = ", ".join(f"{band.name} {band.mean}" for band in sheet.bands)
+        print(f"{path}: mean Dice over images: {means}")
 
 
 @app.command()
