@@ -506,9 +506,9 @@ def test_the_encoder_is_not_changed(data: TaskData, name: str) -> None:
     assert all(p.grad is None for p in encoder.parameters())
 
 
-IMAGES = Profile(forward=0, training=1, width=0, parameters=1)
+IMAGES = Profile(forward=0, training=1, width=0)
 """With it `finetune_flops` is the number of training images."""
-SCORED = Profile(forward=1, training=0, width=0, parameters=1)
+SCORED = Profile(forward=1, training=0, width=0)
 """With it `finetune_flops` is the number of images scored for selection."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from medtransfer.adaptation.finetune import finetune_flops
+from medtransfer.adaptation.finetune import finetune_flops, profile_learner
 from medtransfer.adaptation.job import Job
 from medtransfer.adaptation.probes import knn_flops, linear_flops
 from medtransfer.cost.flops import forward_flops, training_flops
@@ -25,7 +25,7 @@ from medtransfer.specs.task import load_card
 from tests.conftest import Small
 
 CPU = torch.device("cpu")
-PROFILE = Profile(forward=1000, training=3000, width=8, parameters=50)
+PROFILE = Profile(forward=1000, training=3000, width=8)
 
 
 def build(name, **options):
@@ -203,18 +203,18 @@ def test_profiles_of_encoders_without_parameters() -> None:
     flatten, hog, filters = (
         profile_encoder(make_encoder(network)) for network in (nn.Flatten(), Numpy(), Filters())
     )
-    assert flatten == Profile(forward=0, training=0, width=256, parameters=0)
-    assert hog == Profile(forward=0, training=0, width=16, parameters=0)
+    assert flatten == Profile(forward=0, training=0, width=256)
+    assert hog == Profile(forward=0, training=0, width=16)
     products = 2 * 14**2 * 9 * 5
-    assert filters == Profile(forward=products, training=products, width=5, parameters=0)
+    assert filters == Profile(forward=products, training=products, width=5)
 
 
 def test_the_profile_of_an_encoder_is_that_of_its_network() -> None:
-    """Counted at the encoder's size and channels, and all its parameters are there."""
+    """Counted at the encoder's size and channels."""
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(2), nn.Flatten())
     profile = profile_encoder(make_encoder(network, size=24))
     forward = 2 * 24**2 * 9 * 4
-    assert profile == Profile(forward=forward, training=2 * forward, width=16, parameters=40)
+    assert profile == Profile(forward=forward, training=2 * forward, width=16)
 
 
 @pytest.fixture
@@ -282,9 +282,7 @@ def test_linear_flops_equal_a_count_by_hand(
     assert linear_flops(make_job(data, budget), PROFILE) == expected
 
 
-HEAD = 2 * 8 * 3
-STEP = 3000 + 3 * HEAD  # one image's training, the head's input gradient included
-SCORE = 1000 + HEAD
+STEP, SCORE = PROFILE.training, PROFILE.forward
 
 
 @pytest.mark.parametrize(
@@ -323,11 +321,23 @@ def test_epochs_cost_whole_batches(data: TaskData) -> None:
     assert finetune_flops(make_job(data, "full", protocol=protocol), PROFILE) == 8 * 16 * STEP
 
 
-def test_without_parameters_only_the_head_is_trained(data: TaskData) -> None:
-    """Its own weights' gradient is the only one."""
-    profile = Profile(forward=10, training=10, width=8, parameters=0)
-    job = make_job(data, "full", protocol=make_protocol(learning_rates=[1e-3]))
-    assert finetune_flops(job, profile) == 9 * 16 * (10 + 2 * HEAD)
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(2), nn.Flatten()), 1),
+        (nn.Flatten(), 0),  # nothing to train below the head: no gradient of its input
+        (Filters(), 0),
+    ],
+)
+def test_a_learner_costs_its_encoder_and_its_head(
+    data: TaskData, network: nn.Module, inputs: int
+) -> None:
+    """The head adds a product forward, one for its weights' gradient, one for its input's."""
+    job = replace(make_job(data, "full"), encoder=make_encoder(network))
+    alone, learner = profile_encoder(job.encoder), profile_learner(job)
+    head = 2 * job.encoder.width * 3
+    assert learner.forward == alone.forward + head
+    assert learner.training == alone.training + head * (2 + inputs)
 
 
 def test_finetune_flops_grow_with_the_shots(data: TaskData) -> None:

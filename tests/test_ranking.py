@@ -26,6 +26,7 @@ from medtransfer.specs.task import Suite
 
 QUICK = load_protocol("quick")
 DOMAINS = {"shapes": "natural", "chest": "chest-xray", "slices": "ct", "retina": "oct"}
+MASKS = {"lungs": "chest-xray", "polyps": "endoscopy"}
 SUITES = {"phantom": Suite(tasks=list(DOMAINS))}
 CELLS = [
     Cell(task, budget, adaptation, draw)
@@ -34,6 +35,16 @@ CELLS = [
     for budget, draws in QUICK.budgets(adaptation, "multiclass").items()
     for draw in range(draws)
 ]
+
+
+def segmentation_cells(task: str) -> list[Cell]:
+    return [
+        Cell(task, budget, adaptation, draw)
+        for adaptation in QUICK.adaptations("segmentation")
+        for budget, draws in QUICK.budgets(adaptation, "segmentation").items()
+        for draw in range(draws)
+    ]
+
 
 Change = Callable[[Cell, dict[str, Any]], dict[str, Any] | None]
 
@@ -46,27 +57,29 @@ def card(name: str, **fields: Any) -> EncoderCard:
 
 def record(encoder: str, cell: Cell, *, value: float = 0.8, **fields: Any) -> dict[str, Any]:
     """The JSON of one ``ok`` record; the out-of-domain splits are a tenth and two tenths worse."""
+    masks = cell.task in MASKS
+    kind, metric = ("segmentation", "dice") if masks else ("multiclass", "auroc")
     return {
         "schema": 1,
         "encoder": {"name": encoder, "sha256": f"sha of {encoder}"},
         "task": {
             "name": cell.task,
             "fingerprint": f"{cell.task} 1",
-            "domain": DOMAINS.get(cell.task, "natural"),
-            "kind": "multiclass",
-            "metric": "auroc",
-            "chance": 0.5,
+            "domain": (DOMAINS | MASKS).get(cell.task, "natural"),
+            "kind": kind,
+            "metric": metric,
+            "chance": 0.0 if masks else 0.5,
         },
-        "protocol": {"name": "quick", "fingerprint": QUICK.fingerprint("multiclass")},
+        "protocol": {"name": "quick", "fingerprint": QUICK.fingerprint(kind, cell.adaptation)},
         "budget": cell.budget,
         "adaptation": cell.adaptation,
         "draw": cell.draw,
         "status": "ok",
         "metrics": {
-            "in_domain": {"auroc": value, "n": 400},
-            "scanner": {"auroc": value - 0.1, "n": 400},
-            "corrupted/blur/1": {"auroc": value - 0.1, "n": 400},
-            "corrupted/blur/5": {"auroc": value - 0.3, "n": 400},
+            "in_domain": {metric: value, "n": 400},
+            "scanner": {metric: value - 0.1, "n": 400},
+            "corrupted/blur/1": {metric: value - 0.1, "n": 400},
+            "corrupted/blur/5": {metric: value - 0.3, "n": 400},
         },
         "cost": {
             "adaptation_flops": 10**12,
@@ -178,7 +191,7 @@ def test_below_chance_is_shown_negative() -> None:
     board = rank(submission("a", value=0.35))
     assert board.table.loc["a", "in_domain"] == pytest.approx(-0.3)
     assert "| 1 | a | -0.300 |" in ranking.render_markdown([board])
-    assert "quick,phantom,1,a,The a,1,-0.3," in ranking.render_csv([board])
+    assert "quick,phantom,,1,a,The a,1,-0.3," in ranking.render_csv([board])
 
 
 def test_diverged_scores_chance_on_every_split() -> None:
@@ -331,7 +344,7 @@ def test_one_board_for_each_protocol_and_suite() -> None:
     tasks = {"small": ["chest"], "empty": ["unseen"], "large": ["chest", "shapes"]}
     suites = {name: Suite(tasks=names) for name, names in tasks.items()}
     medmnist = load_protocol("medmnist")
-    other = {"name": "medmnist", "fingerprint": medmnist.fingerprint("multiclass")}
+    other = {"name": "medmnist", "fingerprint": medmnist.fingerprint("multiclass", "finetune")}
 
     def published(cell: Cell, draft: dict[str, Any]) -> dict[str, Any] | None:
         plain = {"in_domain": draft["metrics"]["in_domain"]}
@@ -351,6 +364,90 @@ def test_one_board_for_each_protocol_and_suite() -> None:
     assert few["rank"] == 1 and pd.isna(few["few_shot"]) and pd.isna(few["out_of_domain"])
     assert "Few-shot |" not in ranking.render_markdown([found[3]])
     assert set(ranking.tidy(found)["suite"]) == {"small", "large", "other tasks"}
+
+
+MIXED = [Cell("chest", *cell[1:]) for cell in CELLS if cell.task == "chest"]
+MIXED += [*segmentation_cells("lungs"), *segmentation_cells("polyps")]
+MIXED_SUITES = {"mixed": Suite(tasks=["chest", "lungs", "polyps"])}
+
+
+def test_masks_and_classes_are_averaged_by_the_same_rule() -> None:
+    """Chance of a Dice is 0, of an AUROC .5; then the mean over tasks, then over domains."""
+
+    def change(cell: Cell, draft: dict[str, Any]) -> dict[str, Any]:
+        draft["metrics"]["in_domain"] = (
+            {"auroc": 0.9, "n": 9} if cell.task == "chest" else {"dice": 0.6, "n": 9}
+        )
+        return draft
+
+    boards = ranking.boards(
+        [submission("a", cells=MIXED, change=change)], MIXED_SUITES, {"quick": QUICK}
+    )
+    whole, classes, masks = (board.table.loc["a"] for board in boards)
+    chest = (0.9 - 0.5) / 0.5
+    assert whole["in_domain"] == pytest.approx(((chest + 0.6) / 2 + 0.6) / 2)
+    assert whole["classification"] == classes["in_domain"] == pytest.approx(chest)
+    assert whole["segmentation"] == masks["in_domain"] == pytest.approx(0.6)
+    # A Dice is its own score: one tenth, and two tenths, worse than what `record` was given.
+    assert masks["out_of_domain"] == pytest.approx(((0.8 - 0.1) + (0.8 - 0.2)) / 2)
+    assert masks["frozen"] == masks["finetuned"] == pytest.approx(0.6)
+
+
+def test_each_kind_of_a_mixed_suite_has_a_board() -> None:
+    """Who gives no maps has no rank on the whole suite, and its rank on classification."""
+    plain = [cell for cell in MIXED if cell.task == "chest"]
+    boards = ranking.boards(
+        [submission("maps", cells=MIXED), submission("vector", cells=plain, value=0.9)],
+        MIXED_SUITES,
+        {"quick": QUICK},
+    )
+    assert [board.kind for board in boards] == ["", "classification", "segmentation"]
+    ranks = [board.table["rank"].dropna().to_dict() for board in boards]
+    assert ranks == [{"maps": 1}, {"vector": 1, "maps": 2}, {"maps": 1}]
+    assert "vector" not in boards[2].table.index
+    page = ranking.render_markdown(boards)
+    assert "suite mixed, classification only" in page
+    assert page.count("### lungs") == 1, "single tasks stand on the whole suite's board alone"
+    table = ranking.tidy(boards)
+    assert table["kind"].tolist() == ["", "", "classification", "classification", "segmentation"]
+    # A suite of one kind is its own board.
+    assert rank(submission("a")).kind == ""
+
+
+def test_optional_adaptations_change_no_rank() -> None:
+    """They are shown beside the ranked ones, over the tasks that have all of them."""
+    extra = [Cell(task, "full", "lora", 0) for task in ("chest", "slices")]
+    partial = [Cell("chest", "full", "partial", 0)]
+
+    def change(cell: Cell, draft: dict[str, Any]) -> dict[str, Any]:
+        value = {"lora": 0.95, "finetune": 0.85}.get(cell.adaptation, 0.75)
+        draft["metrics"]["in_domain"]["auroc"] = value
+        draft["cost"] |= {"trainable_parameters": 7 if cell.adaptation == "lora" else 1000}
+        return draft
+
+    plain = rank(submission("a", change=change), submission("b", value=0.81))
+    more = rank(
+        submission("a", change=change, cells=[*CELLS, *extra, *partial]),
+        submission("b", value=0.81),
+        submission("c", cells=extra),
+    )
+    ranks = ["rank", "in_domain", "full", "have", "expected", "adaptation_flops"]
+    pd.testing.assert_frame_equal(more.table.loc[["b", "a"], ranks], plain.table[ranks])
+    assert pd.isna(more.table.loc["c", "rank"])
+    side = more.adaptations.set_index(["encoder", "budget", "adaptation"])
+    assert set(side.index) == {
+        *(("a", "full", name) for name in ("knn", "linear", "finetune", "lora", "partial")),
+        ("c", "full", "lora"),
+    }
+    assert side.loc[("a", "full", "lora"), "tasks"] == 1  # only chest has all five
+    assert side.loc[("a", "full", "lora"), "in_domain"] == pytest.approx(0.9)
+    assert side.loc[("a", "full", "finetune"), "in_domain"] == pytest.approx(0.7)
+    assert side.loc[("a", "full", "lora"), "trainable_parameters"] == 7
+    assert side.loc[("c", "full", "lora"), "tasks"] == 2
+    page = ranking.render_markdown([more])
+    assert "### Optional adaptations" in page and "lora full" in page
+    missing = page.split("### Unranked")[1]
+    assert f"0 of {len(CELLS)} cells" in missing and f"chest {len(CELLS) // 4}" in missing
 
 
 def test_a_suite_with_budgets_needs_these_alone() -> None:
@@ -523,7 +620,7 @@ def test_no_records_at_all() -> None:
     empty = Submission(card("a"), ())
     assert ranking.boards([empty], SUITES, {"quick": QUICK}) == []
     assert "No records yet" in ranking.render_markdown([])
-    assert ranking.render_csv([]).startswith("protocol,suite,rank,encoder")
+    assert ranking.render_csv([]).startswith("protocol,suite,kind,rank,encoder")
 
 
 # Summary

@@ -17,7 +17,7 @@ from medtransfer.encoders.resolution import dump_card
 from medtransfer.specs import protocol as protocols
 from medtransfer.specs.base import InputError, Spec, packaged, suggest
 from medtransfer.specs.encoder import Architecture, EncoderCard, PretrainingCard
-from medtransfer.specs.protocol import KINDS, Protocol, list_protocols, load_protocol
+from medtransfer.specs.protocol import KINDS, Partial, Protocol, list_protocols, load_protocol
 from medtransfer.specs.record import Record, read_records
 from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks, resolve_tasks
 from tests.conftest import ROOT, Outcome, Small, write_card
@@ -80,10 +80,10 @@ def test_the_first_settled_record_of_a_cell_stands(tmp_path: Path) -> None:
 def test_protocol_hash_ignores_words_and_nothing_else() -> None:
     """A corrected title keeps the fingerprint; every value changes it."""
     original = load_protocol("v1")
-    assert original.model_copy(update={"title": "x", "name": "y"}).fingerprint("multiclass") == (
-        original.fingerprint("multiclass")
-    )
-    seen = {original.fingerprint("multiclass")}
+    assert original.model_copy(update={"title": "x", "name": "y"}).fingerprint(
+        "multiclass", "finetune"
+    ) == (original.fingerprint("multiclass", "finetune"))
+    seen = {original.fingerprint("multiclass", "finetune")}
     assert original.linear is not None and original.finetune is not None
     for change in (
         {"revision": 2},
@@ -92,8 +92,21 @@ def test_protocol_hash_ignores_words_and_nothing_else() -> None:
         {"linear": original.linear.model_copy(update={"folds": 4})},
         {"finetune": original.finetune.model_copy(update={"clip": None})},
     ):
-        seen.add(original.model_copy(update=change).fingerprint("multiclass"))
+        seen.add(original.model_copy(update=change).fingerprint("multiclass", "finetune"))
     assert len(seen) == 6
+
+
+def test_optional_adaptations_do_not_touch_the_others() -> None:
+    """Their values are in their own hash alone, so they can be added to a protocol with records."""
+    original = load_protocol("v1")
+    changed = original.model_copy(update={"partial": Partial(share=0.5), "lora": None})
+    for kind in KINDS:
+        ranked = {original.fingerprint(kind, name) for name in original.adaptations(kind)}
+        assert ranked == {changed.fingerprint(kind, name) for name in original.adaptations(kind)}
+        own = {original.fingerprint(kind, name) for name in original.optional(kind)}
+        assert len(own | ranked) == len(own) + 1
+        assert changed.optional(kind) == ("partial",)
+        assert changed.fingerprint(kind, "partial") not in own
 
 
 @pytest.mark.parametrize("name", list_protocols())
@@ -103,7 +116,7 @@ def test_protocols_are_complete(name: str) -> None:
     assert all(
         protocol.budgets(adaptation, kind)
         for kind in KINDS
-        for adaptation in protocol.adaptations(kind)
+        for adaptation in (*protocol.adaptations(kind), *protocol.optional(kind))
     )
     assert Protocol.model_validate(protocol.model_dump()) == protocol
 

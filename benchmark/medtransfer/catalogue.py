@@ -64,10 +64,14 @@ def listing(
     for name in list_protocols():
         protocol = load_protocol(name)
         kinds = {kind: protocol.adaptations(kind) for kind in ("multiclass", "segmentation")}
-        names = "; ".join(f"{kind}: {', '.join(a)}" for kind, a in kinds.items() if a)
-        prints = ", ".join(protocol.fingerprint(kind)[:12] for kind, a in kinds.items() if a)
+        names = "; ".join(
+            f"{kind}: {', '.join([*a, *(f'({extra})' for extra in protocol.optional(kind))])}"
+            for kind, a in kinds.items()
+            if a
+        )
+        prints = ", ".join(protocol.fingerprint(kind, a[0])[:12] for kind, a in kinds.items() if a)
         rows.append((name, names, prints, protocol.title))
-    return ("protocol", "adaptations", "fingerprints", "title"), rows
+    return ("protocol", "adaptations (optional)", "fingerprints", "title"), rows
 
 
 def _task_row(card: TaskCard, data: Path | None) -> tuple[str, ...]:
@@ -148,7 +152,10 @@ def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> 
     if name in list_protocols():
         protocol = load_protocol(name)
         values = protocol.model_dump(mode="json")
-        return {"protocol": {**values, "fingerprints": protocol.fingerprints}}
+        fingerprints: dict[str, dict[str, str]] = {}
+        for (kind, adaptation), fingerprint in protocol.fingerprints.items():
+            fingerprints.setdefault(kind, {})[adaptation] = fingerprint
+        return {"protocol": {**values, "fingerprints": fingerprints}}
     known = {*tasks, *encoders, *suites, *list_protocols()}
     raise InputError(f"nothing is called '{name}'{suggest(name, known)}")
 

@@ -22,6 +22,7 @@ from rich.status import Status
 from rich.table import Table
 
 from medtransfer.runs.progress import RunProgress
+from medtransfer.specs.protocol import OPTIONAL
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import split_family
 
@@ -273,7 +274,13 @@ def print_estimate(estimate: Estimate) -> None:
 
 def print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
     """Print the encoder beside the shipped baselines, over the cells that were asked for."""
-    from medtransfer.ranking import Submission, load_submissions, summary
+    from medtransfer.ranking import (
+        Submission,
+        compare_records,
+        load_submissions,
+        summary,
+        tabulate,
+    )
     from medtransfer.specs.base import packaged
 
     card = prepared.located.card
@@ -281,9 +288,13 @@ def print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
     for record in failed:
         print(f"failed: {record.cell}: {record.error}")
     shipped = [s for s in load_submissions([packaged("submissions")]) if s.card.name != card.name]
+    own = Submission(card, tuple(records))
+    cells = {record.cell for record in records}
+    # The shipped baselines lack the optional adaptations, which are shown below by themselves.
+    ranked = {cell for cell in cells if cell.adaptation not in OPTIONAL}
     compared = summary(
-        [*shipped, Submission(card, tuple(records))],
-        cells={record.cell for record in records},
+        [*shipped, own],
+        cells=ranked or cells,
         protocol=prepared.protocol,
         fingerprints={name: task.fingerprint for name, task in prepared.data.items()},
     )
@@ -302,4 +313,7 @@ def print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
             "In-domain, out-of-domain: score, 0 is chance, 1 is perfect. Tasks: in-domain AUROC, "
             "0.5 is chance; of masks Dice. All are means over budgets and adaptations."
         )
+        compared = compare_records(own)
+        if len(compared):
+            print_table(*tabulate(compared))
     print(f"records: {prepared.ledger.path}")

@@ -1,6 +1,6 @@
 """Adaptations: the ways in which an encoder is brought to a task.
 
-One more adaptation is one more entry of ``ADAPTATIONS`` or ``SEGMENTATION``.
+One more adaptation is one more entry of ``ADAPTATIONS``.
 """
 
 from __future__ import annotations
@@ -8,41 +8,51 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from medtransfer.adaptation.finetune import (
-    adapt_finetune,
-    decoder_flops,
-    decoder_inference_flops,
-    finetune_flops,
-)
+from medtransfer.adaptation.finetune import adapt_finetune, finetune_flops, profile_learner
 from medtransfer.adaptation.job import Job, Outcome
 from medtransfer.adaptation.probes import adapt_knn, adapt_linear, knn_flops, linear_flops
-from medtransfer.cost.profile import Profile
+from medtransfer.adaptation.trainable import check_adaptable
+from medtransfer.cost.profile import Profile, profile_encoder
 
-__all__ = ["ADAPTATIONS", "SEGMENTATION", "Adapter", "Job", "Outcome", "find_adapter"]
+__all__ = ["ADAPTATIONS", "Adapter", "Job", "Outcome", "check_adaptable"]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adaptation, and the FLOPs that it and its result's predictions take, known before."""
+    """An adaptation, and what it costs, known before it runs.
+
+    Attributes:
+        adapt: Brings the encoder to the task.
+        profile: What one image costs.
+        flops: FLOPs of the whole adaptation, by that profile.
+        inference_flops: FLOPs of one image's prediction, by that profile.
+    """
 
     adapt: Callable[[Job], Outcome]
+    profile: Callable[[Job], Profile]
     flops: Callable[[Job, Profile], int]
     inference_flops: Callable[[Job, Profile], int]
 
 
-def _head_flops(job: Job, profile: Profile) -> int:
+def _profile_probed(job: Job) -> Profile:
+    return profile_encoder(job.encoder)
+
+
+def _probe_flops(job: Job, profile: Profile) -> int:
     return profile.forward + 2 * profile.width * job.classes
 
 
+def _learner_flops(_: Job, profile: Profile) -> int:
+    return profile.forward
+
+
+_TRAINING = Adapter(adapt_finetune, profile_learner, finetune_flops, _learner_flops)
+
 ADAPTATIONS: dict[str, Adapter] = {
-    "knn": Adapter(adapt_knn, knn_flops, _head_flops),
-    "linear": Adapter(adapt_linear, linear_flops, _head_flops),
-    "finetune": Adapter(adapt_finetune, finetune_flops, _head_flops),
+    "knn": Adapter(adapt_knn, _profile_probed, knn_flops, _probe_flops),
+    "linear": Adapter(adapt_linear, _profile_probed, linear_flops, _probe_flops),
+    "decoder": _TRAINING,
+    "partial": _TRAINING,
+    "lora": _TRAINING,
+    "finetune": _TRAINING,
 }
-_SEGMENTATION = Adapter(adapt_finetune, decoder_flops, decoder_inference_flops)
-SEGMENTATION: dict[str, Adapter] = {"decoder": _SEGMENTATION, "finetune": _SEGMENTATION}
-
-
-def find_adapter(kind: str, name: str) -> Adapter:
-    """The adaptation of a name for a kind of task."""
-    return (SEGMENTATION if kind == "segmentation" else ADAPTATIONS)[name]

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from medtransfer.encoders.encoder import Encoder, extend
-from medtransfer.specs.errors import InputError
 
 __all__ = ["Decoder", "Segmenter"]
 
@@ -26,18 +25,10 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, pyramid_channels: list[int], *, image_channels: int, classes: int) -> None:
-        """Random weights, from torch's global generator.
+        """Random weights, from torch's global generator."""
+        from monai.networks.nets.flexible_unet import UNetDecoder  # which takes seconds to import
 
-        Raises:
-            InputError: When MONAI, whose blocks these are, is not installed.
-        """
         super().__init__()
-        try:
-            from monai.networks.nets.flexible_unet import UNetDecoder
-        except ImportError:
-            raise InputError(
-                "segmentation needs MONAI: pip install 'medtransfer[segmentation]'"
-            ) from None
         self.stem = nn.Sequential(
             nn.Conv2d(image_channels, _STEM, 3, stride=2, padding=1, bias=False),
             nn.GroupNorm(_GROUPS, _STEM),
@@ -91,23 +82,21 @@ class Segmenter(nn.Module):
     Attributes:
         encoder: What is tested.
         decoder: The same for every encoder; it computes in float32.
-        frozen: Whether only the decoder learns; the encoder then stays in eval mode.
     """
 
-    def __init__(self, encoder: Encoder, classes: int, *, seed: int, frozen: bool = False) -> None:
-        """Take over ``encoder``, which will be trained unless it is ``frozen``.
+    def __init__(self, encoder: Encoder, classes: int, *, seed: int) -> None:
+        """Take over ``encoder``.
 
         Args:
-            encoder: One that gives feature maps.
+            encoder: One that gives feature maps; its parameters that require a gradient learn.
             classes: The background among them.
             seed: Of the decoder's weights.
-            frozen: Compute the pyramid without gradients.
 
         Raises:
-            InputError: When the encoder gives no feature maps, or MONAI is not installed.
+            InputError: When the encoder gives no feature maps.
         """
         super().__init__()
-        self.encoder, self.frozen = encoder, frozen
+        self.encoder = encoder
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             decoder = Decoder(
@@ -117,25 +106,15 @@ class Segmenter(nn.Module):
             )
         decoder.to(memory_format=torch.channels_last)
         self.decoder = decoder.to(encoder.device)
-        if frozen:
-            encoder.eval()
 
     @property
     def decoder_parameters(self) -> int:
         """How many parameters the decoder has."""
         return sum(parameter.numel() for parameter in self.decoder.parameters())
 
-    def train(self, mode: bool = True) -> Segmenter:
-        """Train mode, or eval mode, for all that is not frozen."""
-        super().train(mode)
-        if self.frozen:
-            self.encoder.eval()
-        return self
-
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of resampled images (N, C, H, W), values 0 to 255."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            pyramid = self.encoder.pyramid(self.encoder.normalise(pixels))
+        pyramid = self.encoder.pyramid(self.encoder.normalise(pixels))
         height, width = pixels.shape[-2:]
         logits: Tensor = self.decoder(extend(pixels) / 127.5 - 1, pyramid)
         return logits[..., :height, :width]

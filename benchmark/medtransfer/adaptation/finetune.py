@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,25 +15,18 @@ from torch import Tensor, nn
 
 from medtransfer.adaptation.job import Job, Outcome
 from medtransfer.adaptation.learner import Classifier, Learner, PixelClassifier
-from medtransfer.cost.flops import forward_flops, training_flops
-from medtransfer.cost.profile import Profile
+from medtransfer.adaptation.trainable import inner_network, set_trainable
+from medtransfer.cost.profile import Profile, profile_encoder
 from medtransfer.data.draws import hold_out, seed_of, strata
-from medtransfer.encoders.encoder import Encoder
-from medtransfer.encoders.timm_networks import TimmNetwork
 from medtransfer.specs.protocol import FineTuning
 
-__all__ = [
-    "adapt_finetune",
-    "decoder_flops",
-    "decoder_inference_flops",
-    "finetune_flops",
-]
+__all__ = ["adapt_finetune", "finetune_flops", "profile_learner"]
 
 _HELD_OUT = 0.2
 
 
 def adapt_finetune(job: Job) -> Outcome:
-    """Train encoder and head, or a decoder alone, at the learning rate that did best.
+    """Train a head, and of the encoder what the adaptation says, at the best learning rate.
 
     The choice is made inside the budget. Few-shot: each learning rate is trained on 80 % of the
     shots and scored on the rest, then the best one is trained again on all. Full: each is scored
@@ -95,10 +87,12 @@ def _settings(job: Job) -> FineTuning:
 def _build(job: Job) -> Learner:
     """The learner of the task's kind, untrained, with an encoder of its own."""
     encoder, card = job.encoder.duplicate(), job.data.card
-    if card.kind != "segmentation":
+    maps = card.kind == "segmentation"
+    set_trainable(encoder, job.adaptation, job.protocol, maps=maps)
+    if not maps:
         return Classifier(encoder, job.classes, job.targets)
     seed = seed_of("decoder", card.name, job.budget, job.draw)
-    return PixelClassifier(encoder, job.classes, seed=seed, frozen=job.adaptation == "decoder")
+    return PixelClassifier(encoder, job.classes, seed=seed)
 
 
 def _learning_rates(job: Job) -> list[float]:
@@ -190,9 +184,7 @@ def _optimiser(
         {"params": [p for p in head if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in head if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    network = learner.encoder.network
-    if isinstance(network, TimmNetwork):  # timm's groups go by the names inside its network
-        network = network.network
+    network = inner_network(learner.encoder)
     learns = any(p.requires_grad for p in network.parameters())
     if learns and hasattr(network, "group_matcher"):
         groups += param_groups_layer_decay(
@@ -223,33 +215,17 @@ def _diverged(job: Job, seen: int, selected: dict[str, Any]) -> Outcome:
     return Outcome({}, selected, seen, parameters, parameters, diverged=True)
 
 
+def profile_learner(job: Job) -> Profile:
+    """FLOPs of the encoder with its head; what is frozen is not charged for backward."""
+    with torch.random.fork_rng(devices=[]):  # which additions to an encoder would else change
+        learner = _build(job)
+    return profile_encoder(learner.encoder, learner)
+
+
 def finetune_flops(job: Job, profile: Profile) -> int:
     """Every training step of selection and of the result, and the scoring passes."""
     trained, scored = _images(job)
-    head = 2 * profile.width * job.classes
-    # The head's backward pass: its weights' gradient and, where the encoder learns, its input's.
-    step = profile.training + head * (3 if profile.parameters else 2)
-    return step * trained + (profile.forward + head) * scored
-
-
-def decoder_flops(job: Job, profile: Profile) -> int:
-    """The same of a segmentation task; a frozen encoder is not charged for backward."""
-    trained, scored = _images(job)
-    forward, step = _decoder_profile(job.encoder, job.classes, job.adaptation == "decoder")
-    return step * trained + forward * scored
-
-
-def decoder_inference_flops(job: Job, profile: Profile) -> int:
-    """One image's forward pass through encoder and decoder."""
-    return _decoder_profile(job.encoder, job.classes, job.adaptation == "decoder")[0]
-
-
-@cache
-def _decoder_profile(encoder: Encoder, classes: int, frozen: bool) -> tuple[int, int]:
-    """FLOPs of a forward pass, and of a training step, of one image."""
-    learner = PixelClassifier(encoder.duplicate(), classes, seed=0, frozen=frozen)
-    shape = {"channels": encoder.card.input.channels, "size": encoder.size}
-    return forward_flops(learner, **shape), training_flops(learner, **shape)
+    return profile.training * trained + profile.forward * scored
 
 
 def _images(job: Job) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class Learner(nn.Module, ABC):
     """An encoder with a head.
 
     Attributes:
-        encoder: Trained, unless the learner freezes it.
+        encoder: Trained where its parameters require a gradient.
         head: Trained at the full learning rate.
     """
 
@@ -84,7 +84,7 @@ class Classifier(Learner):
     """A linear head that starts at zero, so at uniform probabilities."""
 
     def __init__(self, encoder: Encoder, classes: int, targets: Targets) -> None:
-        """Take over ``encoder``, which will be trained."""
+        """Take over ``encoder``."""
         super().__init__()
         self.encoder, self.targets = encoder, targets
         self.head = nn.Linear(encoder.width, classes, device=encoder.device)
@@ -141,11 +141,10 @@ class Classifier(Learner):
 class PixelClassifier(Learner):
     """The decoder of segmentation tasks."""
 
-    def __init__(self, encoder: Encoder, classes: int, *, seed: int, frozen: bool) -> None:
-        """Take over ``encoder``, which will be trained unless it is ``frozen``."""
+    def __init__(self, encoder: Encoder, classes: int, *, seed: int) -> None:
+        """Take over ``encoder``; the seed is that of the decoder's weights."""
         super().__init__()
-        encoder.requires_grad_(not frozen)
-        self.segmenter = Segmenter(encoder, classes, seed=seed, frozen=frozen)
+        self.segmenter = Segmenter(encoder, classes, seed=seed)
         self.classes = classes
 
     @property

@@ -104,6 +104,13 @@ class Encoder(nn.Module):
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
+    def train(self, mode: bool = True) -> Encoder:
+        """Train mode, or eval mode; what is frozen stays in eval mode, its batch norm as it is."""
+        super().train(mode)
+        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
+            _rest(self)
+        return self
+
     def duplicate(self) -> Encoder:
         """A copy with weights of its own, to be trained."""
         return copy.deepcopy(self)
@@ -215,6 +222,16 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed uint8 images (N, H, W) or (N, H, W, 3) as (N, D)."""
         return self.embed(self.normalise(self.resample(images)))
+
+
+def _rest(module: nn.Module) -> None:
+    """Bring every part that has a state, and nothing that learns, to eval mode."""
+    for part in module.children():
+        parameters = list(part.parameters())
+        if any(parameter.requires_grad for parameter in parameters):
+            _rest(part)
+        elif parameters or any(True for _ in part.buffers()):
+            part.eval()
 
 
 def extend(images: Tensor) -> Tensor:

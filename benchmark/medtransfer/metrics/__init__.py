@@ -55,7 +55,6 @@ def evaluate(
 
     Raises:
         ValueError: If an argument has a wrong shape, dtype or value, or the kind is unknown.
-        InputError: If the kind is ``segmentation`` and MONAI is not installed.
     """
     if kind not in METRICS:
         raise ValueError(f"kind must be one of {', '.join(METRICS)}, got '{kind}'")

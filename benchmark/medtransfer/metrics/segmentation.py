@@ -29,11 +29,9 @@ beyond the image is outside. Distances are between the centres of pixels, in pix
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -47,7 +45,6 @@ from medtransfer.metrics.evaluation import (
     refuse_weights,
     summarise,
 )
-from medtransfer.specs.errors import InputError
 
 __all__ = [
     "SEGMENTATION",
@@ -58,7 +55,6 @@ __all__ = [
     "compute_precision",
     "compute_sensitivity",
     "evaluate",
-    "import_monai",
     "score_overlap",
     "score_surface",
 ]
@@ -116,11 +112,9 @@ def score_surface(predicted: Numbers, truth: Numbers, *, classes: int) -> dict[s
 
     Returns:
         ``hd95`` and ``nsd``, [N, C - 1] each, NaN where undefined.
-
-    Raises:
-        InputError: If MONAI is not installed.
     """
-    monai = import_monai()
+    from monai.metrics import utils as monai  # which takes seconds to import
+
     height, width = truth.shape[1:]
     tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * width)
     hd95, nsd = np.full((2, len(truth), classes - 1), np.nan)
@@ -219,20 +213,6 @@ def evaluate(predicted: Numbers, truth: Numbers, weights: Floats, *, classes: in
             for name, values in per_class.items()
         },
     )
-
-
-def import_monai() -> Any:
-    """Import MONAI's metrics, an extra; called before a long run, it tells in time.
-
-    Raises:
-        InputError: If MONAI is not installed.
-    """
-    try:
-        return importlib.import_module("monai.metrics")
-    except ImportError:
-        raise InputError(
-            "segmentation needs MONAI: pip install 'medtransfer[segmentation]'"
-        ) from None
 
 
 def _validate(predicted: Numbers, truth: Numbers, classes: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medtransfer.ranking.adaptations import compare_records, tabulate
 from medtransfer.ranking.board import Board, boards
 from medtransfer.ranking.files import check_leaderboard, render_csv, tidy, write_leaderboard
 from medtransfer.ranking.frame import frame
@@ -22,6 +23,7 @@ __all__ = [
     "Submission",
     "boards",
     "check_leaderboard",
+    "compare_records",
     "escape",
     "frame",
     "leaderboard",
@@ -32,6 +34,7 @@ __all__ = [
     "render_markdown",
     "shipped_boards",
     "summary",
+    "tabulate",
     "tidy",
     "write_leaderboard",
 ]

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from medtransfer.ranking.columns import COSTS, SCORES, Column, domain_columns
-from medtransfer.ranking.frame import IN_DOMAIN, frame, most_common
+from medtransfer.ranking.adaptations import compare_adaptations
+from medtransfer.ranking.columns import COSTS, KIND_SCORES, SCORES, Column, domain_columns
+from medtransfer.ranking.frame import IN_DOMAIN, KINDS, frame, most_common
 from medtransfer.ranking.submissions import Submission
-from medtransfer.ranking.table import applicable, cell_scores, expected_cells, grid
+from medtransfer.ranking.table import (
+    applicable,
+    broad_kind,
+    cell_scores,
+    expected_cells,
+    expected_fingerprints,
+    grid,
+)
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
@@ -29,22 +37,28 @@ class Board:
         protocol: Name of the protocol.
         title: Title of the protocol; empty when no shipped one has that name.
         suite: Name of the suite.
+        kind: ``classification`` or ``segmentation``, when the board has only these tasks of a suite
+            with both; else empty.
         columns: The columns of scores, those of single domains last, then those of costs.
         table: Index encoder, in the order of the board: the ranked ones, then the others by
             coverage. Columns title, rank (null: unranked), have and expected (cells), coverage,
             error (of the first cell that failed), relation_<domain>, and those of ``columns``.
         results: One row per encoder, task, test split, adaptation and budget: domain, metric,
             mean and std of the primary metric over the draws (mean: null unless all are there),
-            have, draws (expected) and diverged (how many).
+            have, draws (expected) and diverged (how many). Optional adaptations are among them.
+        adaptations: How adaptations compare, for encoders with an optional one; from
+            `compare_adaptations`.
         notes: What was left out, and why.
     """
 
     protocol: str
     title: str
     suite: str
+    kind: str
     columns: tuple[Column, ...]
     table: pd.DataFrame
     results: pd.DataFrame
+    adaptations: pd.DataFrame
     notes: tuple[str, ...]
 
 
@@ -54,6 +68,9 @@ def boards(
     protocols: Mapping[str, Protocol],
 ) -> list[Board]:
     """One board per protocol and suite, in the order of the two mappings.
+
+    A suite that has classification and segmentation tasks gets a board for each, too: an encoder
+    that gives no feature maps has its rank on the one of classification.
 
     A suite has a board when each of its tasks has records; one with fewer, only when these would
     be on no board otherwise. Tasks in no suite share a last board of each protocol. Records made
@@ -66,10 +83,24 @@ def boards(
     found = []
     for name in [*protocols, *unknown]:
         own = rows[rows["protocol"] == name]
+        kinds = most_common(own, "kind")
         for key, suite in _shown(suites, set(own["task"])).items():
-            part = own[own["task"].isin(suite.tasks)]
-            found.append(_board((name, protocols.get(name)), (key, suite), part, cards))
+            for kind, chosen in _by_kind(suite, kinds).items():
+                part = own[own["task"].isin(chosen.tasks)]
+                found.append(_board((name, protocols.get(name)), (key, kind, chosen), part, cards))
     return found
+
+
+def _by_kind(suite: Suite, kinds: Mapping[str, str]) -> dict[str, Suite]:
+    """The suite itself, and its tasks of each kind where there are several."""
+    parts: dict[str, list[str]] = {}
+    for task in suite.tasks:
+        if task in kinds:
+            parts.setdefault(broad_kind(kinds[task]), []).append(task)
+    if len(parts) < 2:
+        return {"": suite}
+    own = {kind: suite.model_copy(update={"tasks": parts[kind]}) for kind in KINDS}
+    return {"": suite, **own}
 
 
 def _shown(suites: Mapping[str, Suite], tasks: set[str]) -> dict[str, Suite]:
@@ -86,35 +117,40 @@ def _shown(suites: Mapping[str, Suite], tasks: set[str]) -> dict[str, Suite]:
 
 def _board(
     protocol: tuple[str, Protocol | None],
-    suite: tuple[str, Suite],
+    suite: tuple[str, str, Suite],
     rows: pd.DataFrame,
     cards: Mapping[str, EncoderCard],
 ) -> Board:
     name, values = protocol
-    stale = rows["protocol_fingerprint"] != (
-        rows["kind"].map(values.fingerprints) if values else ""
-    )
+    stale = rows["protocol_fingerprint"] != expected_fingerprints(rows, values)
     current = rows[~stale]
     foreign = current["fingerprint"] != current["task"].map(most_common(current, "fingerprint"))
     valid = current[~foreign]
     kinds = most_common(valid, "kind")
-    planned = expected_cells(suite[1], kinds, values) if values else []
+    key, kind, chosen = suite
+    planned = expected_cells(chosen, kinds, values) if values else []
     cells = applicable(planned, valid)
-    laid_out = grid(valid, cells, encoders=sorted(current["encoder"].unique()))
-    columns = (*SCORES, *domain_columns(valid["domain"].unique()), *COSTS)
+    encoders = sorted(current["encoder"].unique())
+    laid_out = grid(valid, cells, encoders)
+    optional = expected_cells(chosen, kinds, values, optional=True) if values else []
+    both = grid(valid, [*cells, *applicable(optional, valid)], encoders)
+    mixed = KIND_SCORES if laid_out["kind"].nunique() > 1 else ()
+    columns = (*SCORES, *mixed, *domain_columns(valid["domain"].unique()), *COSTS)
     notes = [
         *_stale(rows[stale]),
         *_foreign(current[foreign]),
         *_inapplicable(planned, cells),
-        *([_OTHER_TASKS_NOTE] if suite[0] == OTHER_TASKS else []),
+        *([_OTHER_TASKS_NOTE] if key == OTHER_TASKS else []),
     ]
     return Board(
         protocol=name,
         title=values.title if values else "",
-        suite=suite[0],
+        suite=key,
+        kind=kind,
         columns=columns,
         table=_table(laid_out, columns, cards),
-        results=_results(laid_out),
+        results=_results(both),
+        adaptations=compare_adaptations(cell_scores(both)),
         notes=tuple(notes),
     )
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.frame import IN_DOMAIN, KINDS
 from medtransfer.ranking.table import average, totals
 
-__all__ = ["COSTS", "SCORES", "Column", "Unit", "domain_columns"]
+__all__ = ["COSTS", "KIND_SCORES", "SCORES", "Column", "Unit", "domain_columns"]
 
 Unit = Literal["score", "FLOP", "count", "seconds", "bytes", "text"]
 
@@ -71,8 +71,12 @@ SCORES = (
     Column("gap", "Gap", _gap),
     Column("few_shot", "Few-shot", partial(_view, query="budget != 'full'")),
     Column("full", "Full", partial(_view, query="budget == 'full'")),
-    Column("frozen", "Frozen", partial(_view, query="adaptation in ['knn', 'linear']")),
+    Column("frozen", "Frozen", partial(_view, query="adaptation in ['knn', 'linear', 'decoder']")),
     Column("finetuned", "Fine-tuned", partial(_view, query="adaptation == 'finetune'")),
+)
+
+KIND_SCORES = tuple(
+    Column(kind, kind.capitalize(), partial(_view, query=f"kind == '{kind}'")) for kind in KINDS
 )
 
 COSTS = (

@@ -21,10 +21,11 @@ def tidy(boards: Sequence[Board]) -> pd.DataFrame:
     """One row per board and encoder.
 
     Returns:
-        Columns protocol, suite, rank (null: unranked), encoder, title, coverage, the scores, one
-        score per domain, the costs, and the encoder's transfer relation to each domain.
+        Columns protocol, suite, kind (empty: all its tasks), rank (null: unranked), encoder,
+        title, coverage, the scores, one score per domain, the costs, and the encoder's transfer
+        relation to each domain.
     """
-    names = ["protocol", "suite", "rank", "encoder", "title", "coverage"]
+    names = ["protocol", "suite", "kind", "rank", "encoder", "title", "coverage"]
     columns = [column for board in boards for column in board.columns]
     domains = sorted({column.domain for column in columns if column.domain is not None})
     names += dict.fromkeys(
@@ -34,7 +35,7 @@ def tidy(boards: Sequence[Board]) -> pd.DataFrame:
     names += dict.fromkeys(column.name for column in columns if column.unit != "score")
     names += [f"relation_{domain}" for domain in domains]
     rows = [
-        {"protocol": board.protocol, "suite": board.suite, **row}
+        {"protocol": board.protocol, "suite": board.suite, "kind": board.kind, **row}
         for board in boards
         for row in board.table.reset_index().to_dict("records")
     ]

@@ -10,14 +10,17 @@ import pandas as pd
 from medtransfer.ranking.submissions import Submission
 from medtransfer.specs.record import Record
 
-__all__ = ["COSTS", "IN_DOMAIN", "frame", "most_common"]
+__all__ = ["COSTS", "IN_DOMAIN", "KINDS", "frame", "most_common"]
 
 IN_DOMAIN = "in_domain"
+# What boards and tables tell apart; labels that exclude each other or occur together are one.
+KINDS = ("classification", "segmentation")
 
 COSTS = [
     "adaptation_flops",
     "inference_flops_per_image",
     "parameters",
+    "trainable_parameters",
     "seconds",
     "peak_memory_bytes",
 ]

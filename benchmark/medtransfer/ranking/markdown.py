@@ -7,10 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from medtransfer.ranking.adaptations import tabulate
 from medtransfer.ranking.board import Board
 from medtransfer.ranking.columns import Column
 from medtransfer.ranking.frame import IN_DOMAIN
 from medtransfer.ranking.text import MISSING, escape, pipe_table, quantity
+from medtransfer.specs.protocol import OPTIONAL
 
 __all__ = ["render_markdown"]
 
@@ -33,8 +35,11 @@ cell of a board has no rank and no score there: no mean is taken over what happe
 - **Out-of-domain**: the mean over the task's other test splits (another hospital, scanner or
   corpus; graded corruptions count as one), over the tasks that have any. **Gap**: in-domain minus
   out-of-domain, over those same tasks.
-- **Few-shot** (all budgets but full), **full**, **frozen** (knn and linear), **fine-tuned** and
-  the domains are in-domain scores of a part of the cells.
+- **Few-shot** (all budgets but full), **full**, **frozen** (knn and linear; of masks decoder),
+  **fine-tuned**, **classification**, **segmentation** and the domains are in-domain scores of a
+  part of the cells.
+- **Optional adaptations** (partial, lora) are shown beside the ranked ones, over the tasks on which
+  an encoder has all of them, and change no rank.
 - **(intra)**: the encoder was pre-trained on that domain. **(unknown)**: it does not say.
 - **±**: standard deviation over the draws. **†**: training diverged on at least one draw, which
   counts as chance. **3/10 draws**: not finished.
@@ -56,8 +61,9 @@ def render_markdown(boards: Sequence[Board]) -> str:
 def _board(board: Board) -> str:
     ranked = board.table[board.table["rank"].notna()]
     unranked = board.table[board.table["rank"].isna()]
+    only = f", {board.kind} only" if board.kind else ""
     parts = [
-        f"## Protocol {escape(board.protocol)}, suite {escape(board.suite)}\n",
+        f"## Protocol {escape(board.protocol)}, suite {escape(board.suite)}{only}\n",
         f"{escape(board.title or 'This protocol is not shipped')}. "
         f"{len(ranked)} of {len(board.table)} encoders are ranked.\n",
     ]
@@ -65,7 +71,8 @@ def _board(board: Board) -> str:
         parts.append("No encoder has every cell of this board yet.\n")
     else:
         parts += [_overall(board, ranked), _domains(board, ranked), _costs(board, ranked)]
-    parts += _tasks(board)
+    if not board.kind:  # whose tables stand on the board of the whole suite
+        parts += [*_adaptations(board), *_tasks(board)]
     if len(unranked):
         parts.append(_unranked(board, unranked))
     if board.notes:
@@ -121,6 +128,16 @@ def _entry(row: pd.Series[Any], column: Column) -> str:
     return text + mark.get("unknown" if pd.isna(relation) else relation, "")
 
 
+def _adaptations(board: Board) -> list[str]:
+    """The optional adaptations beside the ranked ones."""
+    if board.adaptations.empty:
+        return []
+    head, rows = tabulate(board.adaptations)
+    escaped = [[escape(value) for value in row] for row in rows]
+    table = pipe_table(head, escaped, align="llll" + "r" * (len(head) - 4))
+    return ["### Optional adaptations\n\n" + table]
+
+
 def _tasks(board: Board) -> list[str]:
     """For every task and test split the primary metric; out-of-domain splits are folded away."""
     parts = []
@@ -168,7 +185,8 @@ def _result(row: Any) -> str:
 
 
 def _unranked(board: Board, unranked: pd.DataFrame) -> str:
-    inside = board.results[board.results["split"] == IN_DOMAIN]
+    needed = ~board.results["adaptation"].isin(OPTIONAL)
+    inside = board.results[needed & (board.results["split"] == IN_DOMAIN)]
     rows = []
     for encoder, row in unranked.iterrows():
         own = inside[inside["encoder"] == encoder]

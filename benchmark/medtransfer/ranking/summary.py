@@ -9,7 +9,14 @@ import pandas as pd
 
 from medtransfer.ranking.frame import IN_DOMAIN, frame
 from medtransfer.ranking.submissions import Submission
-from medtransfer.ranking.table import applicable, average, cell_scores, grid, totals
+from medtransfer.ranking.table import (
+    applicable,
+    average,
+    cell_scores,
+    expected_fingerprints,
+    grid,
+    totals,
+)
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
 
@@ -36,7 +43,7 @@ def summary(
         alone), one column per task (mean primary metric in-domain) and adaptation_flops.
     """
     rows = frame(submissions)
-    same_protocol = rows["protocol_fingerprint"] == rows["kind"].map(protocol.fingerprints)
+    same_protocol = rows["protocol_fingerprint"] == expected_fingerprints(rows, protocol)
     same_task = rows["fingerprint"] == rows["task"].map(dict(fingerprints))
     rows = rows[same_protocol & same_task]
     wanted = applicable(sorted(cells), rows)

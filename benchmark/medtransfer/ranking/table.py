@@ -10,33 +10,58 @@ from typing import Literal
 
 import pandas as pd
 
-from medtransfer.ranking.frame import COSTS, IN_DOMAIN, most_common
+from medtransfer.ranking.frame import COSTS, IN_DOMAIN, KINDS, most_common
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite, split_family
 
-__all__ = ["LEVELS", "applicable", "average", "cell_scores", "expected_cells", "grid", "totals"]
+__all__ = [
+    "LEVELS",
+    "applicable",
+    "average",
+    "broad_kind",
+    "cell_scores",
+    "expected_cells",
+    "expected_fingerprints",
+    "grid",
+    "totals",
+]
 
 # The levels of the mean, outermost first.
 LEVELS = ["encoder", "domain", "task", "budget", "adaptation", "draw"]
 
 
-def expected_cells(suite: Suite, kinds: Mapping[str, str], protocol: Protocol) -> list[Cell]:
+def broad_kind(kind: str) -> str:
+    """Classification or segmentation."""
+    return kind if kind in KINDS else KINDS[0]
+
+
+def expected_cells(
+    suite: Suite, kinds: Mapping[str, str], protocol: Protocol, *, optional: bool = False
+) -> list[Cell]:
     """The cells that an encoder needs to be ranked, in the order of the protocol.
 
     Args:
         suite: The tasks.
         kinds: Kind of each task; one that nobody ran may be missing, nobody is complete then.
         protocol: The protocol.
+        optional: The cells of the optional adaptations instead.
     """
     return [
         Cell(task, budget, adaptation, draw)
         for task, kind in ((task, kinds.get(task, "multiclass")) for task in suite.tasks)
-        for adaptation in protocol.adaptations(kind)
+        for adaptation in (protocol.optional(kind) if optional else protocol.adaptations(kind))
         for budget, draws in protocol.budgets(adaptation, kind).items()
         if suite.budgets is None or budget in suite.budgets
         for draw in range(draws)
     ]
+
+
+def expected_fingerprints(rows: pd.DataFrame, protocol: Protocol | None) -> list[str]:
+    """For each row of :func:`frame` the fingerprint that the protocol has now; or an empty one."""
+    known = protocol.fingerprints if protocol else {}
+    pairs = zip(rows["kind"], rows["adaptation"], strict=True)
+    return [known.get(pair, "") for pair in pairs]
 
 
 def applicable(cells: Iterable[Cell], rows: pd.DataFrame) -> list[Cell]:
@@ -66,7 +91,8 @@ def grid(rows: pd.DataFrame, cells: Sequence[Cell], encoders: Iterable[str]) -> 
     # No encoder can be complete while nobody has a record of the task, so this name ranks nobody.
     layout["domain"] = layout["task"].map(most_common(rows, "domain")).fillna("unknown")
     layout["metric"] = layout["task"].map(most_common(rows, "metric"))
-    values = rows.drop(columns=["domain", "metric"])
+    layout["kind"] = layout["task"].map(most_common(rows, "kind")).map(broad_kind)
+    values = rows.drop(columns=["domain", "metric", "kind"])
     return layout.merge(values, on=["encoder", *names, "split"], how="left")
 
 
@@ -74,12 +100,12 @@ def cell_scores(grid: pd.DataFrame) -> pd.DataFrame:
     """One row per encoder and expected cell: its scores and what it cost.
 
     Returns:
-        Index :data:`LEVELS`; columns in_domain and out_of_domain (scores), value (of the primary
-        metric, in-domain), external (whether the task has out-of-domain splits at all), the costs
-        and device.
+        Index :data:`LEVELS`; columns kind, in_domain and out_of_domain (scores), value (of the
+        primary metric, in-domain), external (whether the task has out-of-domain splits at all),
+        the costs and device.
     """
     inside = grid["split"] == IN_DOMAIN
-    cells = grid[inside].set_index(LEVELS)[["score", "value", *COSTS, "device"]]
+    cells = grid[inside].set_index(LEVELS)[["kind", "score", "value", *COSTS, "device"]]
     cells = cells.rename(columns={"score": IN_DOMAIN})
     outside = grid[~inside]
     # Graded corruptions of a split count as one split, however many there are.

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from medtransfer.cost.profile import profile_encoder
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.runs.local import build_runner, fit_plan
 from medtransfer.runs.plan import infeasible
 from medtransfer.runs.preparation import Prepared
+from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 
 __all__ = ["Estimate", "estimate"]
@@ -45,22 +47,23 @@ def estimate(prepared: Prepared) -> Estimate:
     runner = build_runner(prepared)
     known = len(prepared.notes)
     prepared = fit_plan(prepared, runner)
-    profile, pending = runner.profile, prepared.pending
-    # The count is linear in the encoder's FLOPs. With 1 for a forward pass it is the number of
-    # passes, also for an encoder without products to count; with 0 it is the head's own share.
-    ratio = round(profile.training / profile.forward) if profile.forward else 1
-    passes = head = 0
+    pending = prepared.pending
+    forward = profile_encoder(runner.encoder).forward
+    passes, head = 0.0, 0
     for cell in pending:
-        if runner.data[cell.task].card.kind == "segmentation":
-            # A decoder's convolutions take the time of as many FLOPs of the encoder's.
-            images = sum(map(len, runner.data[cell.task].tests.values()))
-            flops = runner.flops(cell) + images * runner.inference_flops(cell)
-            passes += flops // max(1, profile.forward)
-            continue
-        head += (own := runner.flops(cell, profile=replace(profile, forward=0, training=0)))
-        passes += runner.flops(cell, profile=replace(profile, forward=1, training=ratio)) - own
-        if cell.adaptation == "finetune":
-            passes += sum(map(len, runner.data[cell.task].tests.values()))
+        profile = runner.profile(cell)
+        # The count is linear in the cost of an image. With 1000 for a forward pass it is a
+        # thousand times the number of passes, also for an encoder without products to count;
+        # with 0 it is the probe's own share.
+        ratio = profile.training / profile.forward if forward else 1.0
+        unit = replace(profile, forward=1000, training=round(1000 * ratio))
+        own = runner.flops(cell, profile=replace(profile, forward=0, training=0))
+        own_passes = (runner.flops(cell, profile=unit) - own) / 1000
+        if cell.adaptation not in PROBES:
+            own_passes += sum(map(len, runner.data[cell.task].tests.values()))
+        # A decoder's products take the time of as many of the encoder's.
+        passes += own_passes * (profile.forward / forward if forward else 1.0)
+        head += own
     passes += sum(len(split) for data in runner.data.values() for split in data.tests.values())
     per_image, per_flop = _time_image(runner.encoder), _time_flop(runner.encoder.device)
     seconds = passes * per_image + head * per_flop

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medtransfer.adaptation import Job, Outcome, find_adapter
+from medtransfer.adaptation import ADAPTATIONS, Job, Outcome
 from medtransfer.cost.machine import device_name, peak_memory, reset_peak_memory, versions
-from medtransfer.cost.profile import Profile, profile_encoder
+from medtransfer.cost.profile import Profile
 from medtransfer.data.store import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.metrics import Evaluation, evaluate, interval, item_weights
@@ -61,11 +60,15 @@ class Runner:
     encoder: Encoder
     data: Mapping[str, TaskData]
     protocol: Protocol
+    _profiles: dict[tuple[str, str, int], Profile] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def profile(self) -> Profile:
-        """The encoder's FLOPs."""
-        return profile_encoder(self.encoder)
+    def profile(self, cell: Cell) -> Profile:
+        """What one image costs in a cell; counted once for all cells that are alike."""
+        job = self.job(cell)
+        key = (cell.adaptation, job.data.card.kind, job.classes)
+        if key not in self._profiles:
+            self._profiles[key] = ADAPTATIONS[cell.adaptation].profile(job)
+        return self._profiles[key]
 
     def job(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Job:
         """Everything that the cell's adaptation needs."""
@@ -85,14 +88,7 @@ class Runner:
             return 0
         # A later draw will reuse some learning rate of draw 0; which one costs the same.
         job = self.job(cell, {"lr": 0.0} if cell.draw else None)
-        adapter = find_adapter(job.data.card.kind, cell.adaptation)
-        return adapter.flops(job, profile or self.profile)
-
-    def inference_flops(self, cell: Cell) -> int:
-        """FLOPs of one image's prediction."""
-        job = self.job(cell)
-        adapter = find_adapter(job.data.card.kind, cell.adaptation)
-        return adapter.inference_flops(job, self.profile)
+        return ADAPTATIONS[cell.adaptation].flops(job, profile or self.profile(cell))
 
     def run(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Finished:
         """Run a cell. A failure becomes a record too, so that the run can go on.
@@ -108,14 +104,14 @@ class Runner:
         reset_peak_memory(self.encoder.device)
         try:
             job = self.job(cell, previous)
-            adapter = find_adapter(job.data.card.kind, cell.adaptation)
+            adapter = ADAPTATIONS[cell.adaptation]
             outcome = adapter.adapt(job)
             seconds = time.perf_counter() - clock
             cost = self._cost(
                 job,
                 outcome,
-                flops=adapter.flops(job, self.profile),
-                inference=adapter.inference_flops(job, self.profile),
+                flops=adapter.flops(job, self.profile(cell)),
+                inference=adapter.inference_flops(job, self.profile(cell)),
                 seconds=seconds,
             )
             return self._measure(cell, job, outcome, cost, started)
@@ -225,7 +221,8 @@ class Runner:
                 chance=card.chance,
             ),
             protocol=ProtocolRef(
-                name=self.protocol.name, fingerprint=self.protocol.fingerprint(card.kind)
+                name=self.protocol.name,
+                fingerprint=self.protocol.fingerprint(card.kind, cell.adaptation),
             ),
             budget=cell.budget,
             adaptation=cell.adaptation,

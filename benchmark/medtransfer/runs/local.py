@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 
+from medtransfer.adaptation import check_adaptable
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.runs.execution import Finished, Runner
 from medtransfer.runs.preparation import Prepared, Request, leave_out, prepare
 from medtransfer.specs.errors import InputError
+from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
+from medtransfer.specs.task import Kind
 
 __all__ = ["build_runner", "fit_plan", "run_cells"]
 
@@ -59,23 +62,26 @@ def _first_draw(cell: Cell) -> Cell:
 
 
 def fit_plan(prepared: Prepared, runner: Runner) -> Prepared:
-    """Leave out what the encoder cannot do: segmentation, where it gives no feature maps.
+    """Leave out what the encoder cannot do, such as segmentation where it gives no feature maps.
 
     Raises:
         InputError: When nothing is left.
     """
-    if all(data.card.kind != "segmentation" for data in prepared.data.values()):
-        return prepared
-    try:
-        _ = runner.encoder.pyramid_channels
-    except InputError as error:
-        return leave_out(prepared, kind="segmentation", reason=str(error))
-    return prepared
+    kinds = {name: data.card.kind for name, data in prepared.data.items()}
+    reasons: dict[tuple[Kind, str], str] = {}
+    for kind, adaptation in dict.fromkeys((kinds[c.task], c.adaptation) for c in prepared.cells):
+        try:
+            check_adaptable(
+                runner.encoder, adaptation, prepared.protocol, maps=kind == "segmentation"
+            )
+        except InputError as error:
+            reasons[kind, adaptation] = str(error)
+    return leave_out(prepared, reasons) if reasons else prepared
 
 
 def _reuses(cell: Cell) -> bool:
     """Whether a cell needs what draw 0 selected."""
-    return cell.draw > 0 and cell.budget == "full" and cell.adaptation == "finetune"
+    return cell.draw > 0 and cell.budget == "full" and cell.adaptation not in PROBES
 
 
 def _run_in_processes(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from medtransfer.data.draws import feasible, groups
 from medtransfer.data.store import TaskData
 from medtransfer.specs.base import InputError, suggest
-from medtransfer.specs.protocol import ADAPTATIONS, BUDGETS, KINDS, Protocol, shots
+from medtransfer.specs.protocol import ADAPTATIONS, BUDGETS, Protocol, shots
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import TaskCard
 
@@ -22,11 +22,11 @@ def check_choices(
     Raises:
         InputError: With the closest one that it has.
     """
-    pairs = {(name, kind) for kind in KINDS for name in protocol.adaptations(kind)}
-    offered = sorted({budget for pair in pairs for budget in protocol.budgets(*pair)})
+    pairs = protocol.fingerprints
+    offered = sorted({budget for kind, name in pairs for budget in protocol.budgets(name, kind)})
     for option, given, known, every in (
         ("budget", budgets, offered, BUDGETS),
-        ("adaptation", adaptations, sorted({name for name, _ in pairs}), ADAPTATIONS),
+        ("adaptation", adaptations, sorted({name for _, name in pairs}), ADAPTATIONS),
     ):
         for value in given:
             if value not in known:
@@ -46,18 +46,20 @@ def plan_cells(
 ) -> list[Cell]:
     """All cells in the order in which they run: quick ones of a task first.
 
+    Optional adaptations are run only when they are named.
+
     Args:
         tasks: The tasks by name.
         protocol: The protocol.
         budgets: Only these; empty is all.
-        adaptations: Only these; empty is all.
+        adaptations: Only these; empty is all that are ranked.
     """
     wanted_budgets, wanted = set(budgets), set(adaptations)
     return [
         Cell(task, budget, adaptation, draw)
         for task, card in tasks.items()
-        for adaptation in protocol.adaptations(card.kind)
-        if not wanted or adaptation in wanted
+        for adaptation in (*protocol.adaptations(card.kind), *protocol.optional(card.kind))
+        if adaptation in (wanted or protocol.adaptations(card.kind))
         for budget, draws in protocol.budgets(adaptation, card.kind).items()
         if not wanted_budgets or budget in wanted_budgets
         for draw in range(draws)

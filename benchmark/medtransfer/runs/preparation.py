@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from medtransfer.data.cache import data_folder
@@ -21,7 +20,7 @@ from medtransfer.runs.plan import check_choices, plan_cells
 from medtransfer.specs.base import InputError
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
-from medtransfer.specs.task import load_tasks, resolve_tasks, suite_budgets
+from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budgets
 
 __all__ = ["Prepared", "Request", "check_weights", "leave_out", "prepare"]
 
@@ -128,8 +127,6 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
         name: open_task(card, folder=folder, progress=progress, fetch=fetch)
         for name, card in chosen.items()
     }
-    if any(card.kind == "segmentation" for card in chosen.values()) and not find_spec("monai"):
-        raise InputError("segmentation needs MONAI: pip install 'medtransfer[segmentation]'")
     _check_writable(request.out)
     ledger = Ledger(request.out / located.card.name)
     existing, fingerprints = ledger.read(), protocol.fingerprints
@@ -140,7 +137,8 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
             for record in existing
             if record.task.name not in data
             and record.encoder.sha256 == located.identity
-            and record.protocol.fingerprint == fingerprints.get(record.task.kind)
+            and record.protocol.fingerprint
+            == fingerprints.get((record.task.kind, record.adaptation))
         ]
         notes.append(f"--fresh: forgets {found - len(existing)} of {found} earlier records")
     prepared = Prepared(
@@ -154,21 +152,33 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
         notes=(*notes, *located.notes),
     )
     for record in existing:
-        _check_continues(prepared, record, fingerprints.get(record.task.kind))
+        current = fingerprints.get((record.task.kind, record.adaptation))
+        _check_continues(prepared, record, current)
     return prepared
 
 
-def leave_out(prepared: Prepared, *, kind: str, reason: str) -> Prepared:
-    """The request without the tasks of a kind that the encoder cannot do.
+def leave_out(prepared: Prepared, reasons: Mapping[tuple[Kind, str], str]) -> Prepared:
+    """The request without the cells that the encoder cannot do.
+
+    Args:
+        prepared: The request.
+        reasons: Why, for each kind of task and adaptation.
 
     Raises:
         InputError: When no cell is left.
     """
-    tasks = [name for name, data in prepared.data.items() if data.card.kind == kind]
-    cells = [cell for cell in prepared.cells if cell.task not in tasks]
+    kinds = {name: data.card.kind for name, data in prepared.data.items()}
+    cells = [cell for cell in prepared.cells if (kinds[cell.task], cell.adaptation) not in reasons]
     if not cells:
-        raise InputError(reason)
-    notes = [f"skipped {name}: {reason}" for name in tasks]
+        raise InputError(next(iter(reasons.values())))
+    remaining = {cell.task for cell in cells}
+    skipped: dict[str, dict[str, None]] = {}
+    for cell in prepared.cells:
+        reason = reasons.get((kinds[cell.task], cell.adaptation))
+        if reason is not None:
+            what = f"{cell.adaptation} of {cell.task}" if cell.task in remaining else cell.task
+            skipped.setdefault(reason, {})[what] = None
+    notes = [f"skipped {', '.join(what)}: {reason}" for reason, what in skipped.items()]
     return replace(prepared, cells=cells, notes=(*prepared.notes, *notes))
 
 

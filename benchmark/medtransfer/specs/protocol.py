@@ -14,9 +14,13 @@ __all__ = [
     "ADAPTATIONS",
     "BUDGETS",
     "KINDS",
+    "OPTIONAL",
+    "PROBES",
     "Adaptation",
     "FineTuning",
     "Frozen",
+    "Lora",
+    "Partial",
     "Protocol",
     "list_protocols",
     "load_protocol",
@@ -27,9 +31,9 @@ Adaptation = Literal["knn", "linear", "finetune"]
 SegmentationAdaptation = Literal["decoder", "finetune"]
 
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
-ADAPTATIONS: tuple[str, ...] = tuple(
-    dict.fromkeys((*get_args(Adaptation), *get_args(SegmentationAdaptation)))
-)
+PROBES: tuple[str, ...] = ("knn", "linear")
+OPTIONAL: tuple[str, ...] = ("partial", "lora")
+ADAPTATIONS: tuple[str, ...] = (*PROBES, "decoder", *OPTIONAL, "finetune")
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _FOLDER = Path(__file__).parent.parent / "protocols"
@@ -127,6 +131,25 @@ class FineTuning(Spec):
     )
 
 
+class Partial(Spec):
+    """Fine-tuning of the deepest layers, for as long and at the same rates as of all."""
+
+    share: float = Field(
+        default=0.25, gt=0, lt=1, description="Of timm's layer groups; all others are frozen."
+    )
+
+
+class Lora(Spec):
+    """Low-rank updates of frozen weights (Hu et al., ICLR 2022), trained as long as finetune.
+
+    They are added to every linear layer and every ungrouped convolution of the encoder.
+    """
+
+    rank: int = Field(default=8, ge=1, description="Of each update.")
+    alpha: float = Field(default=16, gt=0, description="An update counts alpha / rank times.")
+    learning_rates: list[float] = Field(min_length=1, description="Tried in turn; best is kept.")
+
+
 class Segmentation(Spec):
     """How segmentation tasks are adapted to: one decoder for every encoder."""
 
@@ -152,6 +175,8 @@ class Protocol(Spec):
     linear: Linear | None = Field(default=None, description="Logistic regression.")
     finetune: FineTuning | None = Field(default=None, description="Fine-tuning.")
     segmentation: Segmentation | None = Field(default=None, description="Segmentation tasks.")
+    partial: Partial | None = Field(default=None, description="Optional: run when asked for.")
+    lora: Lora | None = Field(default=None, description="Optional: run when asked for.")
     bootstrap: int = Field(default=200, ge=20, description="Item-weight replicates per test split.")
     infeasible_share: float = Field(
         default=0.8,
@@ -171,16 +196,25 @@ class Protocol(Spec):
                 raise ValueError(f"{name}: required, because it is ranked")
         return self
 
-    def fingerprint(self, kind: str) -> str:
-        """SHA-256 of the values that a kind of task depends on, without the words for people."""
+    def fingerprint(self, kind: str, adaptation: str) -> str:
+        """SHA-256 of the values that a kind of task depends on, without the words for people.
+
+        It is the same for all ranked adaptations. An optional one adds its own values, so that it
+        can be changed, or added to a protocol, without making the others anew.
+        """
         others = {"ranked", "frozen", "knn", "linear", "finetune"}
         foreign = others if kind == "segmentation" else {"segmentation"}
-        return digest(self.model_dump(exclude={"name", "title", *foreign}))
+        optional = set(OPTIONAL) - {adaptation}
+        return digest(self.model_dump(exclude={"name", "title", *foreign, *optional}))
 
     @property
-    def fingerprints(self) -> dict[str, str]:
-        """The fingerprint of each kind of task that the protocol has."""
-        return {kind: self.fingerprint(kind) for kind in KINDS if self.adaptations(kind)}
+    def fingerprints(self) -> dict[tuple[str, str], str]:
+        """The fingerprint of each kind of task and adaptation that the protocol has."""
+        return {
+            (kind, adaptation): self.fingerprint(kind, adaptation)
+            for kind in KINDS
+            for adaptation in (*self.adaptations(kind), *self.optional(kind))
+        }
 
     def adaptations(self, kind: str) -> tuple[str, ...]:
         """The adaptations that a kind of task needs; none where it is not supported."""
@@ -188,14 +222,27 @@ class Protocol(Spec):
             return tuple(self.ranked)
         return tuple(self.segmentation.ranked) if self.segmentation else ()
 
+    def optional(self, kind: str) -> tuple[str, ...]:
+        """The adaptations that are run when asked for, shown, and never ranked."""
+        trained = self.segmentation if kind == "segmentation" else self.finetune
+        return tuple(name for name in OPTIONAL if trained and getattr(self, name))
+
     def training(self, adaptation: str, kind: str) -> FineTuning | None:
         """How an adaptation trains; ``None`` for probes."""
+        if adaptation in PROBES:
+            return None
         if kind == "segmentation":
             assert self.segmentation is not None
-            return (
-                self.segmentation.decoder if adaptation == "decoder" else self.segmentation.finetune
-            )
-        return self.finetune if adaptation == "finetune" else None
+            own = self.segmentation
+            settings = own.decoder if adaptation == "decoder" else own.finetune
+        else:
+            assert self.finetune is not None
+            settings = self.finetune
+        if adaptation != "lora":
+            return settings
+        assert self.lora is not None
+        rates = {"learning_rates": self.lora.learning_rates, "learning_rates_random": []}
+        return settings.model_copy(update=rates)
 
     def budgets(self, adaptation: str, kind: str) -> dict[str, int]:
         """Budgets of an adaptation and their number of draws."""
