@@ -385,6 +385,8 @@ def test_the_machine_is_described() -> None:
         "torch",
         "torchvision",
         "timm",
+        "monai",
+        "peft",
         "numpy",
         "scikit-image",
         "commit",

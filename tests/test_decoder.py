@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medtransfer.adaptation.decoder import Decoder, Segmenter
+from medtransfer.adaptation.trainable import prepare_encoder
 from medtransfer.cost.flops import forward_flops, training_flops
 from medtransfer.encoders import encoder as encoder_module
 from medtransfer.encoders.encoder import Encoder, extend
@@ -20,6 +21,7 @@ from medtransfer.encoders.resolution import Located
 from medtransfer.encoders.timm_networks import PYRAMID_STRIDES, TimmNetwork, _levels
 from medtransfer.specs.encoder import RANDOM_WEIGHTS, Architecture, EncoderCard, Input
 from medtransfer.specs.errors import InputError
+from medtransfer.specs.protocol import load_protocol
 
 SMALL = "test_resnet"  # timm's smallest ResNet
 ARCHITECTURES = [
@@ -110,7 +112,9 @@ def pixels(*size: int, count: int = 2, seed: int = 0) -> Tensor:
 
 
 def segmenter(encoder: Encoder, *, frozen: bool = False) -> Segmenter:
-    return Segmenter(encoder.requires_grad_(not frozen), 3, seed=1)
+    if frozen:
+        encoder = prepare_encoder(encoder, "decoder", load_protocol("quick"), maps=True)
+    return Segmenter(encoder, 3, seed=1)
 
 
 # Every architecture.
@@ -399,8 +403,8 @@ def test_logits_follow_their_pixels() -> None:
 
 def test_frozen_encoder_stays_as_it_is() -> None:
     """In train mode too it gets no gradient, updates no statistics and stays in eval mode."""
-    encoder = build()
-    model = segmenter(encoder, frozen=True)
+    model = segmenter(build(), frozen=True)
+    encoder = model.encoder
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     model.train()
     assert model.decoder.training and not any(m.training for m in encoder.network.modules())
@@ -409,10 +413,11 @@ def test_frozen_encoder_stays_as_it_is() -> None:
     assert all(parameter.grad is not None for parameter in model.decoder.parameters())
     assert all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
 
-    trained = segmenter(encoder).train()
-    assert all(m.training for m in encoder.modules())
+    trained = segmenter(build()).train()
+    assert all(m.training for m in trained.encoder.modules())
     trained(pixels(64, 64))
-    assert not all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
+    after = trained.encoder.state_dict()
+    assert not all(torch.equal(before[name], t) for name, t in after.items())
 
 
 def test_operations_are_counted_without_numbers() -> None:

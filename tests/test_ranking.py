@@ -414,6 +414,28 @@ def test_each_kind_of_a_mixed_suite_has_a_board() -> None:
     assert rank(submission("a")).kind == ""
 
 
+def test_a_part_of_a_mixed_suite_needs_its_unrun_tasks_too() -> None:
+    """A task that nobody ran is missing from its kind's board; of unknown kind, from both."""
+    suites = {"mixed": Suite(tasks=["chest", "slices", "lungs", "polyps"])}
+    some = [cell for cell in MIXED if cell.task in ("chest", "lungs")]
+    kinds = {"slices": "multiclass", "polyps": "segmentation"}
+    for known, expected in ((kinds, [20 + 20, 16 + 16, 4 + 4]), ({}, None)):
+        found = ranking.boards([submission("a", cells=some)], suites, {"quick": QUICK}, kinds=known)
+        assert len(found) == 3
+        assert all(board.table["rank"].isna().all() for board in found)
+        if expected:
+            assert [board.table["expected"].item() for board in found] == expected
+    # Masks that nobody drew make no board of their own, and do not hide classification's.
+    classes = [cell for cell in CELLS if cell.task in ("chest", "slices")]
+    whole, plain = ranking.boards(
+        [submission("a", cells=classes)],
+        suites,
+        {"quick": QUICK},
+        kinds={"lungs": "segmentation", "polyps": "segmentation"},
+    )
+    assert whole.table["rank"].isna().all() and plain.table.loc["a", "rank"] == 1
+
+
 def test_optional_adaptations_change_no_rank() -> None:
     """They are shown beside the ranked ones, over the tasks that have all of them."""
     extra = [Cell(task, "full", "lora", 0) for task in ("chest", "slices")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import StdConv2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,11 +18,13 @@ from medtransfer import ranking
 from medtransfer.adaptation import ADAPTATIONS
 from medtransfer.adaptation.finetune import _train, profile_learner
 from medtransfer.adaptation.job import Job
-from medtransfer.adaptation.trainable import check_adaptable, inner_network, set_trainable
+from medtransfer.adaptation.learner import Classifier
+from medtransfer.adaptation.trainable import prepare_encoder
 from medtransfer.cost.profile import profile_encoder
 from medtransfer.data.store import TaskData, open_task
 from medtransfer.encoders.encoder import Encoder, check_encoder
 from medtransfer.encoders.timm_networks import TimmNetwork
+from medtransfer.runs import preparation
 from medtransfer.runs.plan import plan_cells
 from medtransfer.specs.encoder import Architecture, EncoderCard, Input, PretrainingCard
 from medtransfer.specs.errors import InputError
@@ -70,7 +72,7 @@ def build(name: str) -> Encoder:
 
 
 def learning(encoder: Encoder) -> dict[str, nn.Parameter]:
-    named = inner_network(encoder).named_parameters()
+    named = encoder.inner.named_parameters()
     return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
@@ -88,7 +90,7 @@ def test_what_learns_gets_a_gradient_and_the_rest_rests(
     """It starts as the encoder it was; only what is named learns; frozen batch norms stay put."""
     encoder, pixels = build(name), draw_pixels()
     before = encoder(pixels)
-    set_trainable(encoder, adaptation, PROTOCOL, maps=maps)
+    encoder = prepare_encoder(encoder, adaptation, PROTOCOL, maps=maps)
     assert (encoder.eval()(pixels) - before).abs().max() < 1e-3 * before.abs().max()
     encoder.train()
     chosen = learning(encoder)
@@ -122,8 +124,8 @@ def test_partial_trains_the_last_quarter(
 ) -> None:
     """Exactly the parameters of the deepest layer groups, with the norm that follows them."""
     encoder = build(name)
-    set_trainable(encoder, "partial", PROTOCOL, maps=False)
-    names = dict(inner_network(encoder).named_parameters())
+    encoder = prepare_encoder(encoder, "partial", PROTOCOL, maps=False)
+    names = dict(encoder.inner.named_parameters())
     assert any(name.startswith(shallower) for name in names)
     assert set(learning(encoder)) == {name for name in names if name.startswith(deepest)}
 
@@ -133,13 +135,13 @@ def test_updates_are_of_every_linear_layer_and_ungrouped_convolution(name: str) 
     """Rank r takes r (in k k + out) parameters each, counted from the network's own layers."""
     encoder = build(name)
     expected = 0
-    for module in inner_network(encoder).modules():
+    for module in encoder.inner.modules():
         if isinstance(module, nn.Linear):
             expected += 4 * (module.in_features + module.out_features)
         elif isinstance(module, nn.Conv2d) and module.groups == 1:
             area = module.kernel_size[0] * module.kernel_size[1]
             expected += 4 * (module.in_channels * area + module.out_channels)
-    set_trainable(encoder, "lora", PROTOCOL, maps=False)
+    encoder = prepare_encoder(encoder, "lora", PROTOCOL, maps=False)
     assert sum(parameter.numel() for parameter in learning(encoder).values()) == expected
 
 
@@ -154,8 +156,8 @@ def test_updates_are_of_every_linear_layer_and_ungrouped_convolution(name: str) 
 def test_layers_that_take_no_update_are_left_alone(name: str, without: str) -> None:
     """An update that is never used, or of another shape, would be counted and learn nothing."""
     encoder = build(name)
-    assert any(without in key for key in dict(inner_network(encoder).named_modules()))
-    set_trainable(encoder, "lora", PROTOCOL, maps=False)
+    assert any(without in key for key in dict(encoder.inner.named_modules()))
+    encoder = prepare_encoder(encoder, "lora", PROTOCOL, maps=False)
     assert not any(f"{without}." in key for key in learning(encoder))
 
 
@@ -190,11 +192,11 @@ def test_costs_equal_a_count_by_hand() -> None:
     # Forward, weights' gradients, and inputs' gradients but the first.
     assert (whole.forward, whole.training) == (4 * product, (4 + 4 + 3) * product)
     encoder = make_encoder(ToldLayers())
-    set_trainable(encoder, "partial", PROTOCOL, maps=False)
+    encoder = prepare_encoder(encoder, "partial", PROTOCOL, maps=False)
     partial = profile_encoder(encoder)
     assert (partial.forward, partial.training) == (4 * product, (4 + 1) * product)
     encoder = make_encoder(ToldLayers())
-    set_trainable(encoder, "lora", PROTOCOL, maps=False)
+    encoder = prepare_encoder(encoder, "lora", PROTOCOL, maps=False)
     update = 2 * 48 * 4  # one of its two thin products
     lora = profile_encoder(encoder)
     assert lora.forward == 4 * (product + 2 * update)
@@ -203,12 +205,53 @@ def test_costs_equal_a_count_by_hand() -> None:
     assert lora.training == lora.forward + 4 * 3 * update + 3 * (update + product)
 
 
+class Attention(nn.Module):
+    """Torch's own transformer layer, which takes a fused path in prediction."""
+
+    def __init__(self) -> None:
+        """Sixteen tokens."""
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """From images to the mean token (N, 16)."""
+        tokens: torch.Tensor = self.layer(self.patches(pixels).flatten(2).transpose(1, 2))
+        return tokens.mean(1)
+
+
+class Twice(nn.Module):
+    """A layer of two names, and one of one."""
+
+    def __init__(self) -> None:
+        """The first name is never called."""
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 4, 4)
+        self.features = nn.Sequential(self.first, nn.ReLU())
+        self.head = nn.Linear(8, 8)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """From images to (N, 8)."""
+        embedding: torch.Tensor = self.head(self.features(pixels).mean(dim=(2, 3)))
+        return embedding
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    return network.requires_grad_(False)
+
+
 @pytest.mark.parametrize(
     ("network", "adaptation", "message"),
     [
         (Layers(), "partial", "toy: does not tell its layers apart"),
-        (nn.Flatten(), "lora", "toy: has no linear layer and no ungrouped convolution"),
-        (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Flatten()), "lora", "toy: has no linear"),
+        (nn.Flatten(), "lora", "toy: calls no plain linear layer and no plain ungrouped"),
+        (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Flatten()), "lora", "toy: calls no plain"),
+        (nn.Sequential(nn.Conv2d(3, 2, 3, dilation=2), nn.Flatten()), "lora", "calls no plain"),
+        (nn.Sequential(StdConv2d(3, 2, 3), nn.Flatten()), "lora", "toy: calls no plain"),
+        (Attention(), "lora", "toy: takes another way through its layers in training"),
+        (freeze(ToldLayers()), "partial", "toy: all that partial would train is frozen"),
+        (freeze(Layers()), "finetune", "toy: all that finetune would train is frozen"),
+        (Layers(), "decoder", "toy: gives one vector an image and no feature maps"),
     ],
 )
 def test_encoders_without_a_target_are_refused(
@@ -216,17 +259,56 @@ def test_encoders_without_a_target_are_refused(
 ) -> None:
     """In one line, before anything runs; and the encoder itself stays as it was."""
     encoder = make_encoder(network)
-    state = [parameter.requires_grad for parameter in encoder.parameters()]
+    before = [parameter.requires_grad for parameter in encoder.parameters()]
+    state = torch.get_rng_state()
     with pytest.raises(InputError, match=message):
-        check_adaptable(encoder, adaptation, PROTOCOL, maps=False)
-    assert [parameter.requires_grad for parameter in encoder.parameters()] == state
+        prepare_encoder(encoder, adaptation, PROTOCOL, maps=adaptation == "decoder")
+    assert [parameter.requires_grad for parameter in encoder.parameters()] == before
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an extra; who lacks it is told how to get it."""
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InputError, match=r"pip install 'medtransfer\[lora\]'"):
-        check_adaptable(make_encoder(Layers()), "lora", PROTOCOL, maps=False)
+def test_updates_stand_where_the_network_calls_them() -> None:
+    """Of a layer under two names peft replaces the first; if the second is called, it is none."""
+    encoder = prepare_encoder(make_encoder(Twice()), "lora", PROTOCOL, maps=False)
+    assert {name.split(".")[0] for name in learning(encoder)} == {"head"}
+
+
+@pytest.mark.parametrize(("adaptation", "moves"), [("decoder", False), ("finetune", True)])
+def test_batch_norm_without_parameters_rests_with_its_encoder(adaptation: str, moves: bool) -> None:
+    """A frozen encoder's statistics stay; a trained one's follow, whatever else it has fixed."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4, affine=False))
+            self.fixed = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+        def forward_intermediates(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+            features = self.layers(pixels) + self.fixed
+            return [nn.functional.avg_pool2d(features, 2**level) for level in range(4)]
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.forward_intermediates(pixels)[0].mean(dim=(2, 3))
+
+    encoder = prepare_encoder(make_encoder(Normed()), adaptation, PROTOCOL, maps=True)
+    encoder.train()
+    norm = next(module for module in encoder.modules() if isinstance(module, _BatchNorm))
+    assert norm.training == moves
+
+
+@pytest.mark.parametrize("adaptation", [*OPTIONAL, "finetune"])
+def test_what_diverges_is_recorded_with_what_it_would_train(
+    data: TaskData, adaptation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers of parameters as of a run that ends well."""
+    job = Job(build("vit_tiny_patch16_224"), data, PROTOCOL, "10-shot", 0, adaptation=adaptation)
+    well = ADAPTATIONS[adaptation].adapt(job)
+    nan = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(Classifier, "loss", lambda *_: nan)
+    badly = ADAPTATIONS[adaptation].adapt(job)
+    assert badly.diverged and not well.diverged
+    assert badly.trainable_parameters == well.trainable_parameters
+    assert badly.parameters == well.parameters
 
 
 DEEP = """
@@ -269,8 +351,8 @@ def test_frozen_weights_and_statistics_do_not_move(data: TaskData, adaptation: s
     job = Job(encoder, data, PROTOCOL, "10-shot", 0, adaptation=adaptation)
     learner, _ = _train(job, job.items, 1e-2)
     assert learner is not None
-    before = inner_network(encoder).state_dict()
-    after = inner_network(learner.encoder).state_dict()
+    before = encoder.inner.state_dict()
+    after = learner.encoder.inner.state_dict()
     moved = {
         name
         for name, tensor in after.items()
@@ -348,6 +430,19 @@ def test_what_an_encoder_cannot_do_is_left_out(small: Small, tmp_path: Path, ben
     )
     outcome = bench(*arguments, "--adaptation", "lora", "--adaptation", "knn")
     assert outcome.code == 0, outcome.err
-    assert "note: skipped lora of small: pixels: has no linear layer" in outcome.out
+    assert "note: skipped lora of small: pixels: calls no plain linear layer" in outcome.out
     refused = bench(*arguments, "--adaptation", "partial")
     assert refused.code == 2 and "pixels: does not tell its layers apart" in refused.err
+
+
+def test_without_peft_the_extra_is_named(
+    small: Small, tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked for lora and lacks it is told how to get it, though knn could be run."""
+    monkeypatch.setattr(preparation, "find_spec", lambda name: None)
+    outcome = bench(
+        *("evaluate", "--encoder", "pixels", "--out", tmp_path / "out", "--tasks", small.cards),
+        *("--data", small.data, "--adaptation", "lora", "--adaptation", "knn"),
+    )
+    assert outcome.code == 2 and "pip install 'medtransfer[lora]'" in outcome.err
+    assert not (tmp_path / "out").exists()

@@ -94,7 +94,7 @@ def evaluate(
     fresh: Annotated[
         bool,
         typer.Option(
-            "--fresh", help="Forget this encoder's earlier records of these tasks in --out."
+            "--fresh", help="Forget this encoder's earlier records in --out of what is asked for."
         ),
     ] = False,
 ) -> None:
@@ -179,7 +179,9 @@ def leaderboard(
     except OSError as error:
         raise InputError(f"--out: {out} cannot be written: {error.strerror}") from None
     for board in boards:
-        print(f"protocol {board.protocol}, suite {board.suite}: {len(board.table)} encoders")
+        only = f", {board.kind} only" if board.kind else ""
+        count = len(board.table)
+        print(f"protocol {board.protocol}, suite {board.suite}{only}: {count} encoders")
     print(f"wrote {out}/README.md and {out}/leaderboard.csv")
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medtransfer.data.remote import RemoteFile
+    from medtransfer.ranking import Submission
     from medtransfer.runs.estimate import Estimate
     from medtransfer.runs.preparation import Prepared
 
@@ -274,13 +275,7 @@ def print_estimate(estimate: Estimate) -> None:
 
 def print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
     """Print the encoder beside the shipped baselines, over the cells that were asked for."""
-    from medtransfer.ranking import (
-        Submission,
-        compare_records,
-        load_submissions,
-        summary,
-        tabulate,
-    )
+    from medtransfer.ranking import Submission, compare_records, load_submissions, tabulate
     from medtransfer.specs.base import packaged
 
     card = prepared.located.card
@@ -288,32 +283,48 @@ def print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
     for record in failed:
         print(f"failed: {record.cell}: {record.error}")
     shipped = [s for s in load_submissions([packaged("submissions")]) if s.card.name != card.name]
-    own = Submission(card, tuple(records))
-    cells = {record.cell for record in records}
-    # The shipped baselines lack the optional adaptations, which are shown below by themselves.
-    ranked = {cell for cell in cells if cell.adaptation not in OPTIONAL}
-    compared = summary(
-        [*shipped, own],
-        cells=ranked or cells,
-        protocol=prepared.protocol,
-        fingerprints={name: task.fingerprint for name, task in prepared.data.items()},
-    )
     if failed:
         print("no comparison: some cells failed; the same command tries them again")
     else:
-        beside = "beside the shipped baselines" if len(compared) > 1 else "alone"
-        print_comparison(
-            compared,
-            own=card.name,
-            title=f"{card.name} {beside}, protocol {prepared.protocol.name}",
-        )
-        if len(compared) == 1:
-            print("No shipped baseline has these cells, so there is nothing to compare with.")
-        print(
-            "In-domain, out-of-domain: score, 0 is chance, 1 is perfect. Tasks: in-domain AUROC, "
-            "0.5 is chance; of masks Dice. All are means over budgets and adaptations."
-        )
-        compared = compare_records(own)
-        if len(compared):
-            print_table(*tabulate(compared))
+        _print_comparisons([*shipped, Submission(card, tuple(records))], prepared, records)
+    cells = {record.cell: record for record in records}
+    if any(cell.adaptation in OPTIONAL for cell in cells):
+        # Beside what an earlier call ran on these tasks.
+        all_cells = {**prepared.existing, **cells}.values()
+        known = tuple(record for record in all_cells if record.task.name in prepared.data)
+        print_table(*tabulate(compare_records(Submission(card, known))))
     print(f"records: {prepared.ledger.path}")
+
+
+def _print_comparisons(
+    submissions: Sequence[Submission], prepared: Prepared, records: Sequence[Record]
+) -> None:
+    """Beside those that have all the cells; then, of two kinds of tasks, on classification alone.
+
+    The shipped baselines lack the optional adaptations, and some of them give no feature maps.
+    """
+    from medtransfer.ranking import summary
+
+    name, protocol = prepared.located.card.name, prepared.protocol
+    cells = {record.cell: record.task.kind for record in records}
+    chosen = {cell for cell in cells if cell.adaptation not in OPTIONAL} or set(cells)
+    classes = {cell for cell in chosen if cells[cell] != "segmentation"}
+    shown = 0
+    for part, only in ((chosen, ""), (classes, ", classification only")):
+        compared = summary(
+            submissions,
+            cells=part,
+            protocol=protocol,
+            fingerprints={task: data.fingerprint for task, data in prepared.data.items()},
+        )
+        if len(compared) > shown:
+            beside = "beside the shipped baselines" if len(compared) > 1 else "alone"
+            title = f"{name} {beside}, protocol {protocol.name}{only}"
+            print_comparison(compared, own=name, title=title)
+        shown = max(shown, len(compared))
+    if shown == 1:
+        print("No shipped baseline has these cells, so there is nothing to compare with.")
+    print(
+        "In-domain, out-of-domain: score, 0 is chance, 1 is perfect. Tasks: in-domain AUROC, "
+        "0.5 is chance; of masks Dice. All are means over budgets and adaptations."
+    )

@@ -7,11 +7,8 @@ are checked here, before the first sheet is drawn.
 from __future__ import annotations
 
 import hashlib
-import lzma
 import re
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from medtransfer.data.archives import DAMAGED_ARRAYS
 from medtransfer.data.remote import SILENT, Progress
 from medtransfer.data.store import Split, TaskData, open_task
 from medtransfer.metrics.evaluation import Floats, average_defined
@@ -35,18 +33,6 @@ Mask = NDArray[np.uint8]
 
 GROUPS = ("worst", "about the median", "best")
 SHOWN = 4  # images of a group
-
-# What zipfile and numpy raise on bytes that are not what they claim to be.
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    tokenize.TokenError,
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -220,7 +206,7 @@ def _read_predictions(
             }
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]}") from None
-    except _BROKEN as error:
+    except DAMAGED_ARRAYS as error:
         raise InputError(f"{path}: cannot be read, damaged: {error}") from None
     for name, array in masks.items():
         hasher.update(array.tobytes())

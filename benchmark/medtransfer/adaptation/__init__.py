@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from medtransfer.adaptation.finetune import adapt_finetune, finetune_flops, profile_learner
 from medtransfer.adaptation.job import Job, Outcome
 from medtransfer.adaptation.probes import adapt_knn, adapt_linear, knn_flops, linear_flops
-from medtransfer.adaptation.trainable import check_adaptable
 from medtransfer.cost.profile import Profile, profile_encoder
 
-__all__ = ["ADAPTATIONS", "Adapter", "Job", "Outcome", "check_adaptable"]
+__all__ = ["ADAPTATIONS", "Adapter", "Job", "Outcome"]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from medtransfer.adaptation.job import Job, Outcome
 from medtransfer.adaptation.learner import Classifier, Learner, PixelClassifier
-from medtransfer.adaptation.trainable import inner_network, set_trainable
+from medtransfer.adaptation.trainable import prepare_encoder
 from medtransfer.cost.profile import Profile, profile_encoder
 from medtransfer.data.draws import hold_out, seed_of, strata
 from medtransfer.specs.protocol import FineTuning
@@ -64,13 +65,7 @@ def adapt_finetune(job: Job) -> Outcome:
     predictions = {name: best.predict(split) for name, split in job.data.tests.items()}
     if not all(np.isfinite(array).all() for array in predictions.values()):
         return _diverged(job, seen, selected)
-    return Outcome(
-        predictions=predictions,
-        selected=selected,
-        images_seen=seen,
-        trainable_parameters=sum(p.numel() for p in best.parameters() if p.requires_grad),
-        parameters=sum(p.numel() for p in best.parameters()),
-    )
+    return _outcome(best, predictions, selected, seen)
 
 
 def _rank(score: dict[str, float]) -> tuple[float, float]:
@@ -86,9 +81,9 @@ def _settings(job: Job) -> FineTuning:
 
 def _build(job: Job) -> Learner:
     """The learner of the task's kind, untrained, with an encoder of its own."""
-    encoder, card = job.encoder.duplicate(), job.data.card
+    card = job.data.card
     maps = card.kind == "segmentation"
-    set_trainable(encoder, job.adaptation, job.protocol, maps=maps)
+    encoder = prepare_encoder(job.encoder, job.adaptation, job.protocol, maps=maps)
     if not maps:
         return Classifier(encoder, job.classes, job.targets)
     seed = seed_of("decoder", card.name, job.budget, job.draw)
@@ -184,7 +179,7 @@ def _optimiser(
         {"params": [p for p in head if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in head if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    network = inner_network(learner.encoder)
+    network = learner.encoder.inner
     learns = any(p.requires_grad for p in network.parameters())
     if learns and hasattr(network, "group_matcher"):
         groups += param_groups_layer_decay(
@@ -210,15 +205,31 @@ def _optimiser(
 
 
 def _diverged(job: Job, seen: int, selected: dict[str, Any]) -> Outcome:
-    parameters = sum(p.numel() for p in job.encoder.network.parameters())
-    parameters += (job.encoder.width + 1) * job.classes
-    return Outcome({}, selected, seen, parameters, parameters, diverged=True)
+    return replace(_outcome(_build_aside(job), {}, selected, seen), diverged=True)
+
+
+def _outcome(
+    learner: Learner, predictions: dict[str, NDArray[Any]], selected: dict[str, Any], seen: int
+) -> Outcome:
+    sizes = [(p.numel(), p.requires_grad) for p in learner.parameters()]
+    return Outcome(
+        predictions=predictions,
+        selected=selected,
+        images_seen=seen,
+        trainable_parameters=sum(size for size, learns in sizes if learns),
+        parameters=sum(size for size, _ in sizes),
+    )
+
+
+def _build_aside(job: Job) -> Learner:
+    """A learner to look at, which leaves torch's global generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        return _build(job)
 
 
 def profile_learner(job: Job) -> Profile:
     """FLOPs of the encoder with its head; what is frozen is not charged for backward."""
-    with torch.random.fork_rng(devices=[]):  # which additions to an encoder would else change
-        learner = _build(job)
+    learner = _build_aside(job)
     return profile_encoder(learner.encoder, learner)
 
 

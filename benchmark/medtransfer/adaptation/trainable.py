@@ -3,125 +3,173 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from timm.models._manipulate import group_parameters
-from torch import nn
+from torch import Tensor, nn
 
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.encoders.timm_networks import TimmNetwork
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.protocol import Lora, Partial, Protocol
 
-__all__ = ["check_adaptable", "inner_network", "set_trainable"]
+__all__ = ["prepare_encoder"]
+
+_targets: WeakKeyDictionary[Encoder, dict[bool, list[str]]] = WeakKeyDictionary()
 
 
-def inner_network(encoder: Encoder) -> nn.Module:
-    """The network whose names timm's layer groups go by."""
-    network = encoder.network
-    return network.network if isinstance(network, TimmNetwork) else network
-
-
-def set_trainable(encoder: Encoder, adaptation: str, protocol: Protocol, *, maps: bool) -> None:
-    """Freeze what the adaptation does not train, and add what it adds.
+def prepare_encoder(
+    encoder: Encoder, adaptation: str, protocol: Protocol, *, maps: bool
+) -> Encoder:
+    """Make a copy whose parameters require a gradient where the adaptation trains them.
 
     Args:
-        encoder: Changed in place; a frozen part of it stays in eval mode from then on.
+        encoder: Stays as it is.
         adaptation: ``decoder``, ``partial``, ``lora`` or ``finetune``.
         protocol: With the settings of the adaptation.
-        maps: Whether its feature maps are used, and not its embedding.
+        maps: Whether feature maps are used, and not the embedding.
+
+    Returns:
+        The copy; what is frozen of it rests in eval mode.
 
     Raises:
-        InputError: When the network has no layers that could be told apart, or added to.
-    """
-    if adaptation == "decoder":
-        encoder.requires_grad_(False)
-    elif adaptation == "partial":
-        assert protocol.partial is not None
-        _freeze_shallow_layers(encoder, protocol.partial)
-    elif adaptation == "lora":
-        assert protocol.lora is not None
-        _add_updates(encoder, protocol.lora, maps=maps)
-
-
-def check_adaptable(encoder: Encoder, adaptation: str, protocol: Protocol, *, maps: bool) -> None:
-    """Find out before anything runs whether an encoder can be adapted so.
-
-    Raises:
-        InputError: Saying what it lacks.
+        InputError: When the encoder gives no maps, has no layers that could be told apart or added
+            to, or nothing to train.
     """
     if maps:
         _ = encoder.pyramid_channels
-    if adaptation in ("partial", "lora"):
-        set_trainable(encoder.duplicate(), adaptation, protocol, maps=maps)
+    copy = encoder.duplicate()
+    if adaptation == "decoder":
+        copy.requires_grad_(False)
+        copy.resting = [copy.network]
+        return copy
+    parameters = list(copy.parameters())
+    if adaptation == "partial":
+        assert protocol.partial is not None
+        _freeze_shallow_layers(copy, protocol.partial)
+    elif adaptation == "lora":
+        assert protocol.lora is not None
+        _add_updates(copy, protocol.lora, _find_targets(encoder, protocol.lora, maps=maps))
+    if parameters and not any(parameter.requires_grad for parameter in copy.parameters()):
+        raise InputError(
+            f"{encoder.card.name}: all that {adaptation} would train is frozen "
+            "(requires_grad is False)"
+        )
+    return copy
 
 
 def _freeze_shallow_layers(encoder: Encoder, settings: Partial) -> None:
     """Leave the deepest layer groups trainable, at least one."""
-    network: Any = inner_network(encoder)
+    network: Any = encoder.inner
     groups: dict[str, int] = {}
     if hasattr(network, "group_matcher"):
         groups = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
-    count = len(set(groups.values()))
-    if count < 2:
+    layers = sorted(set(groups.values()))
+    if len(layers) < 2:
         raise InputError(
             f"{encoder.card.name}: does not tell its layers apart (timm's group_matcher), which "
             "partial needs"
         )
-    first = count - max(1, round(settings.share * count))
-    deep = {layer: place >= first for place, layer in enumerate(sorted(set(groups.values())))}
+    deep = layers[-max(1, round(settings.share * len(layers))) :]
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and deep[groups[name]])
+        parameter.requires_grad_(parameter.requires_grad and groups[name] in deep)
+    encoder.resting = _find_frozen(encoder)
 
 
-def _add_updates(encoder: Encoder, settings: Lora, *, maps: bool) -> None:
-    """Freeze the encoder and add an update to each of its products that can take one."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise InputError("lora needs peft: pip install 'medtransfer[lora]'") from None
-    names = _called_products(encoder, maps=maps)
-    if not names:
+def _find_frozen(module: nn.Module) -> list[nn.Module]:
+    """The largest parts that have a state, and nothing that learns."""
+    frozen = []
+    for part in module.children():
+        parameters = list(part.parameters())
+        if any(parameter.requires_grad for parameter in parameters):
+            frozen += _find_frozen(part)
+        elif parameters or any(True for _ in part.buffers()):
+            frozen.append(part)
+    return frozen
+
+
+def _add_updates(encoder: Encoder, settings: Lora, targets: Sequence[str]) -> None:
+    """Freeze the encoder and add a low-rank update to each of the named layers."""
+    from peft import LoraConfig, inject_adapter_in_model  # an extra, which takes seconds to import
+
+    # A list would match the ends of names, layer3.conv1 by conv1; without a name nothing matches.
+    exactly = "|".join(map(re.escape, targets))
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=exactly)  # type: ignore[arg-type]
+    inject_adapter_in_model(config, encoder.inner)
+    encoder.resting = _find_frozen(encoder)
+
+
+def _find_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
+    """Names of the layers whose updates take part, found by trying them all.
+
+    Attention may read the weight of a layer without calling it (torch's MultiheadAttention, BEiT's
+    qkv), and a layer may stand under two names: an update there would be counted and never learn.
+
+    Raises:
+        InputError: When there is none, or training would not see the network that predicts.
+    """
+    known = _targets.setdefault(encoder, {})
+    if maps not in known:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            known[maps] = _try_targets(encoder, settings, maps=maps)
+    return known[maps]
+
+
+def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
+    name = encoder.card.name
+    candidates = [
+        name for name, module in encoder.inner.named_modules() if name and _is_plain(module)
+    ]
+    trial = encoder.duplicate()
+    found: list[str] = []
+    if candidates:
+        _add_updates(trial, settings, candidates)
+        shape = (2, encoder.card.input.channels, encoder.size, encoder.size)
+        images = torch.randn(shape).to(encoder.device)
+        try:
+            before = _output(trial, images, maps=maps).detach()
+            second = {n: p for n, p in trial.inner.named_parameters() if ".lora_B." in n}
+            for parameter in second.values():
+                nn.init.normal_(parameter)
+            trained = _output(trial, images, maps=maps)
+            (trained * torch.randn(trained.shape).to(trained.device)).sum().backward()  # type: ignore[no-untyped-call]
+            with torch.inference_mode():
+                predicted = _output(trial, images, maps=maps)
+        except Exception as error:
+            line = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(f"{name}: fails with low-rank updates, so no lora: {line}") from error
+        found = [n.partition(".lora_B.")[0] for n, p in second.items() if p.grad is not None]
+        moved, apart = (trained - before).abs().mean(), (trained - predicted).abs().mean()
+        if found and not apart < 0.1 * moved:
+            raise InputError(
+                f"{name}: takes another way through its layers in training than in prediction "
+                "(torch's fused TransformerEncoderLayer does), so no lora"
+            )
+    if not found:
         raise InputError(
-            f"{encoder.card.name}: has no linear layer and no ungrouped convolution, one of which "
+            f"{name}: calls no plain linear layer and no plain ungrouped convolution, one of which "
             "lora needs"
         )
-    # A list would match the ends of names: layer3.conv1 by conv1.
-    exactly = "|".join(map(re.escape, names))
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=exactly)  # type: ignore[arg-type]
-    inject_adapter_in_model(config, inner_network(encoder))
+    return found
 
 
-def _called_products(encoder: Encoder, *, maps: bool) -> list[str]:
-    """Names of the linear layers and ungrouped convolutions that a forward pass calls.
+def _is_plain(module: nn.Module) -> bool:
+    """Whether peft's update of a layer computes what the layer does.
 
-    Attention may read the weights of a layer without calling it (torch's MultiheadAttention,
-    BEiT's qkv): an update there would never be used. Nor does one fit a convolution that pads by
-    the size of its input.
+    It knows no groups and no dilation, and builds its factors of the layer's own class: one that
+    standardises its weights would do so to an update, too.
     """
-    names: dict[str, None] = {}
+    if type(module) is nn.Conv2d:
+        return module.groups == 1 and set(module.dilation) == {1}
+    return type(module) is nn.Linear
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            plain = nn.Conv2d.forward if isinstance(module, nn.Conv2d) else nn.Linear.forward
-            if plain(module, *inputs).shape == output.shape:  # type: ignore[arg-type]
-                names[name] = None
 
-        return hook
-
-    handles = [
-        module.register_forward_hook(note(name))
-        for name, module in inner_network(encoder).named_modules()
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-    ]
-    shape = (1, encoder.card.input.channels, encoder.size, encoder.size)
-    images = torch.zeros(shape, device=encoder.device)
-    try:
-        with torch.inference_mode():
-            encoder.eval()
-            _ = encoder.pyramid(images) if maps else encoder.embed(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(names)
+def _output(encoder: Encoder, images: Tensor, *, maps: bool) -> Tensor:
+    """What is used of normalised images, as rows of one matrix."""
+    encoder.eval()
+    if not maps:
+        return encoder.embed(images)
+    return torch.cat([level.flatten(1) for level in encoder.pyramid(images)], dim=1)

@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -59,7 +60,8 @@ def peak_memory(device: torch.device) -> int:
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python, of the libraries that decide numbers, and of this code."""
-    names = ("medtransfer", "torch", "torchvision", "timm", "numpy", "scikit-image")
+    names = ["medtransfer", "torch", "torchvision", "timm", "monai", "numpy", "scikit-image"]
+    names += ["peft"] if find_spec("peft") else []
     found = {name: importlib.metadata.version(name) for name in names}
     found["torch"] = torch.__version__  # with the build's tag
     return {"python": platform.python_version(), **found, "commit": _commit() or "unknown"}

@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,9 +19,25 @@ from filelock import FileLock
 
 from medtransfer.specs.errors import InputError
 
-__all__ = ["extract"]
+__all__ = ["DAMAGED_ARRAYS", "extract"]
 
 MOST_MEMBERS = 2_000_000
+
+# What zipfile and numpy raise for an .npz whose bytes are not what they claim to be.
+DAMAGED_ARRAYS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,  # encrypted, or compressed in an unknown way
+    # Of an array's header, which numpy reads as a Python literal.
+    tokenize.TokenError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    MemoryError,
+)
 
 # What the standard library raises for a damaged or encrypted archive, an unknown compression, a
 # name that no file can have, or a full disk.

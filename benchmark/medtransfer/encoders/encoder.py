@@ -56,6 +56,7 @@ class Encoder(nn.Module):
         size: Input height and width in pixels: the card's, bounded by the protocol.
         width: D, read from the network's output.
         notes: What the user should know about how it was loaded.
+        resting: Parts of the network that stay in eval mode, because they are frozen.
     """
 
     mean: Tensor
@@ -70,9 +71,15 @@ class Encoder(nn.Module):
         self.size = size
         self.width = 0
         self.notes: tuple[str, ...] = ()
+        self.resting: list[nn.Module] = []
         shape = (1, -1, 1, 1)
         self.register_buffer("mean", torch.tensor(card.input.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(card.input.std).view(shape), persistent=False)
+
+    @property
+    def inner(self) -> nn.Module:
+        """The network without our wrapper; timm's layer groups go by the names inside it."""
+        return self.network.network if isinstance(self.network, TimmNetwork) else self.network
 
     @property
     def device(self) -> torch.device:
@@ -105,10 +112,10 @@ class Encoder(nn.Module):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def train(self, mode: bool = True) -> Encoder:
-        """Train mode, or eval mode; what is frozen stays in eval mode, its batch norm as it is."""
+        """Train mode, or eval mode; what rests stays in eval mode, its batch norm as it is."""
         super().train(mode)
-        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
-            _rest(self)
+        for module in self.resting:
+            module.eval()
         return self
 
     def duplicate(self) -> Encoder:
@@ -195,8 +202,7 @@ class Encoder(nn.Module):
         """
         name = self.card.name
         network: Any = self.network
-        inner = network.network if isinstance(network, TimmNetwork) else network
-        if not hasattr(inner, "forward_intermediates"):
+        if not hasattr(self.inner, "forward_intermediates"):
             raise InputError(
                 f"{name}: gives one vector an image and no feature maps, which segmentation needs"
             )
@@ -222,16 +228,6 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed uint8 images (N, H, W) or (N, H, W, 3) as (N, D)."""
         return self.embed(self.normalise(self.resample(images)))
-
-
-def _rest(module: nn.Module) -> None:
-    """Bring every part that has a state, and nothing that learns, to eval mode."""
-    for part in module.children():
-        parameters = list(part.parameters())
-        if any(parameter.requires_grad for parameter in parameters):
-            _rest(part)
-        elif parameters or any(True for _ in part.buffers()):
-            part.eval()
 
 
 def extend(images: Tensor) -> Tensor:

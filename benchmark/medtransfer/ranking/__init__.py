@@ -16,7 +16,7 @@ from medtransfer.ranking.submissions import Submission, load_submission, load_su
 from medtransfer.ranking.summary import summary
 from medtransfer.ranking.text import escape, quantity
 from medtransfer.specs.protocol import list_protocols, load_protocol
-from medtransfer.specs.task import load_suites
+from medtransfer.specs.task import find_task, load_suites, load_tasks
 
 __all__ = [
     "Board",
@@ -43,7 +43,14 @@ __all__ = [
 def shipped_boards(submissions: Sequence[Submission]) -> list[Board]:
     """The boards of the shipped protocols and suites; those of v1, the benchmark, come first."""
     names = sorted(list_protocols(), key=lambda name: name != "v1")
-    return boards(submissions, load_suites(), {name: load_protocol(name) for name in names})
+    suites, cards = load_suites(), load_tasks()
+    found = {task: find_task(task, cards) for suite in suites.values() for task in suite.tasks}
+    return boards(
+        submissions,
+        suites,
+        {name: load_protocol(name) for name in names},
+        kinds={task: card.kind for task, card in found.items() if card},
+    )
 
 
 def leaderboard(submissions: str | Path | Sequence[str | Path]) -> pd.DataFrame:

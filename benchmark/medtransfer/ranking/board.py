@@ -66,6 +66,8 @@ def boards(
     submissions: Sequence[Submission],
     suites: Mapping[str, Suite],
     protocols: Mapping[str, Protocol],
+    *,
+    kinds: Mapping[str, str] | None = None,
 ) -> list[Board]:
     """One board per protocol and suite, in the order of the two mappings.
 
@@ -76,6 +78,12 @@ def boards(
     be on no board otherwise. Tasks in no suite share a last board of each protocol. Records made
     under another version of a shipped protocol, or under one that is not shipped, are counted in
     a note and not ranked.
+
+    Args:
+        submissions: The encoders.
+        suites: By name.
+        protocols: By name.
+        kinds: Kind of each task by its card, for those that nobody ran.
     """
     rows = frame(submissions)
     cards = {submission.card.name: submission.card for submission in submissions}
@@ -83,24 +91,29 @@ def boards(
     found = []
     for name in [*protocols, *unknown]:
         own = rows[rows["protocol"] == name]
-        kinds = most_common(own, "kind")
+        known = {**(kinds or {}), **most_common(own, "kind")}
         for key, suite in _shown(suites, set(own["task"])).items():
-            for kind, chosen in _by_kind(suite, kinds).items():
+            for kind, chosen in _by_kind(suite, known).items():
                 part = own[own["task"].isin(chosen.tasks)]
-                found.append(_board((name, protocols.get(name)), (key, kind, chosen), part, cards))
+                if part.empty:
+                    continue
+                named = (name, protocols.get(name)), (key, kind, chosen)
+                found.append(_board(*named, part, cards, known))
     return found
 
 
 def _by_kind(suite: Suite, kinds: Mapping[str, str]) -> dict[str, Suite]:
-    """The suite itself, and its tasks of each kind where there are several."""
-    parts: dict[str, list[str]] = {}
-    for task in suite.tasks:
-        if task in kinds:
-            parts.setdefault(broad_kind(kinds[task]), []).append(task)
-    if len(parts) < 2:
+    """The suite itself, and its tasks of each kind where there are several.
+
+    A task of unknown kind is in each of them, where nobody is complete without it.
+    """
+    found = {task: broad_kind(kinds[task]) for task in suite.tasks if task in kinds}
+    if len(set(found.values())) < 2:
         return {"": suite}
-    own = {kind: suite.model_copy(update={"tasks": parts[kind]}) for kind in KINDS}
-    return {"": suite, **own}
+    parts = {kind: [t for t in suite.tasks if found.get(t, kind) == kind] for kind in KINDS}
+    return {"": suite} | {
+        kind: suite.model_copy(update={"tasks": tasks}) for kind, tasks in parts.items()
+    }
 
 
 def _shown(suites: Mapping[str, Suite], tasks: set[str]) -> dict[str, Suite]:
@@ -120,13 +133,13 @@ def _board(
     suite: tuple[str, str, Suite],
     rows: pd.DataFrame,
     cards: Mapping[str, EncoderCard],
+    kinds: Mapping[str, str],
 ) -> Board:
     name, values = protocol
     stale = rows["protocol_fingerprint"] != expected_fingerprints(rows, values)
     current = rows[~stale]
     foreign = current["fingerprint"] != current["task"].map(most_common(current, "fingerprint"))
     valid = current[~foreign]
-    kinds = most_common(valid, "kind")
     key, kind, chosen = suite
     planned = expected_cells(chosen, kinds, values) if values else []
     cells = applicable(planned, valid)

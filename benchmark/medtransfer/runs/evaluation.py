@@ -48,7 +48,7 @@ def evaluate(
         task_folder: Folder of task cards of one's own.
         device: ``auto``, ``cpu`` or ``cuda``.
         jobs: Number of processes.
-        fresh: Forget earlier records of this encoder on these tasks in ``out``.
+        fresh: Forget earlier records in ``out`` of the cells that are asked for.
 
     Returns:
         The records of all cells that were asked for, in the plan's order.

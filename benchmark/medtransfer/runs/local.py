@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from medtransfer.adaptation import check_adaptable
+from medtransfer.adaptation.trainable import prepare_encoder
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.runs.execution import Finished, Runner
@@ -70,10 +70,11 @@ def fit_plan(prepared: Prepared, runner: Runner) -> Prepared:
     kinds = {name: data.card.kind for name, data in prepared.data.items()}
     reasons: dict[tuple[Kind, str], str] = {}
     for kind, adaptation in dict.fromkeys((kinds[c.task], c.adaptation) for c in prepared.cells):
+        if adaptation in PROBES:
+            continue
+        maps = kind == "segmentation"
         try:
-            check_adaptable(
-                runner.encoder, adaptation, prepared.protocol, maps=kind == "segmentation"
-            )
+            prepare_encoder(runner.encoder, adaptation, prepared.protocol, maps=maps)
         except InputError as error:
             reasons[kind, adaptation] = str(error)
     return leave_out(prepared, reasons) if reasons else prepared

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from medtransfer.data.cache import data_folder
@@ -94,6 +95,8 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     protocol = load_protocol(request.protocol)
+    if "lora" in request.adaptations and find_spec("peft") is None:
+        raise InputError("--adaptation: lora needs peft: pip install 'medtransfer[lora]'")
     check_choices(protocol, budgets=request.budgets, adaptations=request.adaptations)
     cards = resolve_tasks(
         names=list(request.tasks), suite=request.suite, folder=request.task_folder
@@ -131,11 +134,15 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     ledger = Ledger(request.out / located.card.name)
     existing, fingerprints = ledger.read(), protocol.fingerprints
     if request.fresh:
-        found = len(existing)
+        found, chosen_cells = len(existing), set(cells)
         existing = [
             record
             for record in existing
-            if record.task.name not in data
+            if record.cell not in chosen_cells
+            and (
+                record.task.name not in data
+                or record.task.fingerprint == data[record.task.name].fingerprint
+            )
             and record.encoder.sha256 == located.identity
             and record.protocol.fingerprint
             == fingerprints.get((record.task.kind, record.adaptation))

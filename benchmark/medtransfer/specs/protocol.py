@@ -142,7 +142,7 @@ class Partial(Spec):
 class Lora(Spec):
     """Low-rank updates of frozen weights (Hu et al., ICLR 2022), trained as long as finetune.
 
-    They are added to every linear layer and every ungrouped convolution of the encoder.
+    They are added to every plain linear layer and ungrouped convolution that the encoder calls.
     """
 
     rank: int = Field(default=8, ge=1, description="Of each update.")

@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import lzma
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from medtransfer.data.archives import DAMAGED_ARRAYS
 from medtransfer.data.cache import check_folder
 from medtransfer.data.download import find
 from medtransfer.data.official import ArraySet
@@ -30,18 +28,6 @@ __all__ = ["decode", "files", "identify", "open_official", "open_split"]
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _BATCH_BYTES = 16 * 2**20
-
-# What numpy and zipfile raise on bytes that are not what they claim to be.
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    tokenize.TokenError,  # of the header, which is a Python literal
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,  # encrypted, or compressed in an unknown way
-)
 
 
 def files(source: NpzSource, folder: Path | None = None, /) -> list[RemoteFile]:
@@ -168,7 +154,7 @@ def _members(path: Path) -> list[str]:
                 for name in archive.namelist()
                 if name.endswith(".npy") and name.isprintable()
             ]
-    except _BROKEN as error:
+    except DAMAGED_ARRAYS as error:
         raise InputError(f"{path}: not a complete .npz file: {error}") from None
 
 
@@ -196,7 +182,7 @@ def _read(path: Path, name: str) -> NDArray[Any]:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
             array: NDArray[Any] = npy.read_array(member, allow_pickle=False)
             return array
-    except _BROKEN as error:
+    except DAMAGED_ARRAYS as error:
         raise InputError(f"{path}: {name}: cannot be read, truncated or damaged: {error}") from None
 
 
@@ -233,7 +219,7 @@ def _open(path: Path, name: str) -> _Array:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
             shape, fortran, dtype = _header(member, origin)
             declared = archive.getinfo(f"{name}.npy").file_size
-    except _BROKEN as error:
+    except DAMAGED_ARRAYS as error:
         raise InputError(f"{origin}: cannot be read, truncated or damaged: {error}") from None
     if fortran:
         raise InputError(f"{origin}: stored in Fortran order; save np.ascontiguousarray(array)")
@@ -258,7 +244,7 @@ def _stream(array: _Array) -> Iterator[NDArray[np.uint8]]:
                 values = np.frombuffer(data, array.dtype).reshape(count, *shape[1:])
                 yield _narrow(values, array, first=start)
             member.read()  # reaches the end, where zipfile checks the CRC
-    except _BROKEN as error:
+    except DAMAGED_ARRAYS as error:
         raise InputError(f"{path}: {name}: truncated or damaged: {error}") from None
 
 
