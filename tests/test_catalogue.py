@@ -297,7 +297,10 @@ def test_wrong_choices_are_refused(tmp_path: Path, bench: Bench) -> None:
     (tmp_path / "file").write_text("")
     for arguments, message in (
         ((*run, "--suite", "phantom", "--task", "phantom_ct"), "give either --suite or --task"),
-        ((*run, "--suite", "few-shot", "--protocol", "medmnist"), "none of the budgets 1-shot, "),
+        (
+            (*run, "--suite", "few-shot", "--protocol", "medmnist"),
+            "multiclass, finetune (full); ",
+        ),
         (("data", "fetch"), "name what to fetch: --suite, --task or --tasks"),
         (("data", "fetch", "--suite", "oct", "--data", tmp_path / "file"), "cannot be written: "),
     ):

@@ -433,7 +433,7 @@ def test_a_protocol_without_segmentation_skips_it_saying_so(
     assert outcome.code == 0, outcome.err
     assert "skipped masks: protocol medmnist has no segmentation" in outcome.out
     alone = bench(*command, "--task", "masks")
-    assert alone.code == 2 and "no task is left to run" in alone.err
+    assert alone.code == 2 and "no cell is left to run: protocol medmnist has no segm" in alone.err
 
 
 def test_diverged_is_a_result(small: Small, tmp_path: Path) -> None:

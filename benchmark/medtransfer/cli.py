@@ -180,8 +180,11 @@ def leaderboard(
         raise InputError(f"--out: {out} cannot be written: {error.strerror}") from None
     for board in boards:
         only = f", {board.kind} only" if board.kind else ""
-        count = len(board.table)
-        print(f"protocol {board.protocol}, suite {board.suite}{only}: {count} encoders")
+        ranked = int(board.table["rank"].notna().sum())
+        print(
+            f"protocol {board.protocol}, suite {board.suite}{only}: {ranked} of "
+            f"{len(board.table)} encoders ranked"
+        )
     print(f"wrote {out}/README.md and {out}/leaderboard.csv")
 
 

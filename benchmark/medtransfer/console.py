@@ -319,12 +319,13 @@ def _print_comparisons(
         )
         if len(compared) > shown:
             beside = "beside the shipped baselines" if len(compared) > 1 else "alone"
-            title = f"{name} {beside}, protocol {protocol.name}{only}"
+            ran = ", ".join(dict.fromkeys(cell.adaptation for cell in cells if cell in part))
+            title = f"{name} {beside}, protocol {protocol.name}{only}; means over {ran}"
             print_comparison(compared, own=name, title=title)
         shown = max(shown, len(compared))
     if shown == 1:
         print("No shipped baseline has these cells, so there is nothing to compare with.")
     print(
         "In-domain, out-of-domain: score, 0 is chance, 1 is perfect. Tasks: in-domain AUROC, "
-        "0.5 is chance; of masks Dice. All are means over budgets and adaptations."
+        "0.5 is chance; of masks Dice."
     )

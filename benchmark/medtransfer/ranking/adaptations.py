@@ -30,7 +30,8 @@ def compare_adaptations(cells: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per encoder, kind of task, budget and adaptation, wherever an optional one was run:
-        tasks (how many), in_domain and out_of_domain (scores, averaged as on the board),
+        tasks (how many), draws (of each), in_domain and out_of_domain (scores, averaged as on the
+        board),
         trainable_parameters (the most), adaptation_flops and seconds (sums).
     """
     rows = cells.reset_index()
@@ -52,6 +53,7 @@ def compare_adaptations(cells: pd.DataFrame) -> pd.DataFrame:
                     "budget": budget,
                     "adaptation": adaptation,
                     "tasks": len(tasks),
+                    "draws": own.index.get_level_values("draw").nunique(),
                     IN_DOMAIN: average(own, IN_DOMAIN).get(encoder),
                     "out_of_domain": average(own[own["external"]], "out_of_domain").get(encoder),
                     "trainable_parameters": own["trainable_parameters"].max(),
@@ -59,7 +61,7 @@ def compare_adaptations(cells: pd.DataFrame) -> pd.DataFrame:
                     "seconds": own["seconds"].sum(),
                 }
             )
-    names = ["encoder", "kind", "budget", "adaptation", "tasks", *_COLUMNS]
+    names = ["encoder", "kind", "budget", "adaptation", "tasks", "draws", *_COLUMNS]
     return pd.DataFrame(found, columns=names)
 
 
@@ -72,7 +74,7 @@ def compare_records(submission: Submission) -> pd.DataFrame:
 
 def tabulate(compared: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The head and the rows of a table for people; the first four columns are text."""
-    names = ["encoder", "kind", "budget", "adaptation", "tasks"]
+    names = ["encoder", "kind", "budget", "adaptation", "tasks", "draws"]
     rows = [
         [str(row[name]) for name in names]
         + [quantity(row[name], unit) for name, (_, unit) in _COLUMNS.items()]

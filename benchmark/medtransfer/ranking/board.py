@@ -71,8 +71,8 @@ def boards(
 ) -> list[Board]:
     """One board per protocol and suite, in the order of the two mappings.
 
-    A suite that has classification and segmentation tasks gets a board for each, too: an encoder
-    that gives no feature maps has its rank on the one of classification.
+    A suite that has classification and segmentation tasks gets a board for each, too, where anybody
+    has a rank: an encoder that gives no feature maps has its own on the one of classification.
 
     A suite has a board when each of its tasks has records; one with fewer, only when these would
     be on no board otherwise. Tasks in no suite share a last board of each protocol. Records made
@@ -95,10 +95,10 @@ def boards(
         for key, suite in _shown(suites, set(own["task"])).items():
             for kind, chosen in _by_kind(suite, known).items():
                 part = own[own["task"].isin(chosen.tasks)]
-                if part.empty:
-                    continue
                 named = (name, protocols.get(name)), (key, kind, chosen)
-                found.append(_board(*named, part, cards, known))
+                board = _board(*named, part, cards, known)
+                if not kind or board.table["rank"].notna().any():
+                    found.append(board)
     return found
 
 

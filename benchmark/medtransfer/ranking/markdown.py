@@ -10,7 +10,7 @@ import pandas as pd
 from medtransfer.ranking.adaptations import tabulate
 from medtransfer.ranking.board import Board
 from medtransfer.ranking.columns import Column
-from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.frame import IN_DOMAIN, KINDS
 from medtransfer.ranking.text import MISSING, escape, pipe_table, quantity
 from medtransfer.specs.protocol import OPTIONAL
 
@@ -38,11 +38,14 @@ cell of a board has no rank and no score there: no mean is taken over what happe
 - **Few-shot** (all budgets but full), **full**, **frozen** (knn and linear; of masks decoder),
   **fine-tuned**, **classification**, **segmentation** and the domains are in-domain scores of a
   part of the cells.
+- A suite with both kinds of tasks has a board for each, too, so that encoders without feature maps
+  have a rank on classification.
 - **Optional adaptations** (partial, lora) are shown beside the ranked ones, over the tasks on which
   an encoder has all of them, and change no rank.
 - **(intra)**: the encoder was pre-trained on that domain. **(unknown)**: it does not say.
 - **±**: standard deviation over the draws. **†**: training diverged on at least one draw, which
   counts as chance. **3/10 draws**: not finished.
+- **FLOPs per image** and **parameters** are those of the largest cell, with its head or decoder.
 - **Adaptation FLOPs**: floating point operations of all training and selection, summed over the
   cells of the board. **Time** is a sum, too, and like **peak memory** depends on the device.
 - The tables of single tasks hold the primary metric itself. All scores, and each encoder's
@@ -67,6 +70,11 @@ def _board(board: Board) -> str:
         f"{escape(board.title or 'This protocol is not shipped')}. "
         f"{len(ranked)} of {len(board.table)} encoders are ranked.\n",
     ]
+    if board.kind:
+        parts.append(
+            f"The {board.kind} tasks of the suite by themselves; single tasks stand on its own "
+            "board.\n"
+        )
     if ranked.empty:
         parts.append("No encoder has every cell of this board yet.\n")
     else:
@@ -135,7 +143,7 @@ def _adaptations(board: Board) -> list[str]:
     head, rows = tabulate(board.adaptations)
     escaped = [[escape(value) for value in row] for row in rows]
     table = pipe_table(head, escaped, align="llll" + "r" * (len(head) - 4))
-    return ["### Optional adaptations\n\n" + table]
+    return ["### Optional adaptations beside the ranked ones\n\n" + table]
 
 
 def _tasks(board: Board) -> list[str]:
@@ -196,4 +204,10 @@ def _unranked(board: Board, unranked: pd.DataFrame) -> str:
         coverage = f"{row['have']} of {row['expected']} cells"
         rows.append([escape(encoder), coverage, text, error])
     head = ["Encoder", "Coverage", "Missing cells", "First failure"]
-    return "### Unranked\n\n" + pipe_table(head, rows, align="lrll")
+    table = "### Unranked\n\n" + pipe_table(head, rows, align="lrll")
+    if any(column.name in KINDS for column in board.columns):
+        table += (
+            "\nAn encoder that gives one vector an image and no feature maps cannot have the cells "
+            "of segmentation; its rank is on the board of classification.\n"
+        )
+    return table

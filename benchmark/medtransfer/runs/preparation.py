@@ -103,19 +103,13 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     )
     budgets = request.budgets or suite_budgets(request.suite)
     located = locate(request.encoder, architecture=request.architecture)
-    skipped = [name for name, card in cards.items() if not protocol.adaptations(card.kind)]
-    notes = [
-        f"skipped {name}: protocol {protocol.name} has no {cards[name].kind}" for name in skipped
-    ]
-    chosen = {name: card for name, card in cards.items() if name not in skipped}
-    if not chosen:
-        raise InputError(f"no task is left to run ({'; '.join(notes)})")
-    cells = plan_cells(chosen, protocol, budgets=budgets, adaptations=request.adaptations)
+    cells = plan_cells(cards, protocol, budgets=budgets, adaptations=request.adaptations)
+    planned = {cell.task for cell in cells}
+    offers = {n: _offer(protocol, card.kind) for n, card in cards.items() if n not in planned}
     if not cells:
-        raise InputError(
-            f"no cell is left to run: protocol {protocol.name} has none of the budgets "
-            f"{', '.join(budgets)}"
-        )
+        raise InputError(f"no cell is left to run: {'; '.join(dict.fromkeys(offers.values()))}")
+    notes = [f"skipped {name}: {offer}" for name, offer in offers.items()]
+    chosen = {name: card for name, card in cards.items() if name in planned}
     folder = data_folder(request.data)
     if request.task_folder is not None and request.suite is not None:
         notes.append(f"--suite {request.suite} is run; --tasks only adds cards to choose from")
@@ -162,6 +156,15 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
         current = fingerprints.get((record.task.kind, record.adaptation))
         _check_continues(prepared, record, current)
     return prepared
+
+
+def _offer(protocol: Protocol, kind: Kind) -> str:
+    """What a protocol has for a kind of task."""
+    names = (*protocol.adaptations(kind), *protocol.optional(kind))
+    if not names:
+        return f"protocol {protocol.name} has no {kind}"
+    at = [f"{name} ({', '.join(protocol.budgets(name, kind))})" for name in names]
+    return f"protocol {protocol.name} has, for {kind}, {', '.join(at)}"
 
 
 def leave_out(prepared: Prepared, reasons: Mapping[tuple[Kind, str], str]) -> Prepared:
