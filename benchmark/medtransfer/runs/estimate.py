@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from medtransfer.cost.profile import profile_encoder
+from medtransfer.adaptation import Job
+from medtransfer.adaptation.finetune import batch_size, build_learner
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.runs.local import build_runner, fit_plan
 from medtransfer.runs.plan import infeasible
@@ -39,43 +41,70 @@ class Estimate:
 
 
 def estimate(prepared: Prepared) -> Estimate:
-    """Count the FLOPs of the pending cells; time a forward pass and a matrix product.
+    """Count the FLOPs of the pending cells, and time what they consist of.
 
-    The frozen features of the test splits are computed once; a fine-tuned network predicts its
+    Frozen features are computed once for each split of a task; a trained network predicts its
     task's test splits anew.
     """
     runner = build_runner(prepared)
     known = len(prepared.notes)
     prepared = fit_plan(prepared, runner)
     pending = prepared.pending
-    forward = profile_encoder(runner.encoder).forward
-    passes, head = 0.0, 0
-    for cell in pending:
-        profile = runner.profile(cell)
-        # The count is linear in the cost of an image. With 1000 for a forward pass it is a
-        # thousand times the number of passes, also for an encoder without products to count;
-        # with 0 it is the probe's own share.
-        ratio = profile.training / profile.forward if forward else 1.0
-        unit = replace(profile, forward=1000, training=round(1000 * ratio))
-        own = runner.flops(cell, profile=replace(profile, forward=0, training=0))
-        own_passes = (runner.flops(cell, profile=unit) - own) / 1000
-        if cell.adaptation not in PROBES:
-            own_passes += sum(map(len, runner.data[cell.task].tests.values()))
-        # A decoder's products take the time of as many of the encoder's.
-        passes += own_passes * (profile.forward / forward if forward else 1.0)
-        head += own
-    passes += sum(len(split) for data in runner.data.values() for split in data.tests.values())
-    per_image, per_flop = _time_image(runner.encoder), _time_flop(runner.encoder.device)
-    seconds = passes * per_image + head * per_flop
+    flops = {
+        cell: None if infeasible(cell, runner.data, runner.protocol) else runner.flops(cell)
+        for cell in pending
+    }
+    running = [cell for cell in pending if flops[cell] is not None]
+    per_flop = _time_flop(runner.encoder.device)
+    times: dict[tuple[Any, ...], tuple[float, float]] = {}
+    seconds = len(pending) * _CELL_SECONDS
+    for cell in running:
+        # The count is linear in the cost of an image: a cost of one counts the images.
+        none = replace(runner.profile(cell), forward=0, training=0)
+        if cell.adaptation in PROBES:
+            seconds += runner.flops(cell, profile=none) * per_flop
+            continue
+        job = runner.job(cell)
+        key = (cell.adaptation, job.data.card.kind, job.classes, batch_size(job))
+        if key not in times:
+            times[key] = _time_learner(job)
+        training, prediction = times[key]
+        predicted = runner.flops(cell, profile=replace(none, forward=1))
+        predicted += sum(map(len, job.data.tests.values()))
+        seconds += runner.flops(cell, profile=replace(none, training=1)) * training
+        seconds += predicted * prediction
+    probed = {cell.task for cell in running if cell.adaptation in PROBES}
+    if probed:
+        splits = [split for task in probed for split in runner.data[task].splits.values()]
+        seconds += sum(map(len, splits)) * _time_image(runner.encoder)
     return Estimate(
-        flops={
-            cell: None if infeasible(cell, runner.data, runner.protocol) else runner.flops(cell)
-            for cell in pending
-        },
+        flops=flops,
         total=len(prepared.cells),
-        seconds=seconds / prepared.request.jobs + len(pending) * _CELL_SECONDS,
+        seconds=seconds / prepared.request.jobs,
         notes=(*prepared.notes[known:], *runner.encoder.notes),
     )
+
+
+def _time_learner(job: Job) -> tuple[float, float]:
+    """Seconds that one image's training and prediction take, in batches of the cell's size."""
+    learner = build_learner(job).train()
+    encoder, count = learner.encoder, batch_size(job)
+    shape = (count, encoder.card.input.channels, encoder.size, encoder.size)
+    pixels = torch.rand(shape).to(encoder.device) * 255
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, fused=True)
+    times = []
+    for _ in range(2):  # the first warms up
+        clock = time.perf_counter()
+        learner.train()(pixels).float().square().mean().backward()
+        optimiser.step()
+        parameters[0].flatten()[0].item()  # waits for a GPU
+        middle = time.perf_counter()
+        with torch.inference_mode():
+            learner.eval()(pixels).float().mean().item()
+        times.append((middle - clock, time.perf_counter() - middle))
+    training, prediction = times[-1]
+    return training / count, prediction / count
 
 
 @torch.inference_mode()
