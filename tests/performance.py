@@ -1,113 +1,76 @@
-"""`make performance`: how close the harness comes to the bare network, as ratios of one run.
+"""`make performance`: what the harness costs beside what must be done, as ratios of one run.
 
 Each row times two things alternately in this process and prints the median of their ratios, with
 the smallest and the largest; absolute times would say more about the machine than about the code.
+`python tests/performance.py sweep jobs` runs only the rows whose names hold one of the words.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable
 
-import numpy as np
+import performance_networks
+import performance_probes
+import performance_runs
 import torch
+from performance_measure import Measured, Row
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
-from torch.nn import functional
 
-_REPEATS = 5
+from medtransfer.cost.machine import device_name
+from medtransfer.encoders.encoder import resolve_device, supports_bf16
 
-
-def measure(ours: Callable[[], object], floor: Callable[[], object]) -> tuple[float, float, float]:
-    """Median, smallest and largest of floor / ours over alternating runs; 1 is perfect."""
-    ratios = []
-    for repeat in range(_REPEATS + 1):
-        clock = time.perf_counter()
-        floor()
-        middle = time.perf_counter()
-        ours()
-        end = time.perf_counter()
-        if repeat:  # the first run warms up
-            ratios.append((middle - clock) / (end - middle))
-    return statistics.median(ratios), min(ratios), max(ratios)
+ROWS = [*performance_networks.ROWS, *performance_probes.ROWS, *performance_runs.ROWS]
 
 
-def frozen_features(name: str, size: int, items: int) -> tuple[float, float, float]:
-    """Embedding a split, against the bare forward of the same module on resident tensors."""
-    from medtransfer.data.store import Split
-    from medtransfer.encoders.features import _compute
-    from medtransfer.encoders.loading import load_encoder
-
-    encoder = load_encoder(name, max_size=size)
-    images = np.random.default_rng(0).integers(0, 256, (items, size, size, 3), dtype=np.uint8)
-    split = Split(images, np.zeros(items, np.int64), [""] * items, "", "")
-    inputs = encoder.normalise(encoder.resample(torch.from_numpy(images)))
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def floor() -> None:
-        with encoder.autocast():
-            for batch in inputs.split(128):
-                encoder.network(batch)
-
-    return measure(lambda: _compute(encoder, split), floor)
+def describe_machine() -> str:
+    """Device, threads and precision, without which the ratios mean little."""
+    device = resolve_device("auto")
+    precision = "bf16" if supports_bf16(device) else "fp32"
+    return (
+        f"{device_name(device)}; torch {torch.__version__} with {torch.get_num_threads()} threads, "
+        f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; networks in {precision}"
+    )
 
 
-def finetuning(size: int, steps: int) -> tuple[float, float, float]:
-    """Fine-tuning steps with augmentation, against bare steps on a resident batch."""
-    from medtransfer.adaptation import Job
-    from medtransfer.adaptation.finetune import _optimiser, _train
-    from medtransfer.adaptation.learner import Classifier
-    from medtransfer.data.store import open_task
-    from medtransfer.encoders.loading import load_encoder
-    from medtransfer.specs.protocol import Run, load_protocol
-    from medtransfer.specs.task import load_tasks
-
-    protocol = load_protocol("quick")
-    assert protocol.finetune is not None
-    run = Run(draws=1, steps=steps, batch=32)
-    settings = protocol.finetune.model_copy(update={"budgets": {"full": run}})
-    protocol = protocol.model_copy(update={"finetune": settings})
-    encoder = load_encoder("resnet18", max_size=size)
-    data = open_task(load_tasks()["phantom_chest_xray"], folder=None)
-    job = Job(encoder=encoder, data=data, protocol=protocol, budget="full", draw=0)
-    images = torch.from_numpy(np.array(data.splits["train"].images[:32]))
-    labels = torch.from_numpy(data.splits["train"].labels[:32]).to(encoder.device)
-
-    def floor() -> None:
-        classifier = Classifier(encoder.duplicate(), 2, job.targets).train()
-        optimiser, _ = _optimiser(classifier, settings, 1e-4, steps)
-        pixels = classifier.encoder.resample(images)
-        for _ in range(steps):
-            loss = functional.cross_entropy(classifier(pixels), labels)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-
-    return measure(lambda: _train(job, job.items, 1e-4), floor)
+def show(row: Row, measured: Measured) -> list[str]:
+    """The cells of a row's line in the table; a figure that was missed is red."""
+    median = statistics.median(measured.values)
+    met = median <= row.needed if row.most else median >= row.needed
+    spread = f"{min(measured.values):.3g} - {max(measured.values):.3g}"
+    return [
+        row.what,
+        row.against,
+        f"{median:.3g}" if met else f"[red]{median:.3g} missed[/red]",
+        f"{'at most' if row.most else 'at least'} {row.needed:g}",
+        spread if len(measured.values) > 1 else "",
+        str(len(measured.values)),
+    ]
 
 
 def main() -> None:
     """Print the table."""
-    table = Table("what", "against", "share of the floor", "smallest - largest")
-    rows = {
-        ("frozen features, resnet18 @64", "bare forward"): lambda: frozen_features(
-            "resnet18", 64, 512
-        ),
-        ("frozen features, resnet18 @224", "bare forward"): lambda: frozen_features(
-            "resnet18", 224, 128
-        ),
-        ("fine-tuning, resnet18 @64", "bare forward, backward, step"): lambda: finetuning(64, 10),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["BENCH_CACHE"] = folder
-        for (what, against), run in rows.items():
-            median, low, high = run()
-            table.add_row(what, against, f"{median:.2f}", f"{low:.2f} - {high:.2f}")
-    Console().print(table)
+    words = sys.argv[1:]
+    rows = [row for row in ROWS if not words or any(word in row.what for word in words)]
+    if not rows:
+        sys.exit(f"no row has {' or '.join(words)} in its name: {'; '.join(r.what for r in ROWS)}")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(describe_machine())
+    table = Table("what", "ours against", "ratio", "needed", "smallest - largest", "runs")
+    notes = []
+    for row in track(rows, "Measuring", console=Console(stderr=True)):
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["BENCH_CACHE"] = folder
+            measured = row.run()
+        table.add_row(*show(row, measured))
+        notes += [f"{row.what}: {note}" for note in measured.notes]
+    console.print(table)
+    for note in notes:
+        console.print(note)
 
 
 if __name__ == "__main__":
