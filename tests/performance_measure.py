@@ -16,7 +16,8 @@ from medtransfer.data.cache import cache_folder
 __all__ = ["Measured", "Row", "map_images", "measure"]
 
 _REPEATS = 5
-_SECONDS = 60
+_LIMIT = 60  # seconds that a row may take
+_LONG = 10  # seconds after which a cold start matters no more
 
 
 @dataclass(frozen=True)
@@ -51,31 +52,27 @@ class Row:
     most: bool = False
 
 
-def measure(
-    ours: Callable[[], object],
-    *theirs: tuple[Callable[[], object], float],
-    warm_up: bool = True,
-) -> Measured:
+def measure(ours: Callable[[], object], *theirs: tuple[Callable[[], object], float]) -> Measured:
     """Ratios of their time to ours over alternating runs; larger is better for us.
 
-    Five of them, or as many as fit into a minute, at least one.
+    Five of them, or as many as fit into a minute, at least one. A first run that was short only
+    warms up.
 
     Args:
         ours: What is judged.
         theirs: What it is compared with, in parts: what runs, and how often its time counts.
-        warm_up: Whether a first run goes uncounted.
     """
-    begin, runs = time.perf_counter(), 0
+    begin = time.perf_counter()
     ratios: list[float] = []
+    warm = False
     while len(ratios) < _REPEATS:
         start = time.perf_counter()
-        other = sum(_time(part) * count for part, count in theirs)
-        ratio = other / _time(ours)
-        runs += 1
-        if runs > 1 or not warm_up:
-            ratios.append(ratio)
+        ratio = sum(_time(part) * count for part, count in theirs) / _time(ours)
         now = time.perf_counter()
-        if ratios and now - begin + (now - start) > _SECONDS:
+        if warm or now - start > _LONG:
+            ratios.append(ratio)
+        warm = True
+        if ratios and now - begin + (now - start) > _LIMIT:
             break
     return Measured(ratios)
 

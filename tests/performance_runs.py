@@ -83,7 +83,7 @@ def share_cells(tasks: Sequence[str], *options: str) -> Measured:
         )
 
     run(1)  # which caches the features
-    return measure(partial(run, 2), (partial(run, 1), 1), warm_up=False)
+    return measure(partial(run, 2), (partial(run, 1), 1))
 
 
 def hold_features() -> Measured:
