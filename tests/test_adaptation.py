@@ -5,23 +5,33 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import timm
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torchvision.transforms.v2 import functional as vision
 
-from medtransfer.adaptation import ADAPTATIONS, finetune, learner
+from medtransfer.adaptation import ADAPTATIONS, finetune, learner, logistic
 from medtransfer.adaptation.augmentation import augment
 from medtransfer.adaptation.finetune import adapt_finetune, finetune_flops
 from medtransfer.adaptation.job import Job
+from medtransfer.adaptation.lbfgs import _History
 from medtransfer.adaptation.learner import Classifier
-from medtransfer.adaptation.logistic import fit_logistic, objective, predict_logistic, rotate
+from medtransfer.adaptation.logistic import (
+    curvature,
+    fit_logistic,
+    objective,
+    predict_logistic,
+    rotate,
+)
 from medtransfer.adaptation.probes import _select, adapt_knn, adapt_linear
 from medtransfer.adaptation.targets import TARGETS
 from medtransfer.cost.profile import Profile
@@ -68,7 +78,6 @@ def fit(features, labels, l2, *, masks=None):
     fitted = fit_logistic(
         axes.project(inputs),
         torch.from_numpy(labels),
-        variance=axes.variance,
         classes=classes,
         l2=l2,
         masks=None if masks is None else torch.from_numpy(masks),
@@ -115,7 +124,7 @@ def test_probabilities_are_those_of_sklearn() -> None:
     unseen = draw_features(items=40, width=20, classes=3, seed=1)[0]
     inputs = torch.from_numpy(features)
     axes = rotate(inputs)
-    options = {"variance": axes.variance, "classes": 3, "l2": [1e-2]}
+    options = {"classes": 3, "l2": [1e-2]}
     weights = fit_logistic(axes.project(inputs), torch.from_numpy(labels), **options)[0, 0]
     found = predict_logistic(weights, axes.project(torch.from_numpy(unseen))).numpy()
     expected = fit_sklearn(features, labels, 1e-2).predict_proba(unseen)
@@ -180,6 +189,90 @@ def test_gradient_is_that_of_autograd() -> None:
     value, gradient = objective(weights, inputs, torch.arange(11) % 4, share, l2)
     (expected,) = torch.autograd.grad(value.sum(), weights)
     torch.testing.assert_close(gradient.detach(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_curvature_is_the_diagonal_of_the_hessian() -> None:
+    """What the solver scales by is the second derivative of what it minimises, of any chunking."""
+    generator = torch.Generator().manual_seed(1)
+    options = {"generator": generator, "dtype": torch.float64}
+    weights = torch.randn((2, 5, 3), **options)
+    inputs = torch.cat([torch.randn((13, 4), **options), torch.ones(13, 1)], dim=1)
+    share = torch.rand((2, 13), **options)
+    share /= share.sum(1, keepdim=True)
+    l2 = torch.tensor([1e-3, 0.5], dtype=torch.float64)
+    diagonals = curvature(weights, inputs, share, l2)
+    for problem in range(2):
+        arguments = inputs, torch.arange(13) % 3, share[[problem]], l2[[problem]]
+        hessian = torch.autograd.functional.hessian(
+            lambda w, a=arguments: objective(w[None], *a)[0].sum(), weights[problem]
+        ).view(15, 15)
+        expected = hessian.diagonal().view(5, 3)
+        torch.testing.assert_close(diagonals[problem], expected, rtol=1e-9, atol=1e-12)
+    with patch.object(logistic, "_ROWS", 4):
+        torch.testing.assert_close(curvature(weights, inputs, share, l2), diagonals)
+
+
+@pytest.mark.parametrize("added", [0, 1, 7, 20, 33])
+def test_history_is_the_two_loop_recursion(added: int) -> None:
+    """The compact form is Nocedal and Wright's algorithm 7.4, empty and overfull.
+
+    So problem by problem, whichever pairs have no curvature, whatever scaling came in between.
+    """
+    generator = torch.Generator().manual_seed(added)
+    options = {"generator": generator, "dtype": torch.float64}
+    like = torch.zeros((3, 4, 2), dtype=torch.float64)
+    history, pairs = _History(like), []
+    matrix = torch.randn((8, 8), **options)
+    matrix = matrix @ matrix.T + torch.eye(8)
+    for number in range(added):
+        step = torch.randn((3, 8), **options)
+        change = step @ matrix + 0.1 * torch.randn((3, 8), **options)
+        if number % 5 == 3:
+            change[1] = -step[1]
+        history.add(step.view_as(like), change.view_as(like))
+        pairs.append((step, change))
+        if number in (4, 25):
+            history.scale_by(0.5 + torch.rand((3, 4, 2), **options))
+    gradient = torch.randn((3, 4, 2), **options)
+    found = history.precondition(gradient)
+    for problem in range(3):
+        known = [(s[problem], y[problem]) for s, y in pairs[-20:]]
+        newest = known[-1] if known else None
+        known = [(s, y) for s, y in known if s @ y > 0]
+        direction, memory = gradient[problem].flatten(), []
+        for step, change in reversed(known):
+            alpha = step @ direction / (step @ change)
+            direction = direction - alpha * change
+            memory.append((alpha, step, change))
+        scale = history.scale[problem]
+        direction = scale * direction
+        if newest is not None and newest[0] @ newest[1] > 0:
+            step, change = newest
+            direction = direction * (step @ change) / (change @ (scale * change))
+        for alpha, step, change in reversed(memory):
+            direction = direction + (alpha - change @ direction / (step @ change)) * step
+        torch.testing.assert_close(found[problem].flatten(), direction, rtol=1e-7, atol=1e-9)
+
+
+def test_hardly_any_penalty_is_solved_to_the_end() -> None:
+    """Separable classes and an L2 of 1e-6, where a fixed preconditioner ran out of iterations."""
+    features, labels = draw_features(items=200, width=250, classes=4)
+    deviation = 1 / np.arange(1, 251)
+    features = features * deviation * np.sqrt(250) + deviation
+    weights = fit(features, labels, [1e-6])[0, 0]
+    classes = torch.from_numpy(labels)
+    inputs = torch.cat([torch.from_numpy(features), torch.ones(len(labels), 1)], dim=1)
+    share = torch.full((1, len(labels)), 1 / len(labels), dtype=torch.float64)
+    l2 = torch.tensor([1e-6], dtype=torch.float64)
+
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        point = torch.from_numpy(flat).view(1, -1, 4)
+        value, gradient = objective(point, inputs, classes, share, l2)
+        return float(value), gradient.numpy().ravel()
+
+    options = {"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-13, "gtol": 1e-10}
+    found = minimize(loss, np.zeros(weights.size), jac=True, method="L-BFGS-B", options=options)
+    assert loss(weights.ravel())[0] < found.fun * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("width", [10, 60])

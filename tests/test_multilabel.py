@@ -14,8 +14,10 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import LogisticRegression
 
 from medtransfer.adaptation.logistic import (
+    curvature_one_vs_rest,
     fit_logistic,
     fit_one_vs_rest,
+    objective,
     objective_one_vs_rest,
     predict_logistic,
     predict_one_vs_rest,
@@ -336,7 +338,6 @@ def fit(features, targets, l2=L2, masks=None):
     fitted = fit_one_vs_rest(
         axes.project(inputs),
         torch.from_numpy(targets),
-        variance=axes.variance,
         l2=l2,
         masks=None if masks is None else torch.from_numpy(masks),
     )
@@ -383,7 +384,7 @@ def test_probabilities_are_those_of_sklearn():
     features, targets = draw_features(items=120, width=20)
     unseen = draw_features(items=40, width=20, seed=1)[0]
     axes = rotate(torch.from_numpy(features))
-    options = {"variance": axes.variance, "l2": [1e-2]}
+    options = {"l2": [1e-2]}
     coordinates = axes.project(torch.from_numpy(features))
     weights = fit_one_vs_rest(coordinates, torch.from_numpy(targets), **options)
     found = predict_one_vs_rest(weights, axes.project(torch.from_numpy(unseen)))
@@ -400,16 +401,19 @@ def test_one_label_is_the_softmax_of_two_classes_with_twice_the_l2(l2):
     features, targets = draw_features(items=90, width=10, labels=1)
     axes = rotate(torch.from_numpy(features))
     coordinates, labels = axes.project(torch.from_numpy(features)), torch.from_numpy(targets)
-    single = fit_one_vs_rest(coordinates, labels, variance=axes.variance, l2=[l2])
-    double = fit_logistic(coordinates, labels[:, 0], variance=axes.variance, classes=2, l2=[2 * l2])
+    single = fit_one_vs_rest(coordinates, labels, l2=[l2])
+    double = fit_logistic(coordinates, labels[:, 0], classes=2, l2=[2 * l2])
+    # `fit_logistic` uses the relation, so what it returns is judged by the softmax's own objective.
+    share = torch.full((1, len(labels)), 1 / len(labels), dtype=torch.float64)
+    penalty = torch.tensor([2 * l2], dtype=torch.float64)
+    _, gradient = objective(double[0], coordinates, labels[:, 0], share, penalty)
+    assert gradient.abs().max() < 1e-4
     torch.testing.assert_close(
         predict_one_vs_rest(single, coordinates)[..., 0],
         predict_logistic(double, coordinates)[..., 1],
         rtol=0,
-        atol=2e-4,
+        atol=1e-12,
     )
-    difference = double[..., 1] - double[..., 0]
-    torch.testing.assert_close(single[..., 0], difference, rtol=0, atol=5e-3)
 
 
 def test_labels_are_fitted_apart():
@@ -489,5 +493,13 @@ def test_gradient_is_that_of_autograd():
     value, gradient = objective_one_vs_rest(weights, inputs, share, l2)
     (expected,) = torch.autograd.grad(value.sum(), weights)
     torch.testing.assert_close(gradient.detach(), expected, rtol=1e-10, atol=1e-12)
+    diagonals = curvature_one_vs_rest(weights.detach(), inputs, share, l2)
+    for problem in range(4):
+        arguments = inputs, share[[problem]], l2[[problem]]
+        hessian = torch.autograd.functional.hessian(
+            lambda w, a=arguments: objective_one_vs_rest(w[None], *a)[0].sum(), weights[problem]
+        ).view(7, 7)
+        expected = hessian.diagonal().clamp(min=1e-12)
+        torch.testing.assert_close(diagonals[problem].flatten(), expected, rtol=1e-9, atol=1e-12)
     assert value[2] == 0
     assert (gradient[2] == 0).all()

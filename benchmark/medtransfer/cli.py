@@ -87,7 +87,10 @@ def evaluate(
     data: DataOption = None,
     tasks: TasksOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes. Default: one on a GPU, else as suits the machine."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells, their FLOPs and a time; run none.")
     ] = False,

@@ -8,8 +8,8 @@ of its own (one-vs-rest).
 Two exact changes of variables make the batch small and well conditioned. The bias is free, so
 the features may be centred. The penalty does not change under rotation, so they may be turned to
 their principal axes, and axes on which all items are zero dropped: R <= min(N, D). On those axes
-the Hessian is nearly diagonal, about s^2/N * p(1-p) + l2, which is the preconditioner that L-BFGS
-(Nocedal and Wright 2006, algorithm 7.4) starts from.
+the Hessian is nearly diagonal, about s^2/N * p(1-p) + l2; its diagonal is what L-BFGS scales the
+variables by.
 """
 
 from __future__ import annotations
@@ -115,6 +115,18 @@ def objective(
     return _penalise(value, gradient, weights, l2)
 
 
+def curvature(weights: Tensor, inputs: Tensor, share: Tensor, l2: Tensor) -> Tensor:
+    """Diagonals (P, R + 1, C) of the Hessians of `objective`; arguments as there."""
+    problems, rows, classes = weights.shape
+    flat = weights.permute(1, 0, 2).reshape(rows, problems * classes)
+    diagonal = torch.zeros_like(flat)
+    for chunk, part in zip(torch.split(inputs, _ROWS), torch.split(share, _ROWS, 1), strict=True):
+        p = torch.softmax((chunk @ flat).view(-1, problems, classes), dim=-1)
+        spread = (p - p.square()) * part.T.unsqueeze(2)
+        diagonal += chunk.square().T @ spread.view(-1, problems * classes)
+    return _curve(diagonal.view(rows, problems, classes).permute(1, 0, 2), l2)
+
+
 def objective_one_vs_rest(
     weights: Tensor, inputs: Tensor, share: Tensor, l2: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -136,11 +148,19 @@ def objective_one_vs_rest(
     return _penalise(value, (residual @ inputs).unsqueeze(2), weights, l2)
 
 
+def curvature_one_vs_rest(weights: Tensor, inputs: Tensor, share: Tensor, l2: Tensor) -> Tensor:
+    """Diagonals (P, R + 1, 1) of the Hessians of `objective_one_vs_rest`; arguments as there."""
+    diagonal = torch.zeros_like(weights[..., 0])
+    for chunk, part in zip(torch.split(inputs, _ROWS), torch.split(share, _ROWS, 1), strict=True):
+        p = torch.sigmoid(weights.squeeze(2) @ chunk.T)
+        diagonal += ((p - p.square()) * part.abs()) @ chunk.square()
+    return _curve(diagonal.unsqueeze(2), l2)
+
+
 def fit_logistic(
     coordinates: Tensor,
     targets: Tensor,
     *,
-    variance: Tensor,
     classes: int,
     l2: Sequence[float],
     masks: Tensor | None = None,
@@ -150,7 +170,6 @@ def fit_logistic(
     Args:
         coordinates: (N, R + 1), from `Axes.project`.
         targets: Labels (N,).
-        variance: (R,), from `Axes`.
         classes: C.
         l2: L values.
         masks: (M, N), true for the items of each problem; ``None`` is one problem with all.
@@ -158,18 +177,23 @@ def fit_logistic(
     Returns:
         Weights (M, L, R + 1, C); the last row is the bias.
     """
+    if classes == 2:
+        # Only the difference w = w1 - w0 counts, of which each has half (see `fit_one_vs_rest`).
+        halved = [value / 2 for value in l2]
+        both = fit_one_vs_rest(coordinates, targets.unsqueeze(1), l2=halved, masks=masks) / 2
+        return torch.cat([-both, both], dim=-1)
     masks = _every_item(coordinates) if masks is None else masks
     share = (masks.double() / masks.sum(1, keepdim=True)).repeat_interleave(len(l2), dim=0)
     penalty = torch.tensor(l2, dtype=torch.float64, device=coordinates.device).repeat(len(masks))
-    curvature = (1 - 1 / classes) / classes  # of the cross-entropy where all p are equal
-    diagonal = torch.cat([variance * curvature, variance.new_tensor([curvature])])
-    scale = 1 / (diagonal.unsqueeze(0) + penalty.unsqueeze(1)).unsqueeze(2)
 
     def evaluate(weights: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
         return objective(weights, coordinates, targets, share[problems], penalty[problems])
 
+    def curve(weights: Tensor, problems: Tensor) -> Tensor:
+        return curvature(weights, coordinates, share[problems], penalty[problems])
+
     start = coordinates.new_zeros((len(penalty), coordinates.shape[1], classes))
-    weights = minimise(evaluate, start, scale)
+    weights = minimise(evaluate, curve, start)
     return weights.view(len(masks), len(l2), *weights.shape[1:])
 
 
@@ -182,7 +206,6 @@ def fit_one_vs_rest(
     coordinates: Tensor,
     targets: Tensor,
     *,
-    variance: Tensor,
     l2: Sequence[float],
     masks: Tensor | None = None,
 ) -> Tensor:
@@ -200,7 +223,6 @@ def fit_one_vs_rest(
     Args:
         coordinates: (N, R + 1), from `Axes.project`.
         targets: (N, K) for K labels: 1, 0 or -1 (unknown).
-        variance: (R,), from `Axes`.
         l2: L values.
         masks: (M, N), true for the items of each problem; ``None`` is one problem with all.
 
@@ -220,17 +242,16 @@ def fit_one_vs_rest(
     penalty = penalty.repeat_interleave(len(labels)).repeat(len(masks))
 
     prevalence = ((positives + 0.5) / (known.double() + 1)).repeat_interleave(len(l2), dim=0)
-    prevalence = prevalence.view(-1, 1, 1)
     start = coordinates.new_zeros((len(penalty), coordinates.shape[1], 1))
-    start[:, -1:] = torch.logit(prevalence)
-    curvature = prevalence * (1 - prevalence)  # of the cross-entropy at the start
-    diagonal = curvature * torch.cat([variance, variance.new_ones(1)]).view(-1, 1)
-    diagonal[:, :-1] += penalty.view(-1, 1, 1)
+    start[:, -1:] = torch.logit(prevalence).view(-1, 1, 1)
 
     def evaluate(weights: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
         return objective_one_vs_rest(weights, coordinates, share[problems], penalty[problems])
 
-    weights = minimise(evaluate, start, 1 / diagonal)
+    def curve(weights: Tensor, problems: Tensor) -> Tensor:
+        return curvature_one_vs_rest(weights, coordinates, share[problems], penalty[problems])
+
+    weights = minimise(evaluate, curve, start)
     return weights.view(len(masks), len(l2), len(labels), -1).transpose(2, 3)
 
 
@@ -251,3 +272,12 @@ def _penalise(
     penalised = weights[:, :-1]
     gradient[:, :-1] += l2.view(-1, 1, 1) * penalised
     return value + 0.5 * l2 * penalised.square().sum((1, 2)), gradient
+
+
+def _curve(diagonal: Tensor, l2: Tensor) -> Tensor:
+    """Add the penalty's part to diagonals of Hessians (P, R + 1, C); the least is above zero.
+
+    Where every probability is 0 or 1 in floating point, the bias has no curvature left.
+    """
+    penalised = diagonal[:, :-1] + l2.view(-1, 1, 1)
+    return torch.cat([penalised, diagonal[:, -1:]], dim=1).clamp(min=1e-12)

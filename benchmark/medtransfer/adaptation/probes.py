@@ -85,7 +85,7 @@ def adapt_linear(job: Job) -> Outcome:
     targets = torch.from_numpy(job.labels).to(features.device)
     axes = rotate(features)
     coordinates = axes.project(features)
-    fit, predict = _solver(job, axes.variance)
+    fit, predict = _solver(job)
 
     if job.shots is not None and job.shots < settings.select_from_shots:
         weights = fit(coordinates, targets, l2=[settings.l2_unselected])[0, 0]
@@ -113,13 +113,11 @@ def adapt_linear(job: Job) -> Outcome:
     return _outcome(job, probabilities, selected, trainable=head)
 
 
-def _solver(
-    job: Job, variance: Tensor
-) -> tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]]:
+def _solver(job: Job) -> tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]]:
     """How the task's kind of logistic regression is fitted and applied."""
     if job.data.card.kind == "multilabel":
-        return partial(fit_one_vs_rest, variance=variance), predict_one_vs_rest
-    fit = partial(fit_logistic, variance=variance, classes=job.classes)
+        return fit_one_vs_rest, predict_one_vs_rest
+    fit = partial(fit_logistic, classes=job.classes)
     return fit, predict_logistic
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import platform
 import resource
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["device_name", "peak_memory", "reset_peak_memory", "versions"]
+__all__ = ["device_name", "keep_freed_memory", "peak_memory", "reset_peak_memory", "versions"]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def device_name(device: torch.device) -> str:
@@ -31,6 +34,21 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what this process frees for its next allocation.
+
+    By default it gives large blocks back to the system, and so every training step on a CPU is
+    handed thousands of pages anew, which the kernel clears one by one: a sixth of the time of a
+    step of a ResNet-18 at 64 px. The peak of memory stays as it was.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest value that is taken
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -11,7 +11,7 @@ import torch
 from medtransfer.adaptation import Job
 from medtransfer.adaptation.finetune import batch_size, build_learner
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.runs.local import build_runner, fit_plan
+from medtransfer.runs.local import build_runner, count_jobs, fit_plan
 from medtransfer.runs.plan import infeasible
 from medtransfer.runs.preparation import Prepared
 from medtransfer.specs.protocol import PROBES
@@ -50,6 +50,8 @@ def estimate(prepared: Prepared) -> Estimate:
     known = len(prepared.notes)
     prepared = fit_plan(prepared, runner)
     pending = prepared.pending
+    jobs = count_jobs(prepared, runner)
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))  # as each process will have
     flops = {
         cell: None if infeasible(cell, runner.data, runner.protocol) else runner.flops(cell)
         for cell in pending
@@ -80,7 +82,7 @@ def estimate(prepared: Prepared) -> Estimate:
     return Estimate(
         flops=flops,
         total=len(prepared.cells),
-        seconds=seconds / prepared.request.jobs,
+        seconds=seconds / jobs,
         notes=(*prepared.notes[known:], *runner.encoder.notes),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medtransfer.runs.preparation import Prepared, Request, check_weights, prepare
+from medtransfer.runs.processes import choose_jobs, start_server
 from medtransfer.runs.progress import RunProgress
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import Record
@@ -26,7 +27,7 @@ def evaluate(
     data: str | Path | None = None,
     task_folder: str | Path | None = None,
     device: str = "auto",
-    jobs: int = 1,
+    jobs: int | None = 1,
     fresh: bool = False,
 ) -> list[Record]:
     """Evaluate an encoder under a fixed protocol.
@@ -47,7 +48,8 @@ def evaluate(
         data: Folder in which the cards' files are looked for.
         task_folder: Folder of task cards of one's own.
         device: ``auto``, ``cpu`` or ``cuda``.
-        jobs: Number of processes.
+        jobs: Number of processes; ``None`` chooses. A script that asks for more than one needs
+            the guard ``if __name__ == "__main__":``, as all of Python's processes do.
         fresh: Forget earlier records in ``out`` of the cells that are asked for.
 
     Returns:
@@ -88,6 +90,9 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
     progress = progress or RunProgress()
     records = dict(prepared.existing)
     if prepared.pending:
+        jobs = prepared.request.jobs or choose_jobs(len(prepared.pending), gpu=False)
+        if jobs > 1:
+            start_server()
         # Here, and not above: a finished evaluation must not wait for torch.
         from medtransfer.runs.local import build_runner, fit_plan, run_cells
 

@@ -14,28 +14,38 @@ from typing import Any
 import torch
 
 from medtransfer.adaptation.trainable import prepare_encoder
+from medtransfer.cost.machine import keep_freed_memory
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.runs.execution import Finished, Runner
 from medtransfer.runs.preparation import Prepared, Request, leave_out, prepare
+from medtransfer.runs.processes import choose_jobs, process_context
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Kind
 
-__all__ = ["build_runner", "fit_plan", "run_cells"]
+__all__ = ["build_runner", "count_jobs", "fit_plan", "run_cells"]
 
 Started = Callable[[Cell], None]
 
 
 def build_runner(prepared: Prepared) -> Runner:
-    """Build the encoder of a checked request."""
+    """Build the encoder of a checked request, in the process that will use it."""
+    keep_freed_memory()
     encoder = build_encoder(
         prepared.located,
         max_size=prepared.protocol.max_size,
         device=resolve_device(prepared.request.device),
     )
     return Runner(encoder, prepared.data, prepared.protocol)
+
+
+def count_jobs(prepared: Prepared, runner: Runner) -> int:
+    """Number of processes: what was asked for, or what suits the machine."""
+    cells = len(prepared.pending)
+    gpu = runner.encoder.device.type == "cuda"
+    return prepared.request.jobs or choose_jobs(cells, gpu=gpu)
 
 
 def run_cells(prepared: Prepared, runner: Runner, *, started: Started) -> Iterator[Finished]:
@@ -46,15 +56,16 @@ def run_cells(prepared: Prepared, runner: Runner, *, started: Started) -> Iterat
         runner: In this process; other processes build their own.
         started: Called when a cell begins.
     """
+    jobs = count_jobs(prepared, runner)
     selected = {cell: record.selected for cell, record in prepared.existing.items()}
-    if prepared.request.jobs == 1:
+    if jobs == 1:
         for cell in prepared.pending:
             started(cell)
             finished = runner.run(cell, selected.get(_first_draw(cell)))
             selected[cell] = finished.record.selected
             yield finished
     else:
-        yield from _run_in_processes(prepared, runner, selected, started)
+        yield from _run_in_processes(prepared, runner, selected, started, jobs)
 
 
 def _first_draw(cell: Cell) -> Cell:
@@ -86,13 +97,17 @@ def _reuses(cell: Cell) -> bool:
 
 
 def _run_in_processes(
-    prepared: Prepared, runner: Runner, selected: dict[Cell, dict[str, Any]], started: Started
+    prepared: Prepared,
+    runner: Runner,
+    selected: dict[Cell, dict[str, Any]],
+    started: Started,
+    jobs: int,
 ) -> Iterator[Finished]:
     """As many cells at a time as there are processes; the driver alone writes the ledger."""
-    jobs = prepared.request.jobs
-    queue = list(prepared.pending)
+    # The longest first, so that no process works on alone in the end.
+    queue = sorted(prepared.pending, key=runner.flops, reverse=True)
     running: dict[Future[Finished], Cell] = {}
-    pool = _pool(prepared.request)
+    pool = _pool(prepared.request, jobs)
     try:
         while queue or running:
             waiting = set(queue) | set(running.values())
@@ -117,31 +132,31 @@ def _run_in_processes(
                 for cell in running.values():  # they died with the pool, through no fault of theirs
                     queue.insert(0, cell)
                 running.clear()
-                pool = _pool(prepared.request)
+                pool = _pool(prepared.request, jobs)
     finally:
         for process in multiprocessing.active_children():
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _pool(request: Request) -> ProcessPoolExecutor:
+def _pool(request: Request, jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
-        request.jobs,
-        mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
+        jobs,
+        mp_context=process_context(),
         initializer=_start_worker,
-        initargs=(request,),
+        initargs=(request, max(1, torch.get_num_threads() // jobs)),
     )
 
 
 _worker: Runner | None = None
 
 
-def _start_worker(request: Request) -> None:
+def _start_worker(request: Request, threads: int) -> None:
     """Build this process's own runner; Ctrl-C is the driver's to handle."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // request.jobs))
+    torch.set_num_threads(threads)
     _worker = build_runner(prepare(request))
 
 

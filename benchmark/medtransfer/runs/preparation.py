@@ -43,7 +43,7 @@ class Request:
     data: Path | None = None
     task_folder: Path | None = None
     device: str = "auto"
-    jobs: int = 1
+    jobs: int | None = 1
     fresh: bool = False
 
 

@@ -1,0 +1,71 @@
+"""How many processes an evaluation uses, and a server that forks them where one is to be had."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+__all__ = ["available_cores", "choose_jobs", "process_context", "start_server"]
+
+_MOST = 8  # beyond, threads share the work of a cell
+_MEMORY = 8 * 2**30  # bytes that a process may need: a batch of 64 images of 224 px in training
+
+
+def choose_jobs(cells: int, *, gpu: bool) -> int:
+    """Number of processes where the user names none.
+
+    A network of a few million parameters trains faster in two processes of one thread each than
+    in one of two threads, which wait for each other; a GPU is filled by one.
+
+    Args:
+        cells: How many are to be run.
+        gpu: Whether they run on a GPU.
+    """
+    if gpu:
+        return 1
+    memory = _available_memory() // _MEMORY
+    return max(1, min(available_cores(), memory, cells, _MOST))
+
+
+def available_cores() -> int:
+    """Those that this process may use: ``OMP_NUM_THREADS``, or what the system lets it have."""
+    named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if named.isdigit() and int(named) > 0:
+        return int(named)
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without swapping; of the whole memory where that is not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = dict(line.split(":", 1) for line in lines)
+        return int(sizes["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return _MEMORY
+
+
+def process_context() -> BaseContext:
+    """How processes are started: torch's threads do not survive a fork of this one."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(["medtransfer.runs.local"])
+    return context
+
+
+def start_server() -> None:
+    """Have the server import torch and the rest once, while this process does the same."""
+    if process_context().get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
