@@ -139,29 +139,23 @@ class _History:
         flat = gradient.flatten(1)
         if not self.added:
             return (self.scale * flat).view_as(gradient)
-        oldest = self.added % _HISTORY if self.added > _HISTORY else 0
-        slots = [(oldest + i) % self._filled for i in range(self._filled)]
-        order = torch.tensor(slots, device=flat.device)
-        steps, changes = self.steps[:, : self._filled], self.changes[:, : self._filled]
-        triangle = self.mixed[:, order][:, :, order].triu()
-        diagonal = triangle.diagonal(dim1=1, dim2=2)
-        newest = slots[-1]
-        size = self.mixed[:, newest, newest] / self.own[:, newest, newest]
-        size = torch.where(size > 0, size, 1.0).unsqueeze(1)
+        filled = self._filled
+        steps, changes = self.steps[:, :filled], self.changes[:, :filled]
+        # T is upper triangular in the order of time, which the slots need not follow.
+        oldest, newest = self.added % filled, (self.added - 1) % filled
+        age = (torch.arange(filled, device=flat.device) - oldest) % filled
+        mixed, own = self.mixed[:, :filled, :filled], self.own[:, :filled, :filled]
+        diagonal = mixed.diagonal(dim1=1, dim2=2)
         # An empty pair has zeros everywhere, and so no part in what follows.
-        solvable = triangle + torch.diag_embed((diagonal == 0).to(flat))
+        solvable = mixed * (age.unsqueeze(1) <= age) + torch.diag_embed((diagonal == 0).to(flat))
+        factors = torch.linalg.lu_factor(solvable)
+        size = mixed[:, newest, newest] / own[:, newest, newest]
+        size = torch.where(size > 0, size, 1.0).view(-1, 1, 1)
 
-        along = (steps @ flat.unsqueeze(2))[:, order]
-        first = torch.linalg.solve_triangular(solvable, along, upper=True)
-        scaled = self.scale * flat
-        across = (changes @ scaled.unsqueeze(2))[:, order]
-        products = self.own[:, order][:, :, order]
-        inner = diagonal.unsqueeze(2) * first + size.unsqueeze(2) * (products @ first - across)
-        second = torch.linalg.solve_triangular(solvable.transpose(1, 2), inner, upper=False)
-
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        rest = flat - (first[:, back].transpose(1, 2) @ changes).squeeze(1)
-        result: Tensor = (second[:, back].transpose(1, 2) @ steps).squeeze(1)
-        result += size * self.scale * rest
+        first = torch.linalg.lu_solve(*factors, steps @ flat.unsqueeze(2))
+        across = changes @ (self.scale * flat).unsqueeze(2)
+        inner = diagonal.unsqueeze(2) * first + size * (own @ first - across)
+        second = torch.linalg.lu_solve(*factors, inner, adjoint=True)
+        rest = flat.unsqueeze(1) - first.transpose(1, 2) @ changes
+        result: Tensor = size * self.scale.unsqueeze(1) * rest + second.transpose(1, 2) @ steps
         return result.view_as(gradient)
