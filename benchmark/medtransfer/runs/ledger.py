@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import ArrayRef, Record, read_records
 
-__all__ = ["Ledger"]
+__all__ = ["REMEDY", "Ledger"]
+
+REMEDY = "choose another --out, or --fresh to start anew"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -103,16 +107,11 @@ class Ledger:
         """Add arrays to an archive, which is replaced as a whole and so never half-written."""
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
-        members: dict[str, NDArray[Any]] = {}
-        if path.exists():
-            with np.load(path, allow_pickle=False) as archive:
-                members = dict(archive)
         hasher = hashlib.sha256()
-        for split, array in arrays.items():
-            members[f"{key}/{split}"] = array
+        for array in arrays.values():
             little = array.dtype.newbyteorder("<")  # the same on every machine
             hasher.update(array.astype(little).tobytes())
-        _replace(path, _compress(members))
+        _extend(path, {f"{key}/{split}": array for split, array in arrays.items()})
         return ArrayRef(file=name, key=key, sha256=hasher.hexdigest())
 
     def _forget_others(self, keep: Sequence[Record]) -> None:
@@ -142,6 +141,33 @@ class Ledger:
                 file.truncate(content.rfind(b"\n") + 1)
 
 
+def _extend(path: Path, arrays: Arrays) -> None:
+    """Add arrays to an archive, in place of those of the same names.
+
+    The members that stay are copied as they are: reading and compressing them again for every
+    cell took longer than the small cells themselves.
+
+    Raises:
+        InputError: When the archive is damaged.
+    """
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: damaged; {REMEDY}")
+    with _replacing(path) as temporary:
+        if path.exists():
+            shutil.copyfile(path, temporary)
+        with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
+            members = {f"{name}.npy": array for name, array in arrays.items()}
+            # Those of a cell whose record was never written.
+            known = members.keys() & set(archive.namelist())
+            for name, array in members.items():
+                if name not in known:
+                    with archive.open(name, "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+    if known:
+        with np.load(path, allow_pickle=False) as loaded:
+            _replace(path, _compress({**loaded, **arrays}))
+
+
 def _compress(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -150,14 +176,22 @@ def _compress(arrays: Arrays) -> bytes:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file so that it is either the old one or the whole new one."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to be written, which then takes its place in one step."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        yield temporary
+        os.fsync(handle)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)

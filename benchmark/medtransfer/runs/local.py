@@ -108,31 +108,37 @@ def _run_in_processes(
     queue = sorted(prepared.pending, key=runner.flops, reverse=True)
     running: dict[Future[Finished], Cell] = {}
     pool = _pool(prepared.request, jobs)
+
+    def fill() -> None:
+        waiting = set(queue) | set(running.values())
+        ready = [cell for cell in queue if not (_reuses(cell) and _first_draw(cell) in waiting)]
+        for cell in ready[: jobs - len(running)]:
+            queue.remove(cell)
+            started(cell)
+            previous = selected.get(_first_draw(cell))
+            running[pool.submit(_run_in_worker, cell, previous)] = cell
+
     try:
-        while queue or running:
-            waiting = set(queue) | set(running.values())
-            ready = [cell for cell in queue if not (_reuses(cell) and _first_draw(cell) in waiting)]
-            for cell in ready[: jobs - len(running)]:
-                queue.remove(cell)
-                started(cell)
-                previous = selected.get(_first_draw(cell))
-                running[pool.submit(_run_in_worker, cell, previous)] = cell
+        fill()
+        while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
+            ended: list[Finished] = []
             broken = False
             for future in done:
                 cell = running.pop(future)
                 try:
-                    finished = future.result()
+                    ended.append(future.result())
                 except BrokenProcessPool:
                     broken = True
-                    finished = runner.fail(cell, "its process died (out of memory?)")
-                selected[cell] = finished.record.selected
-                yield finished
+                    ended.append(runner.fail(cell, "its process died (out of memory?)"))
+                selected[cell] = ended[-1].record.selected
             if broken:
                 for cell in running.values():  # they died with the pool, through no fault of theirs
                     queue.insert(0, cell)
                 running.clear()
                 pool = _pool(prepared.request, jobs)
+            fill()  # before what has ended is written down, so that no process waits for that
+            yield from ended
     finally:
         for process in multiprocessing.active_children():
             process.terminate()
@@ -140,12 +146,20 @@ def _run_in_processes(
 
 
 def _pool(request: Request, jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         jobs,
         mp_context=process_context(),
         initializer=_start_worker,
         initargs=(request, max(1, torch.get_num_threads() // jobs)),
     )
+    try:
+        pool.submit(_answer).result()
+    except BrokenProcessPool:
+        raise InputError(
+            "no process could be started, for the reason printed above; a script that calls "
+            'evaluate with jobs needs the guard if __name__ == "__main__":'
+        ) from None
+    return pool
 
 
 _worker: Runner | None = None
@@ -166,6 +180,10 @@ def _end_with_driver() -> None:
     assert driver is not None
     driver.join()
     os._exit(1)
+
+
+def _answer() -> None:
+    """Show that a process has started."""
 
 
 def _run_in_worker(cell: Cell, previous: Mapping[str, Any] | None) -> Finished:

@@ -16,7 +16,7 @@ from medtransfer.data.cache import data_folder
 from medtransfer.data.remote import SILENT, Progress
 from medtransfer.data.store import TaskData, open_task
 from medtransfer.encoders.resolution import Located, locate
-from medtransfer.runs.ledger import Ledger
+from medtransfer.runs.ledger import REMEDY, Ledger
 from medtransfer.runs.plan import check_choices, plan_cells
 from medtransfer.specs.base import InputError
 from medtransfer.specs.protocol import Protocol, load_protocol
@@ -24,8 +24,6 @@ from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budgets
 
 __all__ = ["Prepared", "Request", "check_weights", "leave_out", "prepare"]
-
-_REMEDY = "choose another --out, or --fresh to start anew"
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ def check_weights(prepared: Prepared, state: str) -> None:
         if record.environment.get("weights", state) != state:
             raise InputError(
                 f"{prepared.ledger.path}: made with other weights than {record.encoder.name} has "
-                f"now; {_REMEDY}"
+                f"now; {REMEDY}"
             )
 
 
@@ -228,15 +226,13 @@ def _check_continues(prepared: Prepared, record: Record, fingerprint: str | None
             if record.protocol.name != protocol.name
             else f"another version of protocol {protocol.name}"
         )
-        raise InputError(
-            f"{path}: made under {detail}, not {protocol.name} as it is now; {_REMEDY}"
-        )
+        raise InputError(f"{path}: made under {detail}, not {protocol.name} as it is now; {REMEDY}")
     if record.encoder.sha256 != prepared.located.identity:
         raise InputError(
             f"{path}: made with another encoder of the name {record.encoder.name} (weights, "
-            f"architecture or input differ); {_REMEDY}"
+            f"architecture or input differ); {REMEDY}"
         )
     if task is not None and record.task.fingerprint != task.fingerprint:
         raise InputError(
-            f"{path}: made from other data or another card of task {record.task.name}; {_REMEDY}"
+            f"{path}: made from other data or another card of task {record.task.name}; {REMEDY}"
         )
