@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from medtransfer.cost.machine import device_name
+from medtransfer.cost.machine import device_name, keep_freed_memory
 from medtransfer.encoders.encoder import resolve_device, supports_bf16
 
 ROWS = [*performance_networks.ROWS, *performance_probes.ROWS, *performance_runs.ROWS]
@@ -58,6 +58,7 @@ def main() -> None:
     rows = [row for row in ROWS if not words or any(word in row.what for word in words)]
     if not rows:
         sys.exit(f"no row has {' or '.join(words)} in its name: {'; '.join(r.what for r in ROWS)}")
+    keep_freed_memory()  # as every evaluation does
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(describe_machine())
     table = Table("what", "ours against", "ratio", "needed", "smallest - largest", "runs")

@@ -47,7 +47,7 @@ def embed_split(name: str, size: int, items: int) -> Measured:
     @torch.inference_mode()
     def floor() -> None:
         with encoder.autocast():
-            for batch in torch.split(inputs, 128):
+            for batch in torch.split(inputs, encoder.batch):
                 encoder.network(batch)
 
     def ours() -> None:

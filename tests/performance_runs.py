@@ -24,7 +24,6 @@ from medtransfer.data.store import Split
 from medtransfer.encoders import features
 from medtransfer.encoders.encoder import Encoder, check_encoder, resolve_device
 from medtransfer.encoders.registry import find
-from medtransfer.specs.task import resolve_tasks
 
 __all__ = ["ROWS"]
 
@@ -62,10 +61,11 @@ def _probe(encoder: str, budgets: Sequence[str] = ()) -> None:
     )
 
 
-def share_cells(tasks: Sequence[str], *options: str) -> Measured:
-    """The command line with two processes, against one, where all features are cached.
+def share_cells(encoder: str, protocol: str, *options: str) -> Measured:
+    """The command line with two processes, against one, on the phantoms of classes.
 
-    Both start anew, and so pay for imports, for the encoder and for the plan.
+    All features are cached. Both start anew, and so pay for imports, for the encoder and for the
+    plan.
     """
     numbers = itertools.count()
 
@@ -73,9 +73,8 @@ def share_cells(tasks: Sequence[str], *options: str) -> Measured:
         subprocess.run(
             [
                 *(sys.executable, "-c", "from medtransfer.cli import main; main()", "evaluate"),
-                *("--encoder", "resnet18", "--protocol", "quick", "--jobs", str(jobs)),
+                *("--encoder", encoder, "--protocol", protocol, "--jobs", str(jobs)),
                 *("--out", str(cache_folder() / f"submissions-{next(numbers)}")),
-                *(part for task in tasks for part in ("--task", task)),
                 *options,
             ],
             check=True,
@@ -116,11 +115,7 @@ def _embed(items: int) -> int:
     return peak_memory(resolve_device("cpu"))
 
 
-_PHANTOMS = [
-    name
-    for name, card in resolve_tasks(names=[], suite="phantom").items()
-    if card.kind != "segmentation"
-]
+_TASK = ("--task", "phantom_oct")
 _PROBES = ("--adaptation", "knn", "--adaptation", "linear")
 
 ROWS = [
@@ -133,15 +128,16 @@ ROWS = [
         most=True,
     ),
     Row(
-        "two processes, knn and linear", "--jobs 1", 1.6, partial(share_cells, _PHANTOMS, *_PROBES)
-    ),
-    Row(
-        "two processes, with finetune, 10-shot",
+        "two processes, 492 cells of probes",
         "--jobs 1",
         1.6,
-        partial(
-            share_cells, _PHANTOMS[:2], *_PROBES, "--adaptation", "finetune", "--budget", "10-shot"
-        ),
+        partial(share_cells, "pixels", "v1", *_PROBES),
+    ),
+    Row(
+        "two processes, 16 cells with finetune",
+        "--jobs 1",
+        1.6,
+        partial(share_cells, "resnet18", "quick", *_TASK),
     ),
     Row("peak memory, 20,000 images @224", "2,000 images", 1.1, hold_features, most=True),
 ]

@@ -22,8 +22,6 @@ from medtransfer.specs.protocol import Augmentation
 
 __all__ = ["Classifier", "Learner", "PixelClassifier"]
 
-_BATCH = 128
-
 
 class Learner(nn.Module, ABC):
     """An encoder with a head.
@@ -121,7 +119,7 @@ class Classifier(Learner):
         return np.concatenate(
             [
                 self.targets.probabilities(logits.double()).float().cpu().numpy()
-                for logits in self._logits(split, items, _BATCH)
+                for logits in self._logits(split, items, self.encoder.batch)
             ]
         )
 

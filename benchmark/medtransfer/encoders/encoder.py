@@ -104,6 +104,15 @@ class Encoder(nn.Module):
     def _weighted(self) -> bool:
         return any(True for _ in self.network.parameters())
 
+    @property
+    def batch(self) -> int:
+        """Images that go through at a time where nothing is trained.
+
+        On a processor as many as its cache holds the maps of: 8 images of 224 px at a time take
+        two thirds of the time of 128.
+        """
+        return 128 if self.device.type == "cuda" else max(4, min(128, 2**19 // self.size**2))
+
     def autocast(self) -> AbstractContextManager[object]:
         """Run the network inside this to get the recorded precision."""
         if self.device.type == "meta":  # where FLOPs are counted, and torch knows no autocast
@@ -145,7 +154,9 @@ class Encoder(nn.Module):
     def normalise(self, pixels: Tensor) -> Tensor:
         """From values 0 to 255 to what the network was trained on."""
         low, high = self.card.input.range
-        return ((pixels * ((high - low) / 255) + low) - self.mean) / self.std
+        # (pixels * (high - low) / 255 + low - mean) / std, in one pass over the memory.
+        scale = (high - low) / 255 / self.std
+        return torch.addcmul((low - self.mean) / self.std, pixels, scale)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Embed normalised images as float32 vectors of length sqrt(D).

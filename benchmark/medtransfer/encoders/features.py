@@ -16,8 +16,6 @@ from medtransfer.specs.base import InputError, digest
 
 __all__ = ["frozen_features"]
 
-_BATCH = 128
-
 
 def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
     """Embeddings of a whole split, (N, D), memory-mapped.
@@ -48,7 +46,7 @@ def _compute(encoder: Encoder, split: Split) -> NDArray[np.float32]:
     encoder.eval()
     with torch.inference_mode():
         start = 0
-        for batch in split.batches(_BATCH):
+        for batch in split.batches(encoder.batch):
             features[start : start + len(batch)] = encoder(torch.from_numpy(batch)).cpu().numpy()
             start += len(batch)
     if not np.isfinite(features).all():
