@@ -39,7 +39,9 @@ def test_processes_fit_the_machine(
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
     monkeypatch.setattr(processes, "_available_memory", lambda: gibibytes * 2**30)
     assert available_cores() == cores
-    assert choose_jobs(cells, gpu=gpu) == jobs
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert choose_jobs(None, device="auto", cells=cells) == jobs
+    assert choose_jobs(5, device="auto", cells=cells) == 5
 
 
 @pytest.mark.parametrize("value", ["", "many", "0", "-1"])
@@ -64,6 +66,8 @@ def test_processes_by_default(small: Small, tmp_path: Path) -> None:
 
     The longest cell is begun first, and the results are those of one process of one thread.
     """
+    if processes._available_memory() < 2 * processes._MEMORY:
+        pytest.skip("too little memory for two processes")
     encoder = write_encoder(tmp_path)
     for name, threads, options in (("default", "2", ()), ("one", "1", ("--jobs", 1))):
         process = spawn_bench(
@@ -75,8 +79,9 @@ def test_processes_by_default(small: Small, tmp_path: Path) -> None:
     assert results(folders[0] / "records.jsonl") == results(folders[1] / "records.jsonl")
     records = read_records(folders[0] / "records.jsonl")
     assert {r.environment["threads"] for r in records if r.status == "ok"} == {1}
-    begun = min(records, key=lambda record: (record.started, record.budget != "full"))
-    assert begun.adaptation == "finetune"
+    tuned = [record.started for record in records if record.adaptation == "finetune"]
+    rest = [record.started for record in records if record.adaptation != "finetune"]
+    assert tuned and rest and max(tuned) <= min(rest)
     arrays = [np.load(folder / "replicates.npz", allow_pickle=False) for folder in folders]
     assert set(arrays[0]) == set(arrays[1])
     for key in arrays[0]:
@@ -129,6 +134,28 @@ print(faults())
     keep_freed_memory()  # does no harm twice
 
 
+def test_a_peak_is_that_of_its_own_cell() -> None:
+    """What an earlier cell freed, in blocks that glibc keeps, is not the next cell's."""
+    code = """
+import torch
+from medtransfer.cost.machine import keep_freed_memory, peak_memory, reset_peak_memory
+keep_freed_memory()
+cpu = torch.device("cpu")
+reset_peak_memory(cpu)
+idle = peak_memory(cpu)
+blocks = [torch.ones(2**21) for _ in range(40)]
+reset_peak_memory(cpu)
+held = peak_memory(cpu)
+del blocks
+reset_peak_memory(cpu)
+print(held - idle, peak_memory(cpu) - idle)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    held, freed = map(int, done.stdout.split())
+    assert held > 300 * 2**20
+    assert freed < 50 * 2**20
+
+
 def test_an_archive_is_extended(tmp_path: Path) -> None:
     """Members stay as they are, new ones are added, one of the same name takes its place."""
     path = tmp_path / "arrays.npz"
@@ -150,10 +177,12 @@ def test_an_archive_is_extended(tmp_path: Path) -> None:
 def test_a_damaged_archive_is_not_extended(tmp_path: Path) -> None:
     """It stays as it was, and the message says what to do."""
     path = tmp_path / "arrays.npz"
-    path.write_bytes(b"no archive")
-    with pytest.raises(InputError, match=r"arrays\.npz: damaged; .*--fresh"):
+    np.savez(path, before=np.zeros(3))
+    whole = path.read_bytes()
+    path.write_bytes(content := whole.replace(b"PK\x01\x02", b"PK\x00\x00"))
+    with pytest.raises(InputError, match=r"arrays\.npz: damaged; choose another --out"):
         _extend(path, {"a": np.zeros(2)})
-    assert path.read_bytes() == b"no archive"
+    assert path.read_bytes() == content
     assert [file.name for file in tmp_path.iterdir()] == ["arrays.npz"]
 
 

@@ -143,11 +143,13 @@ class _History:
         steps, changes = self.steps[:, :filled], self.changes[:, :filled]
         # T is upper triangular in the order of time, which the slots need not follow.
         oldest, newest = self.added % filled, (self.added - 1) % filled
-        age = (torch.arange(filled, device=flat.device) - oldest) % filled
+        order = (torch.arange(filled, device=flat.device) - oldest) % filled
         mixed, own = self.mixed[:, :filled, :filled], self.own[:, :filled, :filled]
         diagonal = mixed.diagonal(dim1=1, dim2=2)
         # An empty pair has zeros everywhere, and so no part in what follows.
-        solvable = mixed * (age.unsqueeze(1) <= age) + torch.diag_embed((diagonal == 0).to(flat))
+        solvable = mixed * (order.unsqueeze(1) <= order) + torch.diag_embed(
+            (diagonal == 0).to(flat)
+        )
         factors = torch.linalg.lu_factor(solvable)
         size = mixed[:, newest, newest] / own[:, newest, newest]
         size = torch.where(size > 0, size, 1.0).view(-1, 1, 1)

@@ -68,10 +68,9 @@ class Learner(nn.Module, ABC):
         """
 
     @torch.inference_mode()
-    def _logits(
-        self, split: Split, items: NDArray[np.int64] | None, batch: int
-    ) -> Iterator[Tensor]:
+    def _logits(self, split: Split, items: NDArray[np.int64] | None) -> Iterator[Tensor]:
         self.eval()
+        batch = self.encoder.batch
         chosen = np.arange(len(split)) if items is None else items
         for start in range(0, len(chosen), batch):
             images = torch.from_numpy(split.images[chosen[start : start + batch]])
@@ -119,7 +118,7 @@ class Classifier(Learner):
         return np.concatenate(
             [
                 self.targets.probabilities(logits.double()).float().cpu().numpy()
-                for logits in self._logits(split, items, self.encoder.batch)
+                for logits in self._logits(split, items)
             ]
         )
 
@@ -193,7 +192,7 @@ class PixelClassifier(Learner):
         assert split.masks is not None
         size = split.masks.shape[1:]
         rows = []
-        for logits in self._logits(split, items, 16):
+        for logits in self._logits(split, items):
             resized = functional.interpolate(logits.float(), size, mode="bilinear")
             rows.append(resized.nan_to_num(nan=-torch.inf).argmax(1).byte().cpu().numpy())
         return np.concatenate(rows)

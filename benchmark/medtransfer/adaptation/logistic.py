@@ -25,6 +25,8 @@ from medtransfer.adaptation.lbfgs import minimise
 
 __all__ = [
     "Axes",
+    "curvature",
+    "curvature_one_vs_rest",
     "fit_logistic",
     "fit_one_vs_rest",
     "objective",
@@ -45,12 +47,10 @@ class Axes:
     Attributes:
         mean: (D,).
         basis: (D, R), orthonormal columns.
-        variance: (R,), mean square along each axis, largest first.
     """
 
     mean: Tensor
     basis: Tensor
-    variance: Tensor
 
     def project(self, features: Tensor) -> Tensor:
         """Coordinates (N, R + 1) of features (N, D); the last one is the 1 of the bias."""
@@ -82,7 +82,7 @@ def rotate(features: Tensor) -> Axes:
         values, basis = torch.linalg.eigh(products)
         keep = values > 1e-12 * values[-1].clamp(min=1e-300)
         values, basis = values[keep], basis[:, keep]
-    return Axes(mean, basis.flip(1), values.flip(0) / items)
+    return Axes(mean, basis)
 
 
 def objective(

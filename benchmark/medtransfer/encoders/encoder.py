@@ -108,8 +108,8 @@ class Encoder(nn.Module):
     def batch(self) -> int:
         """Images that go through at a time where nothing is trained.
 
-        On a processor as many as its cache holds the maps of: 8 images of 224 px at a time take
-        two thirds of the time of 128.
+        On a processor as many as its cache holds the maps of, 10 of 224 px: they take three
+        quarters of the time that they take among 128.
         """
         return 128 if self.device.type == "cuda" else max(4, min(128, 2**19 // self.size**2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,16 +12,17 @@ import torch
 from medtransfer.adaptation import Job
 from medtransfer.adaptation.finetune import batch_size, build_learner
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.runs.local import build_runner, count_jobs, fit_plan
+from medtransfer.runs.execution import Runner
+from medtransfer.runs.local import build_runner, fit_plan
 from medtransfer.runs.plan import infeasible
 from medtransfer.runs.preparation import Prepared
+from medtransfer.runs.processes import choose_jobs
 from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 
 __all__ = ["Estimate", "estimate"]
 
-_TRIAL = 64  # images
-_CELL_SECONDS = 0.5  # reading, metrics, bootstrap and ledger
+_CELL_SECONDS = 0.2  # reading, metrics, bootstrap and ledger
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,33 @@ def estimate(prepared: Prepared) -> Estimate:
     known = len(prepared.notes)
     prepared = fit_plan(prepared, runner)
     pending = prepared.pending
-    jobs = count_jobs(prepared, runner)
-    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))  # as each process will have
+    request = prepared.request
+    jobs = choose_jobs(request.jobs, device=request.device, cells=len(pending))
     flops = {
         cell: None if infeasible(cell, runner.data, runner.protocol) else runner.flops(cell)
         for cell in pending
     }
     running = [cell for cell in pending if flops[cell] is not None]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // jobs))  # as each process will have
+    try:
+        seconds = _time_cells(runner, running)
+    finally:
+        torch.set_num_threads(threads)
+    return Estimate(
+        flops=flops,
+        total=len(prepared.cells),
+        seconds=seconds / jobs,
+        notes=(*prepared.notes[known:], *runner.encoder.notes),
+    )
+
+
+def _time_cells(runner: Runner, cells: Sequence[Cell]) -> float:
+    """Seconds that cells take one after the other."""
     per_flop = _time_flop(runner.encoder.device)
     times: dict[tuple[Any, ...], tuple[float, float]] = {}
-    seconds = len(pending) * _CELL_SECONDS
-    for cell in running:
+    seconds = len(cells) * _CELL_SECONDS
+    for cell in cells:
         # The count is linear in the cost of an image: a cost of one counts the images.
         none = replace(runner.profile(cell), forward=0, training=0)
         if cell.adaptation in PROBES:
@@ -75,24 +93,22 @@ def estimate(prepared: Prepared) -> Estimate:
         predicted += sum(map(len, job.data.tests.values()))
         seconds += runner.flops(cell, profile=replace(none, training=1)) * training
         seconds += predicted * prediction
-    probed = {cell.task for cell in running if cell.adaptation in PROBES}
+    probed = {cell.task for cell in cells if cell.adaptation in PROBES}
     if probed:
         splits = [split for task in probed for split in runner.data[task].splits.values()]
         seconds += sum(map(len, splits)) * _time_image(runner.encoder)
-    return Estimate(
-        flops=flops,
-        total=len(prepared.cells),
-        seconds=seconds / jobs,
-        notes=(*prepared.notes[known:], *runner.encoder.notes),
-    )
+    return seconds
 
 
 def _time_learner(job: Job) -> tuple[float, float]:
     """Seconds that one image's training and prediction take, in batches of the cell's size."""
     learner = build_learner(job).train()
     encoder, count = learner.encoder, batch_size(job)
-    shape = (count, encoder.card.input.channels, encoder.size, encoder.size)
-    pixels = torch.rand(shape).to(encoder.device) * 255
+    pixels, seen = (
+        torch.rand((n, encoder.card.input.channels, encoder.size, encoder.size)).to(encoder.device)
+        * 255
+        for n in (count, encoder.batch)
+    )
     parameters = [p for p in learner.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, fused=True)
     times = []
@@ -103,20 +119,20 @@ def _time_learner(job: Job) -> tuple[float, float]:
         parameters[0].flatten()[0].item()  # waits for a GPU
         middle = time.perf_counter()
         with torch.inference_mode():
-            learner.eval()(pixels).float().mean().item()
+            learner.eval()(seen).float().mean().item()
         times.append((middle - clock, time.perf_counter() - middle))
     training, prediction = times[-1]
-    return training / count, prediction / count
+    return training / count, prediction / encoder.batch
 
 
 @torch.inference_mode()
 def _time_image(encoder: Encoder) -> float:
     """Seconds that one image's embedding takes."""
-    images = torch.zeros((_TRIAL, encoder.size, encoder.size, 3), dtype=torch.uint8)
+    images = torch.zeros((encoder.batch, encoder.size, encoder.size, 3), dtype=torch.uint8)
     encoder(images)
     clock = time.perf_counter()
     encoder(images).cpu()
-    return (time.perf_counter() - clock) / _TRIAL
+    return (time.perf_counter() - clock) / encoder.batch
 
 
 def _time_flop(device: torch.device) -> float:

@@ -90,7 +90,8 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
     progress = progress or RunProgress()
     records = dict(prepared.existing)
     if prepared.pending:
-        jobs = prepared.request.jobs or choose_jobs(len(prepared.pending), gpu=False)
+        request, cells = prepared.request, len(prepared.pending)
+        jobs = choose_jobs(request.jobs, device=request.device, cells=cells)
         if jobs > 1:
             start_server()
         # Here, and not above: a finished evaluation must not wait for torch.
@@ -107,7 +108,7 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
         ledger.open(prepared.located.card, keep=keep)
         try:
             progress.begin(flops, len(prepared.cells), notes)
-            for finished in run_cells(prepared, runner, started=progress.started):
+            for finished in run_cells(prepared, runner, jobs=jobs, started=progress.started):
                 record = ledger.append(
                     finished.record,
                     replicates=finished.replicates,

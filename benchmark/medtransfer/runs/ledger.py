@@ -22,9 +22,7 @@ from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import ArrayRef, Record, read_records
 
-__all__ = ["REMEDY", "Ledger"]
-
-REMEDY = "choose another --out, or --fresh to start anew"
+__all__ = ["Ledger"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -119,13 +117,14 @@ class Ledger:
 
         The records go first: an array without a record is never read.
         """
+        replicates = self.folder / "replicates.npz"
+        _names(replicates)
         if self.path.exists():
             _replace(self.path, b"".join(record.line().encode() + b"\n" for record in keep))
         tasks = {record.task.name for record in keep}
         for path in self.folder.glob("predictions/*.npz"):
             if path.stem not in tasks:
                 path.unlink()
-        replicates = self.folder / "replicates.npz"
         if replicates.exists():
             with np.load(replicates, allow_pickle=False) as archive:
                 kept = {key: archive[key] for key in archive if key.split("/")[0] in tasks}
@@ -150,22 +149,35 @@ def _extend(path: Path, arrays: Arrays) -> None:
     Raises:
         InputError: When the archive is damaged.
     """
-    if path.exists() and not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: damaged; {REMEDY}")
+    known = _names(path) & {f"{name}.npy" for name in arrays}
+    if known:  # those of a cell whose record was never written
+        with np.load(path, allow_pickle=False) as loaded:
+            _replace(path, _compress({**loaded, **arrays}))
+        return
     with _replacing(path) as temporary:
         if path.exists():
             shutil.copyfile(path, temporary)
         with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
-            members = {f"{name}.npy": array for name, array in arrays.items()}
-            # Those of a cell whose record was never written.
-            known = members.keys() & set(archive.namelist())
-            for name, array in members.items():
-                if name not in known:
-                    with archive.open(name, "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-    if known:
-        with np.load(path, allow_pickle=False) as loaded:
-            _replace(path, _compress({**loaded, **arrays}))
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _names(path: Path) -> set[str]:
+    """Members of an archive; none where there is no file.
+
+    Raises:
+        InputError: When it is damaged; zipfile would append to it, and hide what it still holds.
+    """
+    if not path.exists():
+        return set()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return set(archive.namelist())
+    except zipfile.BadZipFile:
+        raise InputError(
+            f"{path}: damaged; choose another --out, or delete its encoder's folder"
+        ) from None
 
 
 def _compress(arrays: Arrays) -> bytes:

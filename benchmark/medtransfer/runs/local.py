@@ -19,13 +19,13 @@ from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.runs.execution import Finished, Runner
 from medtransfer.runs.preparation import Prepared, Request, leave_out, prepare
-from medtransfer.runs.processes import choose_jobs, process_context
+from medtransfer.runs.processes import process_context
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Kind
 
-__all__ = ["build_runner", "count_jobs", "fit_plan", "run_cells"]
+__all__ = ["build_runner", "fit_plan", "run_cells"]
 
 Started = Callable[[Cell], None]
 
@@ -41,22 +41,17 @@ def build_runner(prepared: Prepared) -> Runner:
     return Runner(encoder, prepared.data, prepared.protocol)
 
 
-def count_jobs(prepared: Prepared, runner: Runner) -> int:
-    """Number of processes: what was asked for, or what suits the machine."""
-    cells = len(prepared.pending)
-    gpu = runner.encoder.device.type == "cuda"
-    return prepared.request.jobs or choose_jobs(cells, gpu=gpu)
-
-
-def run_cells(prepared: Prepared, runner: Runner, *, started: Started) -> Iterator[Finished]:
+def run_cells(
+    prepared: Prepared, runner: Runner, *, jobs: int, started: Started
+) -> Iterator[Finished]:
     """Run the pending cells and yield each as it ends.
 
     Args:
         prepared: The checked request.
         runner: In this process; other processes build their own.
+        jobs: Number of processes.
         started: Called when a cell begins.
     """
-    jobs = count_jobs(prepared, runner)
     selected = {cell: record.selected for cell, record in prepared.existing.items()}
     if jobs == 1:
         for cell in prepared.pending:
@@ -110,6 +105,7 @@ def _run_in_processes(
     pool = _pool(prepared.request, jobs)
 
     def fill() -> None:
+        """Give every process that has none a cell."""
         waiting = set(queue) | set(running.values())
         ready = [cell for cell in queue if not (_reuses(cell) and _first_draw(cell) in waiting)]
         for cell in ready[: jobs - len(running)]:
@@ -132,17 +128,17 @@ def _run_in_processes(
                     broken = True
                     ended.append(runner.fail(cell, "its process died (out of memory?)"))
                 selected[cell] = ended[-1].record.selected
+            if not broken:
+                fill()  # before what has ended is written down: no process waits for that
+            yield from ended
             if broken:
                 for cell in running.values():  # they died with the pool, through no fault of theirs
                     queue.insert(0, cell)
                 running.clear()
                 pool = _pool(prepared.request, jobs)
-            fill()  # before what has ended is written down, so that no process waits for that
-            yield from ended
+                fill()
     finally:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
+        _stop(pool)
 
 
 def _pool(request: Request, jobs: int) -> ProcessPoolExecutor:
@@ -150,24 +146,38 @@ def _pool(request: Request, jobs: int) -> ProcessPoolExecutor:
         jobs,
         mp_context=process_context(),
         initializer=_start_worker,
-        initargs=(request, max(1, torch.get_num_threads() // jobs)),
+        initargs=(request, max(1, torch.get_num_threads() // jobs), dict(os.environ)),
     )
     try:
-        pool.submit(_answer).result()
+        # Each call that finds no idle process starts one; the first answer is enough.
+        answers = [pool.submit(_answer) for _ in range(jobs)]
+        answers[0].result()
     except BrokenProcessPool:
         raise InputError(
             "no process could be started, for the reason printed above; a script that calls "
             'evaluate with jobs needs the guard if __name__ == "__main__":'
         ) from None
+    except BaseException:
+        _stop(pool)
+        raise
     return pool
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the processes in the middle of their cells."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+    pool.shutdown(wait=True, cancel_futures=True)
 
 
 _worker: Runner | None = None
 
 
-def _start_worker(request: Request, threads: int) -> None:
+def _start_worker(request: Request, threads: int, environment: dict[str, str]) -> None:
     """Build this process's own runner; Ctrl-C is the driver's to handle."""
     global _worker
+    os.environ.clear()  # the server's is that of the driver's first evaluation
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_driver, daemon=True).start()
     torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from medtransfer.data.cache import data_folder
 from medtransfer.data.remote import SILENT, Progress
 from medtransfer.data.store import TaskData, open_task
 from medtransfer.encoders.resolution import Located, locate
-from medtransfer.runs.ledger import REMEDY, Ledger
+from medtransfer.runs.ledger import Ledger
 from medtransfer.runs.plan import check_choices, plan_cells
 from medtransfer.specs.base import InputError
 from medtransfer.specs.protocol import Protocol, load_protocol
@@ -24,6 +24,8 @@ from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budgets
 
 __all__ = ["Prepared", "Request", "check_weights", "leave_out", "prepare"]
+
+_REMEDY = "choose another --out, or --fresh to start anew"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Request:
     data: Path | None = None
     task_folder: Path | None = None
     device: str = "auto"
-    jobs: int | None = 1
+    jobs: int | None = None
     fresh: bool = False
 
 
@@ -92,6 +94,8 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
+    if request.jobs is not None and request.jobs < 1:
+        raise InputError(f"--jobs: {request.jobs} is no number of processes; 1 or more is")
     protocol = load_protocol(request.protocol)
     if "lora" in request.adaptations and find_spec("peft") is None:
         raise InputError("--adaptation: lora needs peft: pip install 'medtransfer[lora]'")
@@ -203,7 +207,7 @@ def check_weights(prepared: Prepared, state: str) -> None:
         if record.environment.get("weights", state) != state:
             raise InputError(
                 f"{prepared.ledger.path}: made with other weights than {record.encoder.name} has "
-                f"now; {REMEDY}"
+                f"now; {_REMEDY}"
             )
 
 
@@ -226,13 +230,15 @@ def _check_continues(prepared: Prepared, record: Record, fingerprint: str | None
             if record.protocol.name != protocol.name
             else f"another version of protocol {protocol.name}"
         )
-        raise InputError(f"{path}: made under {detail}, not {protocol.name} as it is now; {REMEDY}")
+        raise InputError(
+            f"{path}: made under {detail}, not {protocol.name} as it is now; {_REMEDY}"
+        )
     if record.encoder.sha256 != prepared.located.identity:
         raise InputError(
             f"{path}: made with another encoder of the name {record.encoder.name} (weights, "
-            f"architecture or input differ); {REMEDY}"
+            f"architecture or input differ); {_REMEDY}"
         )
     if task is not None and record.task.fingerprint != task.fingerprint:
         raise InputError(
-            f"{path}: made from other data or another card of task {record.task.name}; {REMEDY}"
+            f"{path}: made from other data or another card of task {record.task.name}; {_REMEDY}"
         )

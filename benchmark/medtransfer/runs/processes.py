@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -11,20 +13,27 @@ __all__ = ["available_cores", "choose_jobs", "process_context", "start_server"]
 
 _MOST = 8  # beyond, threads share the work of a cell
 _MEMORY = 8 * 2**30  # bytes that a process may need: a batch of 64 images of 224 px in training
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def choose_jobs(cells: int, *, gpu: bool) -> int:
-    """Number of processes where the user names none.
+def choose_jobs(asked: int | None, *, device: str, cells: int) -> int:
+    """Number of processes: what is asked for, or what suits the machine.
 
     A network of a few million parameters trains faster in two processes of one thread each than
     in one of two threads, which wait for each other; a GPU is filled by one.
 
     Args:
+        asked: By the user.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         cells: How many are to be run.
-        gpu: Whether they run on a GPU.
     """
-    if gpu:
-        return 1
+    if asked is not None:
+        return asked
+    if device != "cpu":
+        import torch  # not above: a finished evaluation does not wait for it
+
+        if torch.cuda.is_available():
+            return 1
     memory = _available_memory() // _MEMORY
     return max(1, min(available_cores(), memory, cells, _MOST))
 
@@ -41,7 +50,21 @@ def available_cores() -> int:
 
 
 def _available_memory() -> int:
-    """Bytes that can be had without swapping; of the whole memory where that is not known."""
+    """Bytes that can be had: free of the machine's, at most what a container is given."""
+    return min([_free_memory(), *filter(None, map(_read_limit, _LIMITS))])
+
+
+def _read_limit(path: str) -> int:
+    """Bytes, or 0 where there is no limit."""
+    try:
+        content = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return 0
+    return int(content) if content.isdigit() else 0
+
+
+def _free_memory() -> int:
+    """Bytes that are free without swapping; all of the memory where that is not known."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         sizes = dict(line.split(":", 1) for line in lines)
@@ -68,4 +91,11 @@ def start_server() -> None:
     if process_context().get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        forkserver.ensure_running()
+        # It heeds Ctrl-C until it has imported everything, and would print a traceback.
+        main = threading.current_thread() is threading.main_thread()
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+        try:
+            forkserver.ensure_running()
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, handler)
