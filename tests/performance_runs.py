@@ -62,7 +62,7 @@ def _probe(encoder: str, budgets: Sequence[str] = ()) -> None:
 
 
 def share_cells(encoder: str, protocol: str, *options: str) -> Measured:
-    """The command line with two processes, against one, on the phantoms of classes.
+    """The command line with two processes, against one, on the phantoms.
 
     All features are cached. Both start anew, and so pay for imports, for the encoder and for the
     plan.
@@ -115,7 +115,6 @@ def _embed(items: int) -> int:
     return peak_memory(resolve_device("cpu"))
 
 
-_TASK = ("--task", "phantom_oct")
 _PROBES = ("--adaptation", "knn", "--adaptation", "linear")
 
 ROWS = [
@@ -132,12 +131,6 @@ ROWS = [
         "--jobs 1",
         1.6,
         partial(share_cells, "pixels", "v1", *_PROBES),
-    ),
-    Row(
-        "two processes, 16 cells with finetune",
-        "--jobs 1",
-        1.6,
-        partial(share_cells, "resnet18", "quick", *_TASK),
     ),
     Row("peak memory, 20,000 images @224", "2,000 images", 1.1, hold_features, most=True),
 ]

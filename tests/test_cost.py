@@ -21,8 +21,8 @@ from medtransfer.data.store import TaskData, open_task
 from medtransfer.encoders.encoder import Encoder, check_encoder
 from medtransfer.specs.encoder import RANDOM_WEIGHTS, Architecture, EncoderCard, Input
 from medtransfer.specs.protocol import FineTuning, Linear, Protocol, Run, load_protocol
-from medtransfer.specs.task import load_card
-from tests.conftest import Small
+from medtransfer.specs.task import load_card, resolve_tasks
+from tests.conftest import ROOT, Small
 
 CPU = torch.device("cpu")
 PROFILE = Profile(forward=1000, training=3000, width=8)
@@ -393,3 +393,41 @@ def test_the_machine_is_described() -> None:
     }
     assert all(found.values())
     assert torch.__version__.startswith(found["torch"])
+
+
+def test_the_readme_counts_what_v1_costs() -> None:
+    """Its table follows from the protocol, the suite and the networks."""
+    text = (ROOT / "README.md").read_text()
+    table = text.partition("What `v1` costs")[2].partition("To this comes")[0]
+    protocol = load_protocol("v1")
+    assert protocol.finetune is not None
+    assert protocol.segmentation is not None
+    images = []
+    for settings in (
+        protocol.finetune,
+        protocol.segmentation.decoder,
+        protocol.segmentation.finetune,
+    ):
+        rates = len(settings.learning_rates)
+        images.append(
+            sum(
+                # Few-shot every rate is tried, then the best one run again; at full it is kept.
+                run.steps * run.batch * (run.draws * (rates + 1) if budget != "full" else 0)
+                + run.steps * run.batch * (rates + run.draws - 1 if budget == "full" else 0)
+                for budget, run in settings.budgets.items()
+            )
+        )
+        assert f"{images[-1]:,}" in table
+    kinds = [card.kind for card in resolve_tasks(names=[], suite="main-224").values()]
+    masks = kinds.count("segmentation")
+    assert f"{len(kinds) - masks} tasks of classes" in table
+    assert f"{masks} tasks of masks" in table
+    rows = [line.split("|")[2:4] for line in table.splitlines() if line.startswith("| ")]
+    names = ("resnet50", "vit_base_patch16_224")
+    for name, gigaflops, total in zip(names, rows[4], rows[5], strict=True):
+        classes, decoder, tuned = (1e9 * float(number) for number in gigaflops.split(","))
+        flops = training_flops(build(name, num_classes=10), channels=3, size=224)
+        assert classes == pytest.approx(flops, rel=0.01)
+        whole = (len(kinds) - masks) * images[0] * classes
+        whole += masks * (images[1] * decoder + images[2] * tuned)
+        assert whole == pytest.approx(1e18 * float(total.split()[0]), rel=0.02)
