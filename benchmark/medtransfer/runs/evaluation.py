@@ -101,6 +101,8 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
         known = len(prepared.notes)
         prepared = fit_plan(prepared, runner)
         notes = (*prepared.notes[known:], *runner.encoder.notes)
+        if jobs > 1:
+            notes = (f"{jobs} cells at a time, in processes of their own (--jobs)", *notes)
         check_weights(prepared, runner.encoder.state)
         flops = {cell: runner.flops(cell) for cell in prepared.pending}
         ledger = prepared.ledger

@@ -126,7 +126,9 @@ def _run_in_processes(
                     ended.append(future.result())
                 except BrokenProcessPool:
                     broken = True
-                    ended.append(runner.fail(cell, "its process died (out of memory?)"))
+                    ended.append(
+                        runner.fail(cell, "its process or one beside it died (out of memory?)")
+                    )
                 selected[cell] = ended[-1].record.selected
             if not broken:
                 fill()  # before what has ended is written down: no process waits for that

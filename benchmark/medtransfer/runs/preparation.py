@@ -94,8 +94,8 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
-    if request.jobs is not None and request.jobs < 1:
-        raise InputError(f"--jobs: {request.jobs} is no number of processes; 1 or more is")
+    if request.jobs is not None and (not isinstance(request.jobs, int) or request.jobs < 1):
+        raise InputError(f"jobs: {request.jobs!r} is no number of processes; 1 or more is")
     protocol = load_protocol(request.protocol)
     if "lora" in request.adaptations and find_spec("peft") is None:
         raise InputError("--adaptation: lora needs peft: pip install 'medtransfer[lora]'")
