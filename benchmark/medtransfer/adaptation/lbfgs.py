@@ -121,9 +121,8 @@ class _History:
         steps, changes = self.steps[:, : self._filled], self.changes[:, : self._filled]
         newest = self.changes[:, slot].unsqueeze(2)
         self.mixed[:, : self._filled, slot] = (steps @ newest).squeeze(2)
-        self.mixed[:, slot, : self._filled] = (changes @ self.steps[:, slot].unsqueeze(2)).squeeze(
-            2
-        )
+        along = changes @ self.steps[:, slot].unsqueeze(2)
+        self.mixed[:, slot, : self._filled] = along.squeeze(2)
         own = (changes @ (newest * self.scale.unsqueeze(2))).squeeze(2)
         self.own[:, : self._filled, slot] = own
         self.own[:, slot, : self._filled] = own

@@ -167,6 +167,9 @@ def fit_logistic(
 ) -> Tensor:
     """Minimise `objective` for every mask and every L2 value.
 
+    Of two classes of which a mask has one only there is no minimum; `fit_one_vs_rest` says what
+    stands for it.
+
     Args:
         coordinates: (N, R + 1), from `Axes.project`.
         targets: Labels (N,).
