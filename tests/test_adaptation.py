@@ -83,6 +83,27 @@ class Fragile(nn.Module):
         return nn.functional.adaptive_avg_pool2d(images, 4).flatten(1) + torch.atanh(self.gates)
 
 
+class Crowded(Toy):
+    """Has memory for a few images at a time: more of them, and a GPU's error is raised.
+
+    Without batch norm, so that the images of a batch have nothing to do with each other.
+    """
+
+    def __init__(self, training: int, predicting: int) -> None:
+        """Say how many fit."""
+        super().__init__()
+        self.norm = nn.Identity()
+        self.fits = {True: training, False: predicting}
+        self.largest = {True: 0, False: 0}
+
+    def forward(self, images):
+        """Refuse what does not fit."""
+        if len(images) > self.fits[self.training]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.largest[self.training] = max(len(images), self.largest[self.training])
+        return super().forward(images)
+
+
 def make_encoder(network, *, objective="supervised") -> Encoder:
     """An encoder of grey 16 px images whose features are cached under a name of their own."""
     card = EncoderCard(
@@ -436,6 +457,54 @@ def test_random_weights_try_more_learning_rates(
     outcome = adapt_finetune(job)
     assert [rate for rate, _ in trained] == [1e-3, 1e-2, 3e-2][:count]
     assert outcome.images_seen == finetune_flops(job, IMAGES) == count * 24 * 8
+
+
+@pytest.mark.parametrize(("fits", "part"), [(8, 8), (7, 4), (3, 2), (1, 1)])
+def test_a_batch_is_halved_until_it_fits_into_memory(data: TaskData, fits: int, part: int) -> None:
+    """The gradients of its parts add up to the batch's, so the result is that of a large memory."""
+    whole, halved = (
+        adapt_finetune(make_job(data, encoder=make_encoder(Crowded(training, 32))))
+        for training in (99, fits)
+    )
+    assert (whole.part, halved.part) == (8, part)
+    assert whole.images_seen == halved.images_seen
+    assert whole.selected["lr"] == halved.selected["lr"]
+    for name, predicted in whole.predictions.items():
+        np.testing.assert_allclose(halved.predictions[name], predicted, atol=0.02)  # bf16
+
+
+def test_gradients_of_parts_add_up(data: TaskData) -> None:
+    """Parts of unequal size count by their size: the sum is the gradient of the batch's mean."""
+    job = make_job(data, encoder=make_encoder(Crowded(99, 99)))
+    pixels = torch.tensor(data.splits["train"].images[:8, None]).float()
+    labels = torch.tensor(data.splits["train"].labels[:8])
+    gradients = []
+    for part in (8, 3):
+        learner = finetune.build_learner(job).train()
+        nn.init.normal_(learner.head.weight, generator=torch.Generator().manual_seed(0))
+        learner.part = part
+        assert finetune._backward(learner, pixels, labels)
+        gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters()]))
+    whole, parts = gradients
+    assert (parts - whole).norm() < 0.02 * whole.norm()  # bf16
+
+
+def test_what_does_not_fit_at_one_image_fails(data: TaskData) -> None:
+    """Nothing is left to halve."""
+    job = make_job(data, encoder=make_encoder(Crowded(0, 32)))
+    with pytest.raises(torch.OutOfMemoryError):
+        adapt_finetune(job)
+
+
+def test_predictions_are_the_same_in_halves(data: TaskData) -> None:
+    """Frozen features and predictions come from images alone, so any part of them will do."""
+    whole, halved = Crowded(99, 99), Crowded(99, 99)
+    encoders = [make_encoder(network) for network in (whole, halved)]
+    halved.fits[False], halved.largest[False] = 7, 0
+    train = data.splits["train"]
+    expected, features = (make_job(data, encoder=e).features(train) for e in encoders)
+    torch.testing.assert_close(features, expected, atol=0.02, rtol=0.02)  # bf16
+    assert whole.largest[False] == 60 and halved.largest[False] == 7
 
 
 @pytest.mark.parametrize("budget", ["10-shot", "full"])

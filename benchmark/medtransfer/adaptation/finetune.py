@@ -113,19 +113,31 @@ def _train(job: Job, items: NDArray[np.int64], rate: float) -> tuple[Learner | N
     """
     seed = seed_of("finetune", job.data.card.name, job.budget, job.draw)
     device = job.encoder.device
-    # Dropout and stochastic depth, which timm's Swin has by default, know only the global
-    # generator: seed it for this run, and give it back as it was.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        return _train_seeded(job, items, rate, torch.Generator().manual_seed(seed))
+    part = batch_size(job)
+    while True:
+        # Dropout and stochastic depth, which timm's Swin has by default, know only the global
+        # generator: seed it for this run, and give it back as it was.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            generator = torch.Generator().manual_seed(seed)
+            try:
+                return _train_seeded(job, items, rate, generator, part=part)
+            except torch.OutOfMemoryError:
+                if part == 1:
+                    raise
+        # Here, where nothing holds the failed step's tensors any more. From the start again, for
+        # that step has moved running statistics; it is nearly always the first.
+        part //= 2
+        torch.cuda.empty_cache()
 
 
 def _train_seeded(
-    job: Job, items: NDArray[np.int64], rate: float, generator: torch.Generator
+    job: Job, items: NDArray[np.int64], rate: float, generator: torch.Generator, *, part: int
 ) -> tuple[Learner | None, int]:
     settings, split = _settings(job), job.data.splits["train"]
     run = settings.budgets[job.budget]  # type: ignore[index]
     learner = _build(job)
+    learner.part = part
     steps = run.length(len(items))
     optimiser, schedule = _optimiser(learner, settings, rate, steps)
     epoch = -(-len(items) // run.batch)
@@ -140,11 +152,9 @@ def _train_seeded(
             pixels, truth = learner.augment(
                 pixels, truth, settings.augmentation, flip=job.data.card.flip, generator=generator
             )
-        loss = learner.loss(learner(pixels), truth)
-        if not math.isfinite(loss.item()):
-            return None, step * run.batch
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if not _backward(learner, pixels, truth):
+            return None, step * run.batch
         if settings.clip is not None:
             nn.utils.clip_grad_norm_(learner.parameters(), settings.clip)
         optimiser.step()
@@ -159,6 +169,20 @@ def _train_seeded(
     if best is not None:
         learner.load_state_dict(best[1])
     return learner, steps * run.batch
+
+
+def _backward(learner: Learner, pixels: Tensor, truth: Tensor) -> bool:
+    """Add up a batch's gradients, in parts that fit into the memory; whether its loss is finite.
+
+    Batch norm sees the parts one by one.
+    """
+    parts = (torch.split(tensor, learner.part) for tensor in (pixels, truth))
+    for images, labels in zip(*parts, strict=True):
+        loss = learner.loss(learner(images), labels)
+        if not math.isfinite(loss.item()):
+            return False
+        (loss * (len(images) / len(pixels))).backward()  # type: ignore[no-untyped-call]
+    return True
 
 
 def _batches(
@@ -224,6 +248,7 @@ def _outcome(
         images_seen=seen,
         trainable_parameters=sum(size for size, learns in sizes if learns),
         parameters=sum(size for size, _ in sizes),
+        part=learner.part,
     )
 
 

@@ -113,6 +113,7 @@ class Outcome:
         trainable_parameters: Number of parameters that were trained.
         parameters: Encoder and head.
         diverged: Whether training went to NaN at every learning rate.
+        part: Images of a training step that went through at a time; 0 where nothing was trained.
     """
 
     predictions: Mapping[str, NDArray[Any]]
@@ -121,3 +122,4 @@ class Outcome:
     trainable_parameters: int
     parameters: int
     diverged: bool = False
+    part: int = 0

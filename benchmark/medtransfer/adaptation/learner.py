@@ -16,7 +16,7 @@ from medtransfer.adaptation.augmentation import augment, augment_pairs
 from medtransfer.adaptation.decoder import Segmenter
 from medtransfer.adaptation.targets import Targets
 from medtransfer.data.store import Split
-from medtransfer.encoders.encoder import Encoder
+from medtransfer.encoders.encoder import Encoder, by_halves
 from medtransfer.metrics.segmentation import compute_dice
 from medtransfer.specs.protocol import Augmentation
 
@@ -29,10 +29,12 @@ class Learner(nn.Module, ABC):
     Attributes:
         encoder: Trained where its parameters require a gradient.
         head: Trained at the full learning rate.
+        part: Images of a training step that go through at a time; 0 before training.
     """
 
     encoder: Encoder
     head: nn.Module
+    part: int = 0
 
     @abstractmethod
     def truth(self, split: Split, items: NDArray[np.int64]) -> Tensor:
@@ -74,7 +76,7 @@ class Learner(nn.Module, ABC):
         chosen = np.arange(len(split)) if items is None else items
         for start in range(0, len(chosen), batch):
             images = torch.from_numpy(split.images[chosen[start : start + batch]])
-            yield self(self.encoder.resample(images))
+            yield by_halves(lambda part: self(self.encoder.resample(part)), images)
 
 
 class Classifier(Learner):

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,14 @@ from medtransfer.encoders.timm_networks import PYRAMID_STRIDES, TimmNetwork
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
 
-__all__ = ["Encoder", "check_encoder", "extend", "resolve_device", "supports_bf16"]
+__all__ = [
+    "Encoder",
+    "by_halves",
+    "check_encoder",
+    "extend",
+    "resolve_device",
+    "supports_bf16",
+]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -270,6 +278,17 @@ def _lay_over(features: Tensor, *, size: tuple[int, int], beyond: tuple[float, f
         align_corners=False,
     )
     return functional.grid_sample(features, grid, padding_mode="border", align_corners=False)
+
+
+def by_halves(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Give what a network in eval mode gives; in halves where the GPU's memory is too small."""
+    try:
+        return network(images)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    torch.cuda.empty_cache()  # here, where nothing holds the failed call's tensors any more
+    return torch.cat([by_halves(network, half) for half in images.chunk(2)])
 
 
 def check_encoder(encoder: Encoder) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medtransfer.data.cache import cache_folder
 from medtransfer.data.store import Split
-from medtransfer.encoders.encoder import Encoder
+from medtransfer.encoders.encoder import Encoder, by_halves
 from medtransfer.specs.base import InputError, digest
 
 __all__ = ["frozen_features"]
@@ -47,7 +47,8 @@ def _compute(encoder: Encoder, split: Split) -> NDArray[np.float32]:
     with torch.inference_mode():
         start = 0
         for batch in split.batches(encoder.batch):
-            features[start : start + len(batch)] = encoder(torch.from_numpy(batch)).cpu().numpy()
+            part = by_halves(encoder, torch.from_numpy(batch))
+            features[start : start + len(batch)] = part.cpu().numpy()
             start += len(batch)
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])

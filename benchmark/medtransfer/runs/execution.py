@@ -129,7 +129,7 @@ class Runner:
             "selected": outcome.selected,
             "counts": job.counts,
             "cost": cost,
-            "environment": self._environment(job.data),
+            "environment": self._environment(job.data, outcome.part),
         }
         if outcome.diverged:
             error = "training went to NaN at every learning rate"
@@ -198,7 +198,7 @@ class Runner:
             device=device_name(self.encoder.device),
         )
 
-    def _environment(self, data: TaskData) -> dict[str, Any]:
+    def _environment(self, data: TaskData, part: int) -> dict[str, Any]:
         return {
             **versions(),
             "weights": self.encoder.state,
@@ -206,6 +206,7 @@ class Runner:
             "input_size": self.encoder.size,
             "native_size": list(data.splits["train"].images.shape[1:3]),
             "threads": torch.get_num_threads(),
+            **({"images_at_a_time": part} if part else {}),
         }
 
     def _record(self, cell: Cell, started: str, **fields: Any) -> Record:
