@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from medtransfer.adaptation import Job
-from medtransfer.adaptation.finetune import _optimiser, _train
+from medtransfer.adaptation.finetune import _train
 from medtransfer.adaptation.learner import Classifier
 from medtransfer.data.store import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
@@ -68,7 +68,7 @@ def train_epoch(size: int, items: int) -> Measured:
 
     def floor() -> None:
         learner = Classifier(training.job.encoder.duplicate(), 2, training.job.targets).train()
-        optimiser, _ = _optimiser(learner, training.settings, _RATE, steps)
+        optimiser = torch.optim.AdamW(learner.parameters(), lr=_RATE, fused=True)
         for _ in range(steps):
             loss = functional.cross_entropy(learner.head(learner.encoder.embed(inputs)), labels)
             optimiser.zero_grad(set_to_none=True)

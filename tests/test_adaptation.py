@@ -20,6 +20,7 @@ from medtransfer.adaptation.augmentation import augment
 from medtransfer.adaptation.finetune import adapt_finetune, finetune_flops
 from medtransfer.adaptation.job import Job
 from medtransfer.adaptation.learner import Classifier
+from medtransfer.adaptation.optimiser import build_optimiser
 from medtransfer.adaptation.probes import _select, adapt_knn, adapt_linear
 from medtransfer.adaptation.targets import TARGETS
 from medtransfer.cost.profile import Profile
@@ -631,13 +632,17 @@ def optimiser_of(network, **changes):
     """Optimiser, schedule and parameter names of a classifier."""
     classifier = Classifier(make_encoder(network), 3, TARGET)
     settings = make_protocol(**changes).finetune
-    optimiser, schedule = finetune._optimiser(classifier, settings, 1e-2, 20)
-    names = {id(p): name.removeprefix("encoder.") for name, p in classifier.named_parameters()}
+    optimiser, schedule = build_optimiser(classifier, settings, 1e-2, 20)
+    names = {
+        p.data_ptr(): name.removeprefix("encoder.") for name, p in classifier.named_parameters()
+    }
     return optimiser, schedule, names
 
 
 def settings_of(optimiser, names, key):
-    return {names[id(p)]: group[key] for group in optimiser.param_groups for p in group["params"]}
+    return {
+        names[p.data_ptr()]: group[key] for group in optimiser.param_groups for p in group["params"]
+    }
 
 
 def test_layer_decay_slows_early_layers() -> None:
@@ -664,6 +669,7 @@ def test_layer_groups_are_those_of_timm(name: str, options: dict, first: list[st
     """Behind our wrapper a timm network has the groups that timm gives it; the stem is first."""
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=0, **options)
+    network.to_empty(device="cpu")
     expected = {
         id(p): group["lr_scale"]
         for group in timm.optim.param_groups_layer_decay(network, layer_decay=0.75)
@@ -677,9 +683,9 @@ def test_layer_groups_are_those_of_timm(name: str, options: dict, first: list[st
     )
     encoder.width = 8
     settings = make_protocol(layer_decay=0.75).finetune
-    optimiser, _ = finetune._optimiser(Classifier(encoder, 3, TARGET), settings, 1e-2, 20)
-    rates = {id(p): g["initial_lr"] for g in optimiser.param_groups for p in g["params"]}
-    own = {key: rates[id(p)] for key, p in network.named_parameters()}
+    optimiser, _ = build_optimiser(Classifier(encoder, 3, TARGET), settings, 1e-2, 20)
+    rates = {p.data_ptr(): g["initial_lr"] for g in optimiser.param_groups for p in g["params"]}
+    own = {key: rates[p.data_ptr()] for key, p in network.named_parameters()}
     for key, parameter in network.named_parameters():
         assert own[key] == pytest.approx(1e-2 * expected[id(parameter)]), key
     assert [own[key] for key in first] == [min(own.values())] * len(first)
@@ -698,7 +704,7 @@ def rates_over_time(steps=20, **changes):
     """The head's share of the learning rate at each step."""
     classifier = Classifier(make_encoder(nn.Flatten()), 3, TARGET)
     settings = make_protocol(**changes).finetune
-    optimiser, schedule = finetune._optimiser(classifier, settings, 1e-2, steps)
+    optimiser, schedule = build_optimiser(classifier, settings, 1e-2, steps)
     shares = []
     for _ in range(steps):
         shares.append(optimiser.param_groups[0]["lr"] / 1e-2)

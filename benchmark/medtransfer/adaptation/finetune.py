@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
-from torch import Tensor, nn
+from torch import Tensor
 
 from medtransfer.adaptation.job import Job, Outcome
 from medtransfer.adaptation.learner import Classifier, Learner, PixelClassifier
+from medtransfer.adaptation.optimiser import build_optimiser
 from medtransfer.adaptation.trainable import prepare_encoder
 from medtransfer.cost.profile import Profile, profile_encoder
 from medtransfer.data.draws import hold_out, seed_of, strata
@@ -139,7 +139,7 @@ def _train_seeded(
     learner = _build(job)
     learner.part = part
     steps = run.length(len(items))
-    optimiser, schedule = _optimiser(learner, settings, rate, steps)
+    optimiser, schedule = build_optimiser(learner, settings, rate, steps)
     epoch = -(-len(items) // run.batch)
     keep_best = settings.keep == "best" and job.shots is None
     best: tuple[tuple[float, float], dict[str, Tensor]] | None = None
@@ -152,11 +152,9 @@ def _train_seeded(
             pixels, truth = learner.augment(
                 pixels, truth, settings.augmentation, flip=job.data.card.flip, generator=generator
             )
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         if not _backward(learner, pixels, truth):
             return None, step * run.batch
-        if settings.clip is not None:
-            nn.utils.clip_grad_norm_(learner.parameters(), settings.clip)
         optimiser.step()
         schedule.step()
         if keep_best and (step % epoch == 0 or step == steps):
@@ -198,40 +196,6 @@ def _batches(
         # Sorted rows are read faster from a memory map; a batch has no order.
         yield np.sort(queue[:size])
         queue = queue[size:]
-
-
-def _optimiser(
-    learner: Learner, settings: FineTuning, rate: float, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW with layer-wise decay (Clark et al. 2020; BEiT), warm-up, then the schedule."""
-    head = list(learner.head.parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in head if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in head if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    network = learner.encoder.inner
-    learns = any(p.requires_grad for p in network.parameters())
-    if learns and hasattr(network, "group_matcher"):
-        groups += param_groups_layer_decay(
-            network, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
-        )
-    elif learns:  # a network that does not tell its layers apart has one
-        groups += param_groups_weight_decay(network, weight_decay=settings.weight_decay)
-    for group in groups:
-        group["lr"] = rate * group.pop("lr_scale", 1.0)
-        group.pop("param_names", None)
-    optimiser = torch.optim.AdamW(groups, lr=rate, fused=True)  # one pass over the memory, not ten
-    warmup = round(settings.warmup * steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = (step - warmup) / max(1, steps - warmup)
-        if settings.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
 def _diverged(job: Job, seen: int, selected: dict[str, Any]) -> Outcome:

@@ -11,6 +11,7 @@ import torch
 
 from medtransfer.adaptation import Job
 from medtransfer.adaptation.finetune import batch_size, build_learner
+from medtransfer.adaptation.optimiser import ClippingAdamW
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.runs.execution import Runner
 from medtransfer.runs.local import build_runner, fit_plan
@@ -110,7 +111,7 @@ def _time_learner(job: Job) -> tuple[float, float]:
         for n in (count, encoder.batch)
     )
     parameters = [p for p in learner.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, fused=True)
+    optimiser = ClippingAdamW([{"params": parameters}], clip=1.0)
     times = []
     for _ in range(2):  # the first warms up
         clock = time.perf_counter()
