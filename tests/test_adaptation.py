@@ -28,6 +28,7 @@ from medtransfer.data.draws import hold_out, stratified_folds
 from medtransfer.data.store import TaskData, open_task
 from medtransfer.encoders.encoder import Encoder, check_encoder
 from medtransfer.encoders.timm_networks import TimmNetwork
+from medtransfer.runs.estimate import _time_learner
 from medtransfer.specs.encoder import Architecture, EncoderCard, Input, PretrainingCard
 from medtransfer.specs.protocol import Augmentation, FineTuning, Run, load_protocol
 from medtransfer.specs.task import load_card
@@ -397,9 +398,9 @@ def spy_on_training(monkeypatch):
     trained = []
     train = finetune._train
 
-    def spy(job, items, rate):
+    def spy(job, items, rate, *, part):
         trained.append((rate, items.tolist()))
-        return train(job, items, rate)
+        return train(job, items, rate, part=part)
 
     monkeypatch.setattr(finetune, "_train", spy)
     return trained
@@ -488,6 +489,26 @@ def test_gradients_of_parts_add_up(data: TaskData) -> None:
         gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters()]))
     whole, parts = gradients
     assert (parts - whole).norm() < 0.02 * whole.norm()  # bf16
+
+
+def test_parts_are_of_equal_size(data: TaskData) -> None:
+    """Seven images of which three fit go through as 3, 2 and 2: batch norm needs two."""
+    job = make_job(data, encoder=make_encoder(Crowded(3, 32)))
+    learner = finetune.build_learner(job).train()
+    learner.part, sizes = 3, []
+    network = learner.encoder.network
+    network.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
+    pixels = torch.tensor(data.splits["train"].images[:7, None]).float()
+    assert finetune._backward(learner, pixels, torch.zeros(7, dtype=torch.long))
+    assert sizes == [3, 2, 2]
+
+
+def test_the_estimate_halves_too(data: TaskData) -> None:
+    """`--dry-run` does not fail where the run itself would not."""
+    encoder = make_encoder(Crowded(3, 40))
+    encoder.network.fits[False] = 5
+    training, prediction = _time_learner(make_job(data, encoder=encoder))
+    assert training > 0 and prediction > 0
 
 
 def test_what_does_not_fit_at_one_image_fails(data: TaskData) -> None:

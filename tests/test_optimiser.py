@@ -111,3 +111,20 @@ def test_a_gradient_that_is_not_finite_shows_in_the_parameters(value: float) -> 
     network.weight.grad, network.bias.grad = torch.ones(2, 3), torch.tensor([value, 0.0])
     optimiser.step()
     assert not network.bias.isfinite().all()
+
+
+def test_a_network_may_give_its_parameters_other_memory() -> None:
+    """As recurrent layers on a GPU do, and networks that normalise a weight in place."""
+    network, reference = nn.Linear(3, 2), nn.Linear(3, 2)
+    reference.load_state_dict(network.state_dict())
+    ours = ClippingAdamW([{"params": list(network.parameters())}], clip=1.0)
+    theirs = torch.optim.AdamW(reference.parameters())
+    for optimiser, layer in ((ours, network), (theirs, reference)):
+        for _ in range(3):
+            layer.weight.data = nn.functional.normalize(layer.weight.data)
+            optimiser.zero_grad()
+            layer(torch.ones(1, 3)).sum().backward()
+            if optimiser is theirs:
+                nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
+            optimiser.step()
+    torch.testing.assert_close(network.state_dict(), reference.state_dict())

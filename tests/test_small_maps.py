@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from medtransfer.encoders.small_maps import SmallMaps
+from medtransfer.encoders import small_maps
+from medtransfer.encoders.small_maps import multiply_small_maps
+
+BF16 = torch.autocast("cpu", dtype=torch.bfloat16)
 
 
-def gradients(convolution: nn.Conv2d, images: torch.Tensor, *, replaced: bool):
+def gradients(convolution: nn.Conv2d, images: torch.Tensor):
     """Output, and gradients of images, weight and bias."""
     images = images.clone().requires_grad_()
     convolution.zero_grad()
-    if replaced:
-        with SmallMaps():
-            output = convolution(images)
-    else:
-        output = convolution(images)
+    output = convolution(images)
     weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
     (output * weights).sum().backward()
     return [output, images.grad, *(parameter.grad for parameter in convolution.parameters())]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def in_any_precision():
+    """So that the sums can be compared to the last digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        worthwhile = small_maps._worthwhile
+        patch.setattr(
+            small_maps,
+            "_worthwhile",
+            lambda images: (
+                worthwhile(images) or (images.dtype == torch.float64 and images.ndim == 4)
+            ),
+        )
+        yield
+
+
 @given(
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 4)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     bias=st.booleans(),
@@ -39,14 +56,18 @@ def test_the_same_as_torch(size, kernel, stride, padding, bias, channels_last) -
     height, width = (s + 2 * p for s, p in zip(size, padding, strict=True))
     if kernel[0] > height or kernel[1] > width:
         return
-    convolution = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias, dtype=torch.float64)
+    theirs = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias, dtype=torch.float64)
     images = torch.randn((2, 3, *size), dtype=torch.float64)
     if channels_last:
-        convolution.to(memory_format=torch.channels_last)
+        theirs.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
-    expected = gradients(convolution, images, replaced=False)
-    for ours, theirs in zip(gradients(convolution, images, replaced=True), expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    ours = copy.deepcopy(theirs)
+    multiply_small_maps(ours)
+    found = gradients(ours, images)
+    for value, expected in zip(found, gradients(theirs, images), strict=True):
+        torch.testing.assert_close(value, expected)
+    if not channels_last:
+        assert found[0].is_contiguous()
 
 
 @pytest.mark.parametrize(
@@ -60,25 +81,55 @@ def test_the_same_as_torch(size, kernel, stride, padding, bias, channels_last) -
     ],
 )
 def test_what_it_leaves_to_torch(options) -> None:
-    """Groups, dilation and padding by name are computed, too; so is one image without a batch."""
-    convolution = nn.Conv2d(4, 4, 3, **options)
-    images = torch.randn(2, 4, 2, 2)
-    with SmallMaps():
-        together, alone = convolution(images), convolution(images[0])
-    torch.testing.assert_close(together, convolution(images))
-    torch.testing.assert_close(alone, convolution(images[0]))
+    """Groups, dilation, padding by name or otherwise, and one image without a batch."""
+    theirs = nn.Conv2d(4, 4, 3, **options).double()
+    ours = copy.deepcopy(theirs)
+    multiply_small_maps(ours)
+    images = torch.randn(2, 4, 2, 2, dtype=torch.float64)
+    for some in (images, images[0]):
+        torch.testing.assert_close(ours(some), theirs(some))
 
 
-def test_only_small_maps_are_replaced(monkeypatch) -> None:
-    """Four pixels of output are, five are not; another function never is."""
-    calls, linear = [], nn.functional.linear
-    monkeypatch.setattr(
-        "medtransfer.encoders.small_maps.functional.linear",
-        lambda *arguments: calls.append(1) or linear(*arguments),
-    )
+def test_where_it_is_worthwhile(monkeypatch) -> None:
+    """Training in bf16, up to four pixels of output; not prediction, nor fp32."""
+    calls = []
+    multiply = small_maps._multiply
+
+    def spy(*arguments):
+        output = multiply(*arguments)
+        calls.append(output is not None)
+        return output
+
+    monkeypatch.setattr(small_maps, "_multiply", spy)
     convolution = nn.Conv2d(1, 1, 1)
-    with SmallMaps():
+    multiply_small_maps(convolution)
+    with BF16:
         for pixels in (1, 4, 5):
-            convolution(torch.ones(1, 1, 1, pixels))
-        nn.functional.relu(torch.ones(1))
-    assert len(calls) == 2
+            assert convolution(torch.ones(1, 1, 1, pixels)).dtype == torch.bfloat16
+        with torch.inference_mode():
+            convolution(torch.ones(1, 1, 1, 1))
+    convolution(torch.ones(1, 1, 1, 1))
+    assert calls == [True, True, False]
+
+
+def test_copies_compute_with_their_own_weights() -> None:
+    """A copy of the network, to be trained, does not go back to the weights of the original."""
+    network = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False))
+    multiply_small_maps(network)
+    trained = copy.deepcopy(network)
+    with torch.no_grad():
+        trained[0].weight.zero_()
+    images = torch.ones(1, 2, 1, 1)
+    with BF16:
+        assert not trained(images).any() and network(images).any()
+
+
+def test_a_checkpointed_network_trains() -> None:
+    """Gradient checkpointing computes in backward what it computed forward, to the same tensors."""
+    network = timm.create_model("resnet18", num_classes=0).to(memory_format=torch.channels_last)
+    network.set_grad_checkpointing(True)
+    multiply_small_maps(network)
+    with BF16:
+        loss = network(torch.randn(2, 3, 64, 64)).sum()
+    loss.backward()
+    assert network.layer4[1].conv2.weight.grad is not None

@@ -42,7 +42,7 @@ def adapt_finetune(job: Job) -> Outcome:
     """
     train, validation = job.data.splits["train"], job.data.splits["validation"]
     rates = _learning_rates(job)
-    seen = 0
+    seen, part = 0, batch_size(job)
     if len(rates) == 1:
         best, selected = None, {"lr": rates[0]}
     else:
@@ -53,9 +53,10 @@ def adapt_finetune(job: Job) -> Outcome:
             fitted, scored_split, scored = job.items[~held], train, job.items[held]
         runs = []
         for rate in rates:
-            learner, images = _train(job, fitted, rate)
+            learner, images = _train(job, fitted, rate, part=part)
             seen += images
             if learner is not None:
+                part = learner.part
                 score = learner.score(learner.predict(scored_split, scored), scored_split, scored)
                 if score is not None:
                     runs.append((score, rate, learner))
@@ -64,14 +65,15 @@ def adapt_finetune(job: Job) -> Outcome:
         score, rate, best = max(runs, key=lambda run: _rank(run[0]))
         selected = {"lr": rate, **score}
     if best is None or job.shots is not None:
-        best, images = _train(job, job.items, selected["lr"])
+        best, images = _train(job, job.items, selected["lr"], part=part)
         seen += images
         if best is None:
             return _diverged(job, seen, selected)
+        part = best.part
     predictions = {name: best.predict(split) for name, split in job.data.tests.items()}
     if not all(np.isfinite(array).all() for array in predictions.values()):
         return _diverged(job, seen, selected)
-    return _outcome(best, predictions, selected, seen)
+    return replace(_outcome(best, predictions, selected, seen), part=part)
 
 
 def _rank(score: dict[str, float]) -> tuple[float, float]:
@@ -105,15 +107,24 @@ def _learning_rates(job: Job) -> list[float]:
     return settings.learning_rates + (settings.learning_rates_random if random else [])
 
 
-def _train(job: Job, items: NDArray[np.int64], rate: float) -> tuple[Learner | None, int]:
+def _train(
+    job: Job, items: NDArray[np.int64], rate: float, *, part: int | None = None
+) -> tuple[Learner | None, int]:
     """Train on some items of the training split.
+
+    Args:
+        job: The cell.
+        items: Of the training split.
+        rate: The learning rate.
+        part: Images that go through at a time, all of a batch by default; fewer where the memory
+            does not hold them.
 
     Returns:
         The classifier, or ``None`` when its loss became NaN, and the number of images seen.
     """
     seed = seed_of("finetune", job.data.card.name, job.budget, job.draw)
     device = job.encoder.device
-    part = batch_size(job)
+    part = part or batch_size(job)
     while True:
         # Dropout and stochastic depth, which timm's Swin has by default, know only the global
         # generator: seed it for this run, and give it back as it was.
@@ -166,6 +177,7 @@ def _train_seeded(
             learner.train()
     if best is not None:
         learner.load_state_dict(best[1])
+    optimiser.zero_grad()  # the next learning rate needs the memory
     return learner, steps * run.batch
 
 
@@ -174,7 +186,8 @@ def _backward(learner: Learner, pixels: Tensor, truth: Tensor) -> bool:
 
     Batch norm sees the parts one by one.
     """
-    parts = (torch.split(tensor, learner.part) for tensor in (pixels, truth))
+    count = -(-len(pixels) // learner.part)  # of equal parts: batch norm cannot do with one image
+    parts = (torch.tensor_split(tensor, count) for tensor in (pixels, truth))
     for images, labels in zip(*parts, strict=True):
         loss = learner.loss(learner(images), labels)
         if not math.isfinite(loss.item()):
@@ -212,7 +225,6 @@ def _outcome(
         images_seen=seen,
         trainable_parameters=sum(size for size, learns in sizes if learns),
         parameters=sum(size for size, _ in sizes),
-        part=learner.part,
     )
 
 

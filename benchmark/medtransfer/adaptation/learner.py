@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,13 +70,22 @@ class Learner(nn.Module, ABC):
         """
 
     @torch.inference_mode()
-    def _logits(self, split: Split, items: NDArray[np.int64] | None) -> Iterator[Tensor]:
+    def _predict(
+        self, finish: Callable[[Tensor], Tensor], split: Split, items: NDArray[np.int64] | None
+    ) -> NDArray[Any]:
+        """What ``finish`` makes of the logits of a split, or of some of its items."""
+
+        def predict(images: Tensor) -> Tensor:
+            return finish(self(self.encoder.resample(images)))
+
         self.eval()
         batch = self.encoder.batch
         chosen = np.arange(len(split)) if items is None else items
+        rows = []
         for start in range(0, len(chosen), batch):
             images = torch.from_numpy(split.images[chosen[start : start + batch]])
-            yield by_halves(lambda part: self(self.encoder.resample(part)), images)
+            rows.append(by_halves(predict, images).cpu().numpy())
+        return np.concatenate(rows)
 
 
 class Classifier(Learner):
@@ -117,12 +126,11 @@ class Classifier(Learner):
 
     def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Probabilities (N, classes)."""
-        return np.concatenate(
-            [
-                self.targets.probabilities(logits.double()).float().cpu().numpy()
-                for logits in self._logits(split, items)
-            ]
-        )
+
+        def finish(logits: Tensor) -> Tensor:
+            return self.targets.probabilities(logits.double()).float()
+
+        return self._predict(finish, split, items)
 
     def score(
         self, predicted: NDArray[np.float32], split: Split, items: NDArray[np.int64]
@@ -193,11 +201,12 @@ class PixelClassifier(Learner):
         """Class ids (N, H, W) at the masks' own size; what is not finite is background."""
         assert split.masks is not None
         size = split.masks.shape[1:]
-        rows = []
-        for logits in self._logits(split, items):
+
+        def finish(logits: Tensor) -> Tensor:
             resized = functional.interpolate(logits.float(), size, mode="bilinear")
-            rows.append(resized.nan_to_num(nan=-torch.inf).argmax(1).byte().cpu().numpy())
-        return np.concatenate(rows)
+            return resized.nan_to_num(nan=-torch.inf).argmax(1).byte()
+
+        return self._predict(finish, split, items)
 
     def score(
         self, predicted: NDArray[np.uint8], split: Split, items: NDArray[np.int64]

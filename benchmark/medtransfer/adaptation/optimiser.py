@@ -59,6 +59,8 @@ class ClippingAdamW(torch.optim.AdamW):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Clip and update."""
         for vector, parameter in self._vectors:
+            if vector.data_ptr() != parameter.data_ptr():  # given other memory by the network
+                vector.data = _flatten(parameter)
             gradient = parameter.grad
             if gradient is not None and gradient.stride() != parameter.stride():
                 gradient = torch.empty_like(parameter).copy_(gradient)

@@ -7,7 +7,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medtransfer.encoders.small_maps import SmallMaps
 from medtransfer.encoders.timm_networks import PYRAMID_STRIDES, TimmNetwork
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
@@ -127,15 +126,7 @@ class Encoder(nn.Module):
         if self.device.type == "meta":  # where FLOPs are counted, and torch knows no autocast
             return nullcontext()
         enabled = self.precision == "bf16"
-        context = ExitStack()
-        context.enter_context(
-            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
-        )
-        # In training, where it counts: any such mode turns off the fused path that torch's
-        # transformer layers take in prediction.
-        if enabled and self.device.type == "cpu" and torch.is_grad_enabled():
-            context.enter_context(SmallMaps())
-        return context
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def train(self, mode: bool = True) -> Encoder:
         """Train mode, or eval mode; what rests stays in eval mode, its batch norm as it is."""

@@ -7,6 +7,7 @@ import torch
 from medtransfer.encoders.checkpoints import Checkpoint, read_checkpoint
 from medtransfer.encoders.encoder import Encoder, check_encoder, resolve_device
 from medtransfer.encoders.resolution import Located, locate
+from medtransfer.encoders.small_maps import multiply_small_maps
 from medtransfer.encoders.timm_networks import TimmNetwork, build_timm
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
@@ -55,6 +56,7 @@ def build_encoder(located: Located, *, max_size: int, device: torch.device) -> E
     else:
         network, size, notes = build_timm(card, max_size=max_size, checkpoint=checkpoint)
     network.to(memory_format=torch.channels_last)
+    multiply_small_maps(network)
     encoder = Encoder(card, network, identity=located.identity, size=size).to(device).eval()
     encoder.notes = tuple(notes)
     check_encoder(encoder)

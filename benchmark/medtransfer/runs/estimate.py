@@ -12,7 +12,7 @@ import torch
 from medtransfer.adaptation import Job
 from medtransfer.adaptation.finetune import batch_size, build_learner
 from medtransfer.adaptation.optimiser import ClippingAdamW
-from medtransfer.encoders.encoder import Encoder
+from medtransfer.encoders.encoder import Encoder, by_halves
 from medtransfer.runs.execution import Runner
 from medtransfer.runs.local import build_runner, fit_plan
 from medtransfer.runs.plan import infeasible
@@ -103,12 +103,24 @@ def _time_cells(runner: Runner, cells: Sequence[Cell]) -> float:
 
 def _time_learner(job: Job) -> tuple[float, float]:
     """Seconds that one image's training and prediction take, in batches of the cell's size."""
-    learner = build_learner(job).train()
-    encoder, count = learner.encoder, batch_size(job)
+    part = batch_size(job)
+    while True:
+        try:
+            return _time_steps(job, part)
+        except torch.OutOfMemoryError:
+            if part == 1:
+                raise
+        part //= 2
+        torch.cuda.empty_cache()
+
+
+def _time_steps(job: Job, part: int) -> tuple[float, float]:
+    learner = build_learner(job)
+    encoder = learner.encoder
     pixels, seen = (
         torch.rand((n, encoder.card.input.channels, encoder.size, encoder.size)).to(encoder.device)
         * 255
-        for n in (count, encoder.batch)
+        for n in (part, encoder.batch)
     )
     parameters = [p for p in learner.parameters() if p.requires_grad]
     optimiser = ClippingAdamW([{"params": parameters}], clip=1.0)
@@ -117,22 +129,23 @@ def _time_learner(job: Job) -> tuple[float, float]:
         clock = time.perf_counter()
         learner.train()(pixels).float().square().mean().backward()
         optimiser.step()
+        optimiser.zero_grad()
         parameters[0].flatten()[0].item()  # waits for a GPU
         middle = time.perf_counter()
         with torch.inference_mode():
-            learner.eval()(seen).float().mean().item()
+            by_halves(learner.eval(), seen).float().mean().item()
         times.append((middle - clock, time.perf_counter() - middle))
     training, prediction = times[-1]
-    return training / count, prediction / encoder.batch
+    return training / part, prediction / encoder.batch
 
 
 @torch.inference_mode()
 def _time_image(encoder: Encoder) -> float:
     """Seconds that one image's embedding takes."""
     images = torch.zeros((encoder.batch, encoder.size, encoder.size, 3), dtype=torch.uint8)
-    encoder(images)
+    by_halves(encoder, images)
     clock = time.perf_counter()
-    encoder(images).cpu()
+    by_halves(encoder, images).cpu()
     return (time.perf_counter() - clock) / encoder.batch
 
 
