@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medtransfer.data.remote import RemoteFile
-    from medtransfer.ranking import Submission
+    from medtransfer.ranking import Difference, Layout, Submission
     from medtransfer.runs.estimate import Estimate
     from medtransfer.runs.preparation import Prepared
 
@@ -244,6 +244,37 @@ def print_comparison(compared: pd.DataFrame, *, own: str, title: str) -> None:
             f"> {row['encoder']}" if mine else f"  {row['encoder']}",
             *cells,
             style="bold" if mine else None,
+        )
+    _wide().print(table)
+
+
+_VERDICTS = {"none": "no difference shown", "unknown": "no replicates: unknown"}
+
+
+def print_differences(
+    layout: Layout, differences: Sequence[Difference], names: tuple[str, str]
+) -> None:
+    """Two encoders on one protocol and suite: views, domains and tasks, with a verdict each."""
+    first, second = names
+    title = f"{first} minus {second}: protocol {layout.protocol}, suite {layout.suite}"
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("", "test", first, second, "difference", "95 %", "shown to be better"):
+        table.add_column(escape(name), justify="left" if name in ("", "test") else "right")
+    part = differences[0].part
+    for row in differences:
+        if row.part != part:
+            table.add_section()
+            part = row.part
+        winner = {"first": first, "second": second}.get(row.verdict) or _VERDICTS[row.verdict]
+        known = row.verdict != "unknown"
+        table.add_row(
+            escape(row.view),
+            row.split.replace("_", "-"),
+            f"{row.first:.3f}",
+            f"{row.second:.3f}",
+            f"{row.first - row.second:+.3f}",
+            f"{row.low:+.3f} to {row.high:+.3f}" if known else "-",
+            escape(winner),
         )
     _wide().print(table)
 

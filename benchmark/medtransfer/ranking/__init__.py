@@ -9,20 +9,26 @@ import pandas as pd
 
 from medtransfer.ranking.adaptations import compare_records, tabulate
 from medtransfer.ranking.board import Board, boards
+from medtransfer.ranking.comparison import Difference, compare_pair
 from medtransfer.ranking.files import check_leaderboard, render_csv, tidy, write_leaderboard
 from medtransfer.ranking.frame import frame
+from medtransfer.ranking.layout import Layout, lay_out
 from medtransfer.ranking.markdown import render_markdown
 from medtransfer.ranking.submissions import Submission, load_submission, load_submissions
 from medtransfer.ranking.summary import summary
 from medtransfer.ranking.text import escape, quantity
-from medtransfer.specs.protocol import list_protocols, load_protocol
-from medtransfer.specs.task import find_task, load_suites, load_tasks
+from medtransfer.specs.base import InputError, suggest
+from medtransfer.specs.protocol import Protocol, list_protocols, load_protocol
+from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks
 
 __all__ = [
     "Board",
+    "Difference",
+    "Layout",
     "Submission",
     "boards",
     "check_leaderboard",
+    "compare",
     "compare_records",
     "escape",
     "frame",
@@ -42,15 +48,53 @@ __all__ = [
 
 def shipped_boards(submissions: Sequence[Submission]) -> list[Board]:
     """The boards of the shipped protocols and suites; those of v1, the benchmark, come first."""
+    lineages = {task: card.corpora for task, card in _suite_cards().items()}
+    return boards(submissions, load_suites(), _protocols(), kinds=_suite_kinds(), lineages=lineages)
+
+
+def compare(
+    submissions: Sequence[Submission], first: str, second: str
+) -> list[tuple[Layout, list[Difference]]]:
+    """Compare two encoders on every shipped protocol and suite where both have results.
+
+    Raises:
+        InputError: For an encoder without a submission, or two that share no cell.
+    """
+    by_name = {submission.card.name: submission for submission in submissions}
+    for name in (first, second):
+        if name not in by_name:
+            raise InputError(f"no submission of encoder '{name}'{suggest(name, by_name)}")
+    if first == second:
+        raise InputError(f"'{first}' twice; name two encoders")
+    found = []
+    both = [by_name[first], by_name[second]]
+    for layout in lay_out(both, load_suites(), _protocols(), kinds=_suite_kinds()):
+        if layout.kind or len(layout.encoders) < 2:  # a part is among the views of the whole
+            continue
+        replicates = layout.replicates.select(layout.cells)
+        if differences := compare_pair(layout.ranked, replicates, first, second):
+            found.append((layout, differences))
+    if not found:
+        raise InputError(
+            f"'{first}' and '{second}' share no complete task, budget and adaptation of a protocol"
+        )
+    return found
+
+
+def _protocols() -> dict[str, Protocol]:
     names = sorted(list_protocols(), key=lambda name: name != "v1")
-    suites, cards = load_suites(), load_tasks()
-    found = {task: find_task(task, cards) for suite in suites.values() for task in suite.tasks}
-    return boards(
-        submissions,
-        suites,
-        {name: load_protocol(name) for name in names},
-        kinds={task: card.kind for task, card in found.items() if card},
-    )
+    return {name: load_protocol(name) for name in names}
+
+
+def _suite_cards() -> dict[str, TaskCard]:
+    cards = load_tasks()
+    tasks = {task for suite in load_suites().values() for task in suite.tasks}
+    found = {task: find_task(task, cards) for task in sorted(tasks)}
+    return {task: card for task, card in found.items() if card}
+
+
+def _suite_kinds() -> dict[str, str]:
+    return {task: card.kind for task, card in _suite_cards().items()}
 
 
 def leaderboard(submissions: str | Path | Sequence[str | Path]) -> pd.DataFrame:

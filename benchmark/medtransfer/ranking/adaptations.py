@@ -55,7 +55,7 @@ def compare_adaptations(cells: pd.DataFrame) -> pd.DataFrame:
                     "tasks": len(tasks),
                     "draws": own.index.get_level_values("draw").nunique(),
                     IN_DOMAIN: average(own, IN_DOMAIN).get(encoder),
-                    "out_of_domain": average(own[own["external"]], "out_of_domain").get(encoder),
+                    "out_of_domain": average(own[own["elsewhere"]], "out_of_domain").get(encoder),
                     "trainable_parameters": own["trainable_parameters"].max(),
                     "adaptation_flops": own["adaptation_flops"].sum(),
                     "seconds": own["seconds"].sum(),

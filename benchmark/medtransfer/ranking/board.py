@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from medtransfer.ranking.adaptations import compare_adaptations
-from medtransfer.ranking.columns import COSTS, KIND_SCORES, SCORES, Column, domain_columns
-from medtransfer.ranking.frame import IN_DOMAIN, KINDS, frame, most_common
-from medtransfer.ranking.submissions import Submission
-from medtransfer.ranking.table import (
-    applicable,
-    broad_kind,
-    cell_scores,
-    expected_cells,
-    expected_fingerprints,
-    grid,
+from medtransfer.ranking.columns import (
+    COSTS,
+    KIND_SCORES,
+    SCORES,
+    TRANSFER,
+    Column,
+    domain_columns,
 )
+from medtransfer.ranking.contamination import contamination, overlapping
+from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.layout import OTHER_TASKS, Layout, lay_out
+from medtransfer.ranking.pareto import mark_fronts
+from medtransfer.ranking.resampling import Replicates
+from medtransfer.ranking.sources import Sources, compare_sources
+from medtransfer.ranking.standing import judge
+from medtransfer.ranking.submissions import Submission
+from medtransfer.ranking.table import average, cell_scores
+from medtransfer.ranking.uncertainty import Significance
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite, split_family
 
-__all__ = ["OTHER_TASKS", "Board", "boards"]
-
-OTHER_TASKS = "other tasks"
+__all__ = ["Board", "boards"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,17 @@ class Board:
         columns: The columns of scores, those of single domains last, then those of costs.
         table: Index encoder, in the order of the board: the ranked ones, then the others by
             coverage. Columns title, rank (null: unranked), have and expected (cells), coverage,
-            error (of the first cell that failed), relation_<domain>, and those of ``columns``.
+            error (of the first cell that failed), relation_<domain>, those of ``columns``, of
+            `mark_fronts` and of :data:`STANDING`; contamination; and clean_score and clean_rank,
+            which leave out every task that a ranked encoder has seen in pre-training.
         results: One row per encoder, task, test split, adaptation and budget: domain, metric,
-            mean and std of the primary metric over the draws (mean: null unless all are there),
-            have, draws (expected) and diverged (how many). Optional adaptations are among them.
+            mean and std of the primary metric over the draws (mean: null unless all are there), low
+            and high (95 % interval of the mean, over items and draws), have, draws (expected) and
+            diverged (how many). Optional adaptations are among them.
         adaptations: How adaptations compare, for encoders with an optional one; from
             `compare_adaptations`.
+        significance: Tests of the ranked encoders over tasks.
+        sources: Source domains against target domains, of the ranked encoders.
         notes: What was left out, and why.
     """
 
@@ -59,6 +70,8 @@ class Board:
     table: pd.DataFrame
     results: pd.DataFrame
     adaptations: pd.DataFrame
+    significance: Significance
+    sources: Sources
     notes: tuple[str, ...]
 
 
@@ -68,131 +81,122 @@ def boards(
     protocols: Mapping[str, Protocol],
     *,
     kinds: Mapping[str, str] | None = None,
+    lineages: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Board]:
-    """One board per protocol and suite, in the order of the two mappings.
+    """One board per protocol and suite, as `lay_out` has them.
 
-    A suite that has classification and segmentation tasks gets a board for each, too, where anybody
-    has a rank: an encoder that gives no feature maps has its own on the one of classification.
-
-    A suite has a board when each of its tasks has records; one with fewer, only when these would
-    be on no board otherwise. Tasks in no suite share a last board of each protocol. Records made
-    under another version of a shipped protocol, or under one that is not shipped, are counted in
-    a note and not ranked.
+    The boards of one kind of task are left out where nobody has a rank. Records made under another
+    version of a shipped protocol, or under one that is not shipped, are counted in a note and not
+    ranked.
 
     Args:
         submissions: The encoders.
         suites: By name.
         protocols: By name.
         kinds: Kind of each task by its card, for those that nobody ran.
+        lineages: Source corpora of each task by its card.
     """
-    rows = frame(submissions)
-    cards = {submission.card.name: submission.card for submission in submissions}
-    unknown = sorted(set(rows["protocol"]) - set(protocols))
-    found = []
-    for name in [*protocols, *unknown]:
-        own = rows[rows["protocol"] == name]
-        known = {**(kinds or {}), **most_common(own, "kind")}
-        for key, suite in _shown(suites, set(own["task"])).items():
-            for kind, chosen in _by_kind(suite, known).items():
-                part = own[own["task"].isin(chosen.tasks)]
-                named = (name, protocols.get(name)), (key, kind, chosen)
-                board = _board(*named, part, cards, known)
-                if not kind or board.table["rank"].notna().any():
-                    found.append(board)
-    return found
-
-
-def _by_kind(suite: Suite, kinds: Mapping[str, str]) -> dict[str, Suite]:
-    """The suite itself, and its tasks of each kind where there are several.
-
-    A task of unknown kind is in each of them, where nobody is complete without it.
-    """
-    found = {task: broad_kind(kinds[task]) for task in suite.tasks if task in kinds}
-    if len(set(found.values())) < 2:
-        return {"": suite}
-    parts = {kind: [t for t in suite.tasks if found.get(t, kind) == kind] for kind in KINDS}
-    return {"": suite} | {
-        kind: suite.model_copy(update={"tasks": tasks}) for kind, tasks in parts.items()
-    }
-
-
-def _shown(suites: Mapping[str, Suite], tasks: set[str]) -> dict[str, Suite]:
-    """The suites that get a board when there are records of ``tasks``."""
-    chosen = {name for name, suite in suites.items() if tasks.issuperset(suite.tasks)}
-    left = tasks.difference(*(suites[name].tasks for name in chosen))
-    for name, suite in suites.items():
-        if left.intersection(suite.tasks):
-            chosen.add(name)
-            left = left.difference(suite.tasks)
-    shown = {name: suite for name, suite in suites.items() if name in chosen}
-    return shown | ({OTHER_TASKS: Suite(tasks=sorted(left))} if left else {})
-
-
-def _board(
-    protocol: tuple[str, Protocol | None],
-    suite: tuple[str, str, Suite],
-    rows: pd.DataFrame,
-    cards: Mapping[str, EncoderCard],
-    kinds: Mapping[str, str],
-) -> Board:
-    name, values = protocol
-    stale = rows["protocol_fingerprint"] != expected_fingerprints(rows, values)
-    current = rows[~stale]
-    foreign = current["fingerprint"] != current["task"].map(most_common(current, "fingerprint"))
-    valid = current[~foreign]
-    key, kind, chosen = suite
-    planned = expected_cells(chosen, kinds, values) if values else []
-    cells = applicable(planned, valid)
-    encoders = sorted(current["encoder"].unique())
-    laid_out = grid(valid, cells, encoders)
-    optional = expected_cells(chosen, kinds, values, optional=True) if values else []
-    both = grid(valid, [*cells, *applicable(optional, valid)], encoders)
-    mixed = KIND_SCORES if laid_out["kind"].nunique() > 1 else ()
-    columns = (*SCORES, *mixed, *domain_columns(valid["domain"].unique()), *COSTS)
-    notes = [
-        *_stale(rows[stale]),
-        *_foreign(current[foreign]),
-        *_inapplicable(planned, cells),
-        *([_OTHER_TASKS_NOTE] if key == OTHER_TASKS else []),
+    found = [
+        _board(layout, lineages or {})
+        for layout in lay_out(submissions, suites, protocols, kinds=kinds)
     ]
+    return [board for board in found if not board.kind or board.table["rank"].notna().any()]
+
+
+def _board(layout: Layout, lineages: Mapping[str, Sequence[str]]) -> Board:
+    own = {task: lineages.get(task, ()) for task in layout.rows["task"].unique()}
+    mixed = KIND_SCORES if layout.ranked["kind"].nunique() > 1 else ()
+    domains = domain_columns(layout.rows["domain"].unique())
+    columns = (*SCORES, *mixed, *domains, *TRANSFER, *COSTS)
+    table, seen = _table(layout, columns, own)
+    ranked = list(table.index[table["rank"].notna()])
+    standing = judge(
+        cell_scores(layout.ranked), ranked, layout.replicates.select(layout.cells), own
+    )
     return Board(
-        protocol=name,
-        title=values.title if values else "",
-        suite=key,
-        kind=kind,
+        protocol=layout.protocol,
+        title=layout.title,
+        suite=layout.suite,
+        kind=layout.kind,
         columns=columns,
-        table=_table(laid_out, columns, cards),
-        results=_results(both),
-        adaptations=compare_adaptations(cell_scores(both)),
-        notes=tuple(notes),
+        table=table.join(standing.table),
+        results=_results(layout.whole, layout.replicates),
+        adaptations=compare_adaptations(cell_scores(layout.whole)),
+        significance=standing.significance,
+        sources=compare_sources(
+            table.loc[ranked], {name: layout.submissions[name].card for name in ranked}
+        ),
+        notes=(
+            *_stale(layout.stale),
+            *_foreign(layout.foreign),
+            *_inapplicable(layout.planned, layout.cells),
+            *_seen(seen, layout.cells),
+            *([_OTHER_TASKS_NOTE] if layout.suite == OTHER_TASKS else []),
+        ),
     )
 
 
 def _table(
-    laid_out: pd.DataFrame, columns: Sequence[Column], cards: Mapping[str, EncoderCard]
-) -> pd.DataFrame:
-    """Rank the encoders that have every expected cell; the others get no score at all."""
-    cells = cell_scores(laid_out)
+    layout: Layout, columns: Sequence[Column], lineages: Mapping[str, Sequence[str]]
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Rank the encoders that have every expected cell; the others get no score at all.
+
+    Returns:
+        The table, and for each task that a ranked encoder has seen in pre-training who has.
+    """
+    cards = {name: submission.card for name, submission in layout.submissions.items()}
+    cells = _describe(cell_scores(layout.ranked), cards)
     scores = cells[IN_DOMAIN].groupby(level="encoder")
     table = pd.DataFrame({"have": scores.count(), "expected": scores.size()})
     table["coverage"] = table["have"] / table["expected"]
     table["title"] = [cards[name].title for name in table.index]
-    failed = laid_out[laid_out["status"] == "failed"]
+    failed = layout.ranked[layout.ranked["status"] == "failed"]
     table["error"] = failed.groupby("encoder")["error"].first()
     for column in columns:
         table[column.name] = column.how(cells)
     incomplete = table["have"] < table["expected"]
     table.loc[incomplete, [column.name for column in columns if column.unit == "score"]] = None
-    for domain in sorted(laid_out["domain"].unique()):
+    for domain in sorted(layout.ranked["domain"].unique()):
         table[f"relation_{domain}"] = [cards[name].relation(domain) for name in table.index]
-    table["rank"] = table[IN_DOMAIN].rank(ascending=False, method="min").astype("Int64")
+    table = table.join(mark_fronts(table))
+    table["rank"] = _rank(table[IN_DOMAIN])
+    table["contamination"] = [contamination(cards[name], lineages) for name in table.index]
+    seen: dict[str, list[str]] = {}
+    for name in table.index[table["rank"].notna()]:
+        for task in overlapping(cards[name], lineages):
+            seen.setdefault(task, []).append(name)
+    unseen = average(cells[~cells.index.isin(list(seen), level="task")], IN_DOMAIN)
+    table["clean_score"] = unseen.where(~incomplete)
+    table["clean_rank"] = _rank(table["clean_score"])
     order = table.reset_index().sort_values(
         ["rank", "coverage", "encoder"], ascending=[True, False, True]
     )
-    return order.set_index("encoder")
+    return order.set_index("encoder"), seen
 
 
-def _results(laid_out: pd.DataFrame) -> pd.DataFrame:
+def _rank(scores: pd.Series[float]) -> pd.Series[int]:
+    return scores.rank(ascending=False, method="min").astype("Int64")
+
+
+def _describe(cells: pd.DataFrame, cards: Mapping[str, EncoderCard]) -> pd.DataFrame:
+    """Add to each cell what the encoder's card says: its relation to the task, and its price."""
+    places = cells.index.to_frame()[["encoder", "domain"]]
+    known = {
+        (encoder, domain): cards[encoder].relation(domain)
+        for encoder, domain in places.drop_duplicates().itertuples(index=False, name=None)
+    }
+    spent = {
+        name: 0.0 if card.pretraining.objective == "none" else card.pretraining.cost.flops
+        for name, card in cards.items()
+    }
+    relations: list[Any] = [known[key] for key in places.itertuples(index=False, name=None)]
+    return cells.assign(
+        relation=relations,
+        pretraining_flops=places["encoder"].map(spent).astype(float),
+    )
+
+
+def _results(laid_out: pd.DataFrame, replicates: Replicates) -> pd.DataFrame:
     by = ["encoder", "domain", "task", "metric", "split", "adaptation", "budget"]
     rows = laid_out.assign(
         diverged=laid_out["status"] == "diverged", split=laid_out["split"].map(split_family)
@@ -212,7 +216,13 @@ def _results(laid_out: pd.DataFrame) -> pd.DataFrame:
     )
     partial = results["have"] < results["draws"]
     results.loc[partial, ["mean", "std"]] = None
-    return results.reset_index()
+    results = results.reset_index()
+    chance = results["task"].map(laid_out.groupby("task")["chance"].max())
+    keys = ["encoder", "split", "task", "budget", "adaptation"]
+    results = results.merge(replicates.bounds(), on=keys, how="left")
+    for bound in ("low", "high"):  # from the scale of scores back to the metric's
+        results[bound] = results[bound] * (1 - chance) + chance
+    return results
 
 
 _OTHER_TASKS_NOTE = (
@@ -238,6 +248,19 @@ def _foreign(rows: pd.DataFrame) -> list[str]:
         f"{task}: made with other data or another revision of the task than most, so counted as "
         f"missing: {_count(part)}."
         for task, part in rows.groupby("task")
+    ]
+
+
+def _seen(seen: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> list[str]:
+    """What the second rank leaves out."""
+    if not seen:
+        return []
+    tasks = {cell.task for cell in cells}
+    rest = "" if tasks - set(seen) else ", which leaves none"
+    listed = "; ".join(f"{task} ({', '.join(who)})" for task, who in sorted(seen.items()))
+    return [
+        "Seen in pre-training, as declared, and left out of the second rank for everybody"
+        f"{rest}: {listed}."
     ]
 
 

@@ -12,9 +12,19 @@ import pandas as pd
 from medtransfer.ranking.frame import IN_DOMAIN, KINDS
 from medtransfer.ranking.table import average, totals
 
-__all__ = ["COSTS", "KIND_SCORES", "SCORES", "Column", "Unit", "domain_columns"]
+__all__ = [
+    "COSTS",
+    "KIND_SCORES",
+    "SCORES",
+    "TRANSFER",
+    "Column",
+    "Section",
+    "Unit",
+    "domain_columns",
+]
 
-Unit = Literal["score", "FLOP", "count", "seconds", "bytes", "text"]
+Section = Literal["overall", "domains", "transfer", "cost"]
+Unit = Literal["score", "FLOP", "count", "seconds", "bytes", "joules", "text"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class Column:
         title: For people.
         how: From the table of :func:`cell_scores` to one value per encoder.
         unit: Of the values.
+        section: Of the board.
         domain: The one domain that is scored; null for all other columns.
     """
 
@@ -33,6 +44,7 @@ class Column:
     title: str
     how: Callable[[pd.DataFrame], pd.Series[Any]]
     unit: Unit = "score"
+    section: Section = "overall"
     domain: str | None = None
 
 
@@ -45,7 +57,7 @@ def _domain(cells: pd.DataFrame, domain: str) -> pd.Series[float]:
 
 
 def _gap(cells: pd.DataFrame) -> pd.Series[float]:
-    external = cells.query("external")
+    external = cells.query("elsewhere")
     return average(external, IN_DOMAIN) - average(external, "out_of_domain")
 
 
@@ -58,6 +70,11 @@ def _peak(cells: pd.DataFrame, name: str) -> pd.Series[float]:
     return _largest(cells, name).where(totals(cells, name).notna())
 
 
+def _total(cells: pd.DataFrame) -> pd.Series[float]:
+    """Pre-training, as declared, and adaptation."""
+    return totals(cells, "adaptation_flops") + _largest(cells, "pretraining_flops")
+
+
 def _devices(cells: pd.DataFrame) -> pd.Series[str]:
     names = cells["device"].dropna().reset_index()[["encoder", "device"]].drop_duplicates()
     return names.sort_values("device").groupby("encoder")["device"].agg(", ".join)
@@ -66,7 +83,7 @@ def _devices(cells: pd.DataFrame) -> pd.Series[str]:
 SCORES = (
     Column(IN_DOMAIN, "In-domain", lambda cells: average(cells, IN_DOMAIN)),
     Column(
-        "out_of_domain", "Out-of-domain", partial(_view, query="external", column="out_of_domain")
+        "out_of_domain", "Out-of-domain", partial(_view, query="elsewhere", column="out_of_domain")
     ),
     Column("gap", "Gap", _gap),
     Column("few_shot", "Few-shot", partial(_view, query="budget != 'full'")),
@@ -79,31 +96,66 @@ KIND_SCORES = tuple(
     Column(kind, kind.capitalize(), partial(_view, query=f"kind == '{kind}'")) for kind in KINDS
 )
 
-COSTS = (
+TRANSFER = tuple(
     Column(
+        f"{relation}_{name}",
+        f"{relation.capitalize()}, {name.replace('_', '-')}",
+        partial(_view, query=f"relation == '{relation}' and {query}"),
+        section="transfer",
+    )
+    for relation in ("intra", "inter")
+    for name, query in (("few_shot", "budget != 'full'"), ("full", "budget == 'full'"))
+) + tuple(
+    Column(
+        name,
+        title,
+        partial(_view, query=f"{name}.notna()", column=name),
+        section="transfer",
+    )
+    for name, title in (("external", "External"), ("corrupted", "Corrupted"))
+)
+
+_cost = partial(Column, section="cost")
+
+COSTS = (
+    _cost(
         "adaptation_flops",
         "Adaptation FLOPs",
         partial(totals, column="adaptation_flops"),
         unit="FLOP",
     ),
-    Column(
+    _cost(
         "inference_flops_per_image",
         "FLOPs per image",
         partial(_largest, name="inference_flops_per_image"),
         unit="FLOP",
     ),
-    Column("parameters", "Parameters", partial(_largest, name="parameters"), unit="count"),
-    Column("seconds", "Time", partial(totals, column="seconds"), unit="seconds"),
-    Column(
+    _cost(
+        "pretraining_flops",
+        "Pre-training FLOPs",
+        partial(_largest, name="pretraining_flops"),
+        unit="FLOP",
+    ),
+    _cost("total_flops", "Total FLOPs", _total, unit="FLOP"),
+    _cost("parameters", "Parameters", partial(_largest, name="parameters"), unit="count"),
+    _cost("seconds", "Time", partial(totals, column="seconds"), unit="seconds"),
+    _cost(
         "peak_memory_bytes", "Peak memory", partial(_peak, name="peak_memory_bytes"), unit="bytes"
     ),
-    Column("device", "Device", _devices, unit="text"),
+    _cost("energy_joules", "Energy", partial(totals, column="energy_joules"), unit="joules"),
+    _cost("device", "Device", _devices, unit="text"),
 )
 
 
 def domain_columns(domains: Iterable[str]) -> tuple[Column, ...]:
     """One in-domain score column per domain."""
     return tuple(
-        Column(f"domain_{domain}", domain, partial(_domain, domain=domain), domain=domain)
+        Column(
+            f"domain_{domain}",
+            domain,
+            partial(_domain, domain=domain),
+            section="domains",
+            domain=domain,
+        )
         for domain in sorted(domains)
     )

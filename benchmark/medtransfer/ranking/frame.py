@@ -23,6 +23,7 @@ COSTS = [
     "trainable_parameters",
     "seconds",
     "peak_memory_bytes",
+    "energy_joules",
 ]
 _KEY = ["encoder", "protocol", "protocol_fingerprint", "task", "fingerprint", "adaptation"]
 _KEY += ["budget", "draw", "split"]

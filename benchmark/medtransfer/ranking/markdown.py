@@ -9,12 +9,15 @@ import pandas as pd
 
 from medtransfer.ranking.adaptations import tabulate
 from medtransfer.ranking.board import Board
-from medtransfer.ranking.columns import Column
+from medtransfer.ranking.columns import Column, Unit
 from medtransfer.ranking.frame import IN_DOMAIN, KINDS
+from medtransfer.ranking.pareto import PRICES, best_under
 from medtransfer.ranking.text import MISSING, escape, pipe_table, quantity
 from medtransfer.specs.protocol import OPTIONAL
 
 __all__ = ["render_markdown"]
+
+_NAMED = 10  # pairs of encoders in a sentence
 
 _HEAD = """\
 # Leaderboard
@@ -35,6 +38,18 @@ cell of a board has no rank and no score there: no mean is taken over what happe
 - **Out-of-domain**: the mean over the task's other test splits (another hospital, scanner or
   corpus; graded corruptions count as one), over the tasks that have any. **Gap**: in-domain minus
   out-of-domain, over those same tasks.
+- **95 %**: intervals of a paired bootstrap over test items and few-shot draws (1,000 replicates,
+  the same for all encoders). A **rank** is at least one more than the number of encoders that are
+  shown to be better, and at most the number of those not shown to be worse. **Tie**: encoders of
+  one group are not told apart from the best of it. **Rank on other tasks**: the tasks are drawn
+  anew, too, those of one source corpus together.
+- **Mean rank** (over tasks) and **win rate** (share of the other encoders and tasks that are
+  beaten) depend on who else is here.
+- **Seen before**: whether declared pre-training data overlap with a task's source corpora.
+  **Unseen tasks only**: the rank without all tasks that any encoder here has seen.
+- **Intra**: over the tasks of domains that the encoder was pre-trained on, so other tasks for
+  other encoders; **inter**: over the rest. **External** and **corrupted** are the two parts of
+  out-of-domain.
 - **Few-shot** (all budgets but full), **full**, **frozen** (knn and linear; of masks decoder),
   **fine-tuned**, **classification**, **segmentation** and the domains are in-domain scores of a
   part of the cells.
@@ -78,7 +93,12 @@ def _board(board: Board) -> str:
     if ranked.empty:
         parts.append("No encoder has every cell of this board yet.\n")
     else:
-        parts += [_overall(board, ranked), _domains(board, ranked), _costs(board, ranked)]
+        parts += [
+            _overall(board, ranked),
+            _domains(board, ranked),
+            _transfer(board, ranked),
+            _costs(board, ranked),
+        ]
     if not board.kind:  # whose tables stand on the board of the whole suite
         parts += [*_adaptations(board), *_tasks(board)]
     if len(unranked):
@@ -89,26 +109,106 @@ def _board(board: Board) -> str:
 
 
 def _overall(board: Board, ranked: pd.DataFrame) -> str:
-    """The headline: every score but those of single domains, and the cost beside them."""
+    """The headline: every score but those of parts, and the cost beside them."""
     shown = [
         column
         for column in board.columns
-        if (column.unit == "score" and column.domain is None) or column.name == "adaptation_flops"
+        if column.section == "overall" or column.name == "adaptation_flops"
     ]
-    return "### Overall\n\n" + _leaders(ranked, shown)
+    return "### Overall\n\n" + _leaders(ranked, shown, intervals=True) + _significance(board)
+
+
+def _significance(board: Board) -> str:
+    """What the tests over tasks say, in one paragraph."""
+    found, ties = board.significance, board.table["tie"].max()
+    if len(board.table["rank"].dropna()) < 2:
+        return ""
+    lines = []
+    if pd.notna(ties):
+        lines.append(
+            f"The test items and draws tell {ties} group{'s' if ties > 1 else ''} of encoders "
+            "apart (Tie)."
+        )
+    if found.friedman is None:
+        lines.append(f"Over {found.tasks} task{'s' if found.tasks > 1 else ''} nothing is tested.")
+    else:
+        shown = found.pairs[found.pairs["holm"] < 0.05]
+        named = [f"{escape(p.better)} over {escape(p.worse)}" for p in shown.itertuples()]
+        rest = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        pairs = ", ".join(named[:_NAMED]) + rest
+        lines.append(
+            f"Over {found.tasks} tasks: Friedman's test p = {found.friedman:.2g}; signed-rank "
+            f"tests of the {len(found.pairs)} pairs, corrected by Holm's method, show "
+            f"{pairs or 'no difference'}."
+        )
+    return "\n" + " ".join(lines) + "\n"
 
 
 def _domains(board: Board, ranked: pd.DataFrame) -> str:
-    shown = [column for column in board.columns if column.domain is not None]
+    shown = [column for column in board.columns if column.section == "domains"]
     return "### In-domain score by domain\n\n" + _leaders(ranked, shown)
 
 
+def _transfer(board: Board, ranked: pd.DataFrame) -> str:
+    shown = [column for column in board.columns if column.section == "transfer"]
+    text = "### Transfer\n\n"
+    if ranked[[column.name for column in shown]].notna().to_numpy().any():
+        text += _leaders(ranked, shown)
+    if not ranked["intra_full"].notna().any():
+        text += (
+            "\nIntra and inter transfer, and how much the source domain matters, will stand here "
+            "once an encoder is ranked whose card declares pre-training on a domain of this board "
+            "(`bench evaluate` of such an encoder).\n"
+        )
+    return text + _sources(board)
+
+
+def _sources(board: Board) -> str:
+    """Source domains against target domains, and what being at home is worth."""
+    heat = board.sources
+    if heat.scores.empty:
+        return ""
+    head = ["Pre-trained on", "Encoders", *map(str, heat.scores.columns)]
+    rows = [
+        [escape(source), str(heat.encoders[source]), *(quantity(float(v), "score") for v in row)]
+        for source, row in zip(heat.scores.index, heat.scores.to_numpy(), strict=True)
+    ]
+    text = "\nMean score of the encoders of a source domain on each target domain:\n\n"
+    text += pipe_table(head, rows)
+    if heat.pairs:
+        text += (
+            f"\nAt home against away (the same target domain, encoders of other sources): "
+            f"{heat.difference:+.3f} over {heat.pairs} pair{'s' if heat.pairs > 1 else ''}"
+        )
+        text += f", signed-rank test p = {heat.p:.2g}.\n" if heat.p is not None else ".\n"
+    return text
+
+
 def _costs(board: Board, ranked: pd.DataFrame) -> str:
-    shown = [column for column in board.columns if column.unit != "score"]
-    return "### Cost\n\n" + _leaders(ranked, shown, titles=True)
+    shown = [column for column in board.columns if column.section == "cost"]
+    text = "### Cost\n\n" + _leaders(ranked, shown, titles=True)
+    for name, price in PRICES.items():
+        front = ranked.index[ranked[name].fillna(False).astype(bool)]
+        if len(front):
+            title = next(column.title for column in shown if column.name == price)
+            text += f"\nNobody is better for less ({title}): {', '.join(map(escape, front))}.\n"
+    best = best_under(ranked, "adaptation_flops")
+    if len(best) > 1:
+        found = ", ".join(
+            f"{quantity(budget, 'FLOP')} {escape(encoder)}"
+            for budget, encoder in zip(best["budget"], best["encoder"], strict=True)
+        )
+        text += f"\nBest under a budget of adaptation FLOPs: {found}.\n"
+    return text
 
 
-def _leaders(ranked: pd.DataFrame, columns: Iterable[Column], *, titles: bool = False) -> str:
+def _leaders(
+    ranked: pd.DataFrame,
+    columns: Iterable[Column],
+    *,
+    intervals: bool = False,
+    titles: bool = False,
+) -> str:
     """One row per ranked encoder; a column that is empty for all of them is left out."""
     shown = [column for column in columns if ranked[column.name].notna().any()]
     head = ["Rank", "Encoder", *(column.title for column in shown)]
@@ -117,11 +217,45 @@ def _leaders(ranked: pd.DataFrame, columns: Iterable[Column], *, titles: bool = 
         [str(row["rank"]), escape(encoder), *(_entry(row, column) for column in shown)]
         for encoder, row in ranked.iterrows()
     ]
+    if intervals:
+        columns_of_trust = _trust(ranked)
+        head, align = [*head, *columns_of_trust], align + "r" * len(columns_of_trust)
+        for index, row in enumerate(rows):
+            row += [values[index] for values in columns_of_trust.values()]
     if titles:
         head, align = [*head, "What it is"], align + "l"
         for row, title in zip(rows, ranked["title"], strict=True):
             row.append(escape(title))
     return pipe_table(head, rows, align=align)
+
+
+def _trust(ranked: pd.DataFrame) -> dict[str, list[str]]:
+    """How sure the places are: columns by title, those that say nothing left out."""
+    found = {
+        "In-domain, 95 %": _spans(ranked, f"{IN_DOMAIN}_low", f"{IN_DOMAIN}_high", "score"),
+        "Rank, 95 %": _spans(ranked, "rank_low", "rank_high", "count"),
+        "Tie": [quantity(value, "count") for value in ranked["tie"]],
+        "Rank on other tasks": _spans(ranked, "rank_low_tasks", "rank_high_tasks", "count"),
+        "Mean rank": [f"{value:.1f}" for value in ranked["mean_rank"]],
+        "Win rate": [quantity(value, "score") for value in ranked["win_rate"]],
+    }
+    if (ranked["contamination"] == "overlap").any():
+        found["Unseen tasks only"] = [quantity(value, "count") for value in ranked["clean_rank"]]
+    if ranked["pretraining_flops"].gt(0).any() or (ranked["contamination"] != "clean").any():
+        found["Seen before"] = [str(value) for value in ranked["contamination"]]
+    return {name: values for name, values in found.items() if set(values) != {MISSING}}
+
+
+def _spans(ranked: pd.DataFrame, low: str, high: str, unit: Unit) -> list[str]:
+    """Intervals, ``1 to 3``, or one number where they have no width."""
+    rows = []
+    for bounds in ranked[[low, high]].itertuples(index=False, name=None):
+        if pd.isna(bounds[0]):
+            rows.append(MISSING)
+        else:
+            ends = dict.fromkeys(quantity(float(bound), unit) for bound in bounds)
+            rows.append(" to ".join(ends))
+    return rows
 
 
 def _entry(row: pd.Series[Any], column: Column) -> str:

@@ -10,15 +10,26 @@ from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import Record, read_records
 
-__all__ = ["Submission", "load_submission", "load_submissions"]
+__all__ = ["PUBLISHED", "Submission", "load_submission", "load_submissions"]
+
+PUBLISHED = "published"
+"""The folder beside the submissions with results that others published."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What one encoder hands in: at most one record of a cell, protocol and task fingerprint."""
+    """What one encoder hands in: at most one record of a cell, protocol and task fingerprint.
+
+    Attributes:
+        card: The encoder's.
+        records: The cells.
+        folders: For each record the folder in which its arrays are; none at all where only the
+            records are at hand.
+    """
 
     card: EncoderCard
     records: tuple[Record, ...]
+    folders: tuple[Path, ...] = ()
 
 
 def load_submissions(folders: Sequence[Path]) -> list[Submission]:
@@ -40,11 +51,13 @@ def load_submissions(folders: Sequence[Path]) -> list[Submission]:
 
 
 def _encoder_folders(folder: Path) -> list[Path]:
-    """Folders of encoders, without hidden ones and Python's own (``__pycache__``)."""
+    """Folders of encoders: not hidden ones, Python's own, and those of published studies."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of submissions")
     return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and path.name != PUBLISHED and not path.name.startswith((".", "__"))
     )
 
 
@@ -66,7 +79,7 @@ def load_submission(path: Path) -> Submission:
                 f"{ledger}: encoder.name: '{record.encoder.name}' in a record ({record.cell}), "
                 f"but '{card.name}' in encoder.yaml"
             )
-    return Submission(card, tuple(records))
+    return Submission(card, tuple(records), (path,) * len(records))
 
 
 def _merge(parts: list[tuple[Path, Submission]]) -> Submission:
@@ -78,14 +91,16 @@ def _merge(parts: list[tuple[Path, Submission]]) -> Submission:
             f"{paths}: encoder.sha256: records of different weights or preprocessing under the "
             f"one name '{parts[0][1].card.name}'; give each encoder its own name"
         )
-    records = _first_settled(record for _, part in parts for record in part.records)
-    return Submission(parts[0][1].card, records)
+    found = _first_settled((record, path) for path, part in parts for record in part.records)
+    return Submission(
+        parts[0][1].card, tuple(record for record, _ in found), tuple(path for _, path in found)
+    )
 
 
-def _first_settled(records: Iterable[Record]) -> tuple[Record, ...]:
-    chosen: dict[tuple[object, ...], Record] = {}
-    for record in records:
+def _first_settled(records: Iterable[tuple[Record, Path]]) -> list[tuple[Record, Path]]:
+    chosen: dict[tuple[object, ...], tuple[Record, Path]] = {}
+    for record, path in records:
         key = (record.cell, record.protocol.fingerprint, record.task.fingerprint)
-        if key not in chosen or not chosen[key].settled:
-            chosen[key] = record
-    return tuple(chosen.values())
+        if key not in chosen or not chosen[key][0].settled:
+            chosen[key] = record, path
+    return list(chosen.values())

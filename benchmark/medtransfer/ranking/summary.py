@@ -50,7 +50,7 @@ def summary(
     table = cell_scores(grid(rows, wanted, encoders=sorted(rows["encoder"].unique())))
     means = average(table, "value", by="task")
     compared = pd.DataFrame({"in_domain": average(table, IN_DOMAIN)})
-    compared["out_of_domain"] = average(table[table["external"]], "out_of_domain")
+    compared["out_of_domain"] = average(table[table["elsewhere"]], "out_of_domain")
     for task in dict.fromkeys(cell.task for cell in wanted):
         own = means[means.index.isin([task], level="task")]
         compared[task] = own.droplevel(["domain", "task"])

@@ -100,9 +100,10 @@ def cell_scores(grid: pd.DataFrame) -> pd.DataFrame:
     """One row per encoder and expected cell: its scores and what it cost.
 
     Returns:
-        Index :data:`LEVELS`; columns kind, in_domain and out_of_domain (scores), value (of the
-        primary metric, in-domain), external (whether the task has out-of-domain splits at all),
-        the costs and device.
+        Index :data:`LEVELS`; columns kind, in_domain and out_of_domain (scores), external and
+        corrupted (the two parts of out_of_domain; null for tasks without such splits), value (of
+        the primary metric, in-domain), elsewhere (whether the task has out-of-domain splits at
+        all), the costs and device.
     """
     inside = grid["split"] == IN_DOMAIN
     cells = grid[inside].set_index(LEVELS)[["kind", "score", "value", *COSTS, "device"]]
@@ -111,8 +112,12 @@ def cell_scores(grid: pd.DataFrame) -> pd.DataFrame:
     # Graded corruptions of a split count as one split, however many there are.
     named = outside.assign(split=outside["split"].map(split_family))
     scores = named.set_index([*LEVELS, "split"])["score"]
-    cells["out_of_domain"] = _mean(_mean(scores, [*LEVELS, "split"]), LEVELS)
-    cells["external"] = cells.index.isin(outside["task"].unique(), level="task")
+    splits = _mean(scores, [*LEVELS, "split"])
+    graded = splits.index.get_level_values("split").str.startswith("corrupted")
+    cells["out_of_domain"] = _mean(splits, LEVELS)
+    cells["external"] = _mean(splits[~graded], LEVELS)
+    cells["corrupted"] = _mean(splits[graded], LEVELS)
+    cells["elsewhere"] = cells.index.isin(outside["task"].unique(), level="task")
     return cells
 
 

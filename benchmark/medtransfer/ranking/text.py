@@ -35,7 +35,7 @@ def quantity(value: float, unit: Unit) -> str:
     power = 0
     while value >= 999.95 and power < 6:
         value, power = value / 1000, power + 1
-    symbol = {"FLOP": "FLOP", "bytes": "B"}.get(unit, "")
+    symbol = {"FLOP": "FLOP", "bytes": "B", "joules": "J"}.get(unit, "")
     return f"{value:.{1 if power else 0}f} {' kMGTPE'[power].strip()}{symbol}".strip()
 
 

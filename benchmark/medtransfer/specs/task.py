@@ -150,6 +150,12 @@ class TaskCard(Spec):
         return _CHANCE[self.metric]
 
     @property
+    def corpora(self) -> list[str]:
+        """Source corpora of all splits."""
+        splits = [name for source in self.sources.values() for name in source.lineage or ()]
+        return sorted({*self.lineage, *splits})
+
+    @property
     def sources(self) -> dict[str, Source]:
         """The splits that have files (or generators) of their own, by name."""
         own = {"train": self.train, "validation": self.validation, "in_domain": self.in_domain}

@@ -1,0 +1,37 @@
+"""Whether an encoder has seen a task's data before: declared pre-training data against lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from medtransfer.specs.encoder import EncoderCard
+
+__all__ = ["Contamination", "contamination", "overlapping"]
+
+Contamination = Literal["clean", "overlap", "unknown"]
+
+
+def overlapping(card: EncoderCard, lineages: Mapping[str, Iterable[str]]) -> list[str]:
+    """The tasks with a source corpus that is among the encoder's declared data.
+
+    Args:
+        card: The encoder's.
+        lineages: Source corpora of each task, test splits included.
+    """
+    seen = {_plain(name) for name in card.pretraining.datasets or ()}
+    return [
+        task for task, corpora in lineages.items() if any(_plain(name) in seen for name in corpora)
+    ]
+
+
+def contamination(card: EncoderCard, lineages: Mapping[str, Iterable[str]]) -> Contamination:
+    """The verdict over some tasks; what is not declared is unknown."""
+    if overlapping(card, lineages):
+        return "overlap"
+    return "unknown" if card.pretraining.datasets is None else "clean"
+
+
+def _plain(name: str) -> str:
+    """A corpus's name without what people write differently: CIFAR-10, cifar10, Cifar_10."""
+    return "".join(character for character in name.lower() if character.isalnum())

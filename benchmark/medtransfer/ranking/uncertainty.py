@@ -1,0 +1,193 @@
+"""What can be said of differences and ranks, given bootstrap replicates of the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from medtransfer.ranking.resampling import Replicates
+
+__all__ = [
+    "Significance",
+    "clusters",
+    "compare_over_tasks",
+    "interval",
+    "rank_intervals",
+    "task_replicates",
+    "tie_groups",
+]
+
+_LEVEL = 0.95
+
+Floats = NDArray[np.floating]
+
+
+def interval(replicates: Floats, *, level: float = _LEVEL) -> NDArray[np.float64]:
+    """Percentile interval of replicates (..., R): (2, ...), low and high; NaN where one is NaN."""
+    tail = 50 * (1 - level)
+    bounds: NDArray[np.float64] = np.percentile(replicates, [tail, 100 - tail], axis=-1)
+    return bounds
+
+
+def rank_intervals(replicates: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """95 % intervals of the ranks of E encoders.
+
+    An encoder's rank is at least one more than the number of encoders that are shown to be better,
+    and at most the number of those that are not shown to be worse, each in a paired comparison of
+    its own at 5 % (one-sided). The percentiles of bootstrapped ranks, which look more natural,
+    cover the true rank far too seldom where encoders are close: resampling adds the noise once
+    more, and the noise pushes the ranks of the best and the worst to the middle (Mogstad, Romano,
+    Shaikh and Wilhelm, "Inference for Ranks with Applications to Mobility across Neighbourhoods",
+    Review of Economic Studies 2024, whose intervals these are but for the correction for many
+    comparisons, which would make them cover too much).
+
+    Args:
+        replicates: Of the scores, (E, R), paired.
+
+    Returns:
+        Lowest and highest rank, (E,) each; 1 is best.
+    """
+    count = len(replicates)
+    better = np.zeros((count, count), bool)  # [i, j]: i is shown to be better than j
+    for row, own in enumerate(replicates):
+        better[row] = np.percentile(own - replicates, 5, axis=1) > 0
+    return 1 + better.sum(axis=0), count - better.sum(axis=1)
+
+
+def tie_groups(scores: Floats, replicates: Floats) -> NDArray[np.int64]:
+    """Number the groups of encoders that the data do not tell apart.
+
+    The best encoder leads the first group; to it belongs every encoder whose paired difference to
+    the leader has an interval that contains 0. The best of the others leads the next group.
+
+    Args:
+        scores: (E,).
+        replicates: Of the scores, (E, R), paired.
+
+    Returns:
+        The number of each encoder's group, (E,), from 1.
+    """
+    groups = np.zeros(len(scores), np.int64)
+    order = np.argsort(-scores, kind="stable")
+    for number in range(1, len(scores) + 1):
+        left = order[groups[order] == 0]
+        if not len(left):
+            break
+        low, _ = interval(replicates[left[0]] - replicates[left])
+        groups[left[~(low > 0)]] = number  # without replicates nothing is told apart
+    return groups
+
+
+def clusters(lineages: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Number tasks so that those that share a source corpus, directly or not, share a number.
+
+    OrganAMNIST, OrganCMNIST and OrganSMNIST are views of the same volumes: one piece of evidence.
+
+    Args:
+        lineages: The corpora of each task; a task without any is alone.
+    """
+    number: dict[str, int] = {}
+    owner: dict[str, int] = {}
+    for index, (task, corpora) in enumerate(sorted(lineages.items())):
+        joined = {owner[corpus] for corpus in corpora if corpus in owner}
+        number[task] = index
+        for names in (number, owner):
+            names.update({name: index for name, old in names.items() if old in joined})
+        owner.update(dict.fromkeys(corpora, index))
+    return number
+
+
+def task_replicates(
+    replicates: Replicates,
+    scores: Mapping[str, Floats],
+    domains: Mapping[str, str],
+    lineages: Mapping[str, Sequence[str]],
+) -> NDArray[np.float64] | None:
+    """Replicates of the overall score in which the tasks are resampled too, by source corpus.
+
+    Args:
+        replicates: Of the groups.
+        scores: For each encoder the replicates to average, (G, R).
+        domains: Of each task; one of which no task is drawn is left out of that replicate's mean.
+        lineages: The source corpora of each task.
+
+    Returns:
+        (E, R), or ``None`` with fewer than two independent tasks.
+    """
+    tasks = list(dict.fromkeys(replicates.groups["task"]))
+    number = clusters({task: lineages.get(task, ()) for task in tasks})
+    own = np.unique([number[task] for task in tasks], return_inverse=True)[1]
+    count = own.max() + 1 if len(tasks) else 0
+    if count < 2:
+        return None
+    rounds = next(iter(scores.values())).shape[1]
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=rounds)
+    times = drawn[:, own].T.astype(np.float64)  # (tasks, R)
+    belongs = (replicates.groups["task"].to_numpy() == np.array(tasks)[:, None]).astype(np.float64)
+    belongs /= belongs.sum(axis=1, keepdims=True)
+    names = np.array([domains[task] for task in tasks])
+    member = (names == np.unique(names)[:, None]).astype(np.float64)  # (domains, tasks)
+    size = member @ times
+    present = (size > 0).sum(axis=0)
+    means = []
+    for values in scores.values():
+        per_domain = member @ ((belongs @ values) * times) / np.maximum(size, 1)
+        means.append(per_domain.sum(axis=0) / present)
+    return np.stack(means)
+
+
+@dataclass(frozen=True)
+class Significance:
+    """Whether encoders differ over tasks, by tests that know no test items.
+
+    Attributes:
+        tasks: How many tasks there were.
+        friedman: p-value that no encoder is better than another; ``None`` with fewer than three
+            encoders or two tasks, 1 where all are equal.
+        pairs: One row a pair: better, worse, p (of the signed-rank test) and holm (corrected for
+            all pairs by Holm's method), sorted by p.
+    """
+
+    tasks: int
+    friedman: float | None
+    pairs: pd.DataFrame
+
+
+def compare_over_tasks(scores: pd.DataFrame) -> Significance:
+    """Compare encoders by their scores on tasks (Demsar, JMLR 2006).
+
+    Args:
+        scores: One row a task, one column an encoder.
+    """
+    tasks, encoders = scores.shape
+    values = scores.to_numpy()
+    friedman = None
+    if encoders > 2 and tasks > 1:
+        alike = bool((values == values[:, :1]).all())
+        friedman = 1.0 if alike else float(stats.friedmanchisquare(*values.T).pvalue)
+    first, second = np.triu_indices(encoders, 1)
+    difference = values[:, first] - values[:, second]
+    p = np.ones(len(first))
+    some = (difference != 0).any(axis=0)
+    if some.any():
+        p[some] = stats.wilcoxon(difference[:, some], axis=0, zero_method="zsplit").pvalue
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    holm = np.empty_like(p)
+    holm[order] = np.minimum(steps, 1)
+    up = difference.sum(axis=0) >= 0
+    names = scores.columns.to_numpy()
+    pairs = pd.DataFrame(
+        {
+            "better": names[np.where(up, first, second)],
+            "worse": names[np.where(up, second, first)],
+            "p": p,
+            "holm": holm,
+        }
+    )
+    return Significance(tasks, friedman, pairs.iloc[order].reset_index(drop=True))

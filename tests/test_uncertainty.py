@@ -1,0 +1,313 @@
+"""Intervals and ties: the paired bootstrap against known truth, and its laws."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from medtransfer import ranking
+from medtransfer.ranking.comparison import compare_pair
+from medtransfer.ranking.layout import lay_out
+from medtransfer.ranking.pareto import best_under, mark_fronts
+from medtransfer.ranking.resampling import resample, weigh
+from medtransfer.ranking.submissions import Submission
+from medtransfer.ranking.uncertainty import (
+    clusters,
+    compare_over_tasks,
+    interval,
+    rank_intervals,
+    task_replicates,
+    tie_groups,
+)
+from medtransfer.specs.errors import InputError
+from medtransfer.specs.record import ArrayRef, Cell
+from tests.test_ranking import CELLS, DIVERGED, QUICK, SUITES, at, rank, submission, without
+
+STORED = 200
+
+
+def measured(
+    folder: Path, name: str, *, value: float = 0.8, seed: int | None = None, **options: Any
+) -> Submission:
+    """A submission with replicates of every ok cell around its value, kept in a folder."""
+    plain = submission(name, value=value, **options)
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.mkdir()
+    rng = np.random.default_rng(seed if seed is not None else zlib.crc32(name.encode()))
+    arrays, records = {}, []
+    for record in plain.records:
+        if record.status == "ok":
+            key = "/".join(map(str, record.cell))
+            for split in ("in_domain", "scanner", "corrupted"):
+                centre = record.metrics.get(split, {"auroc": value - 0.2})
+                centre = next(iter(centre.values()))
+                arrays[f"{key}/{split}"] = (centre + 0.02 * rng.normal(size=STORED)).astype("f4")
+            record = record.model_copy(
+                update={"replicates": ArrayRef(file="replicates.npz", key=key)}
+            )
+        records.append(record)
+    np.savez(path / "replicates.npz", **arrays)
+    return Submission(plain.card, tuple(records), (path,) * len(records))
+
+
+# Ranks
+
+
+def simulate(rng: np.random.Generator, gap: float, *, encoders: int = 30, items: int = 150):
+    """Whether each encoder's rank interval holds its true rank, in one data set.
+
+    Encoder e scores -e * gap + an effect of the item, which all share, + noise on each item, so
+    that gap is in units of the noise of an encoder's mean.
+    """
+    truth = -np.arange(encoders) * gap / math.sqrt(items)
+    scores = truth[:, None] + 2 * rng.normal(size=items) + rng.normal(size=(encoders, items))
+    weights = rng.multinomial(items, np.full(items, 1 / items), size=200) / items
+    low, high = rank_intervals(scores @ weights.T)
+    true_rank = np.arange(1, encoders + 1)
+    return (low <= true_rank) & (true_rank <= high)
+
+
+@pytest.mark.parametrize("gap", [0.04, 0.1])
+def test_rank_intervals_hold_the_true_rank(gap: float) -> None:
+    """In 93 to 97 of 100 cases, over 200 data sets of 30 encoders of known order."""
+    rng = np.random.default_rng(0)
+    held = np.array([simulate(rng, gap) for _ in range(200)])
+    assert 0.93 <= held.mean() <= 0.97
+
+
+def test_clear_and_equal_encoders() -> None:
+    """Where the noise is small the interval is the rank; equal encoders share all ranks."""
+    noise = np.random.default_rng(0).normal(size=(1, 500))
+    apart = np.arange(4)[::-1, None] + 0.1 * noise
+    assert [bound.tolist() for bound in rank_intervals(apart)] == [[1, 2, 3, 4]] * 2
+    equal = np.repeat(noise, 4, axis=0)
+    assert [bound.tolist() for bound in rank_intervals(equal)] == [[1] * 4, [4] * 4]
+    assert tie_groups(equal.mean(axis=1), equal).tolist() == [1] * 4
+
+
+def test_tie_groups_follow_their_leader() -> None:
+    """A member is compared with the leader, not with the next one; the rest has its own leader."""
+    rng = np.random.default_rng(0)
+    scores = np.array([0.0, -1.5, -3.0, -4.5])
+    replicates = scores[:, None] + rng.normal(scale=0.7, size=(4, 4000))
+    # The difference of two has a standard deviation of 1: 1.5 is within 1.96, 3 is not.
+    assert tie_groups(scores, replicates).tolist() == [1, 1, 2, 2]
+    shuffled = [2, 0, 3, 1]
+    assert tie_groups(scores[shuffled], replicates[shuffled]).tolist() == [2, 1, 2, 1]
+
+
+# Replicates
+
+
+def groups_of(*submissions: Submission):
+    [layout] = [
+        layout
+        for layout in lay_out(submissions, SUITES, {"quick": QUICK})
+        if layout.suite == next(iter(SUITES)) and not layout.kind
+    ]
+    return layout
+
+
+def test_the_variance_of_few_draws_is_not_underestimated() -> None:
+    """Of three draws it is that of their mean, s^2 / 3, not 2/3 of it."""
+    rng = np.random.default_rng(1)
+    record = submission("a").records[0]
+    cells = [Cell("t", "1-shot", "knn", draw) for draw in range(3)]
+    results, expected = {}, {}
+    with pytest.MonkeyPatch.context() as patch:
+        values = {}
+        patch.setattr(
+            "medtransfer.ranking.resampling._read",
+            lambda result, split, archives: values[result[1], result[0].draw],
+        )
+        for number in range(60):
+            own = rng.normal(size=3)
+            expected[str(number)] = own.var(ddof=1) / 3
+            for draw in range(3):
+                values[Path(str(number)), draw] = np.full(STORED, own[draw], np.float32)
+            kept = record.model_copy(update={"replicates": ArrayRef(file="f", key="k")})
+            results[str(number)] = {
+                cell: (kept.model_copy(update={"draw": cell.draw}), Path(str(number)))
+                for cell in cells
+            }
+        found = resample(results, cells, {"t": ["in_domain"]})
+    ratio = [found.inside(n)[0].var() / expected[n] for n in expected]
+    assert 0.9 < np.mean(ratio) < 1.1
+
+
+def test_one_draw_has_the_variance_of_its_items(tmp_path: Path) -> None:
+    """The interval of a single cell is that of its stored replicates."""
+    one = measured(tmp_path, "a", seed=0)
+    layout = groups_of(one)
+    bounds = layout.replicates.bounds().set_index(["task", "budget", "adaptation", "split"])
+    cell = next(c for c in layout.cells if c.budget == "full")
+    archive = np.load(tmp_path / "a" / "replicates.npz")
+    stored = archive["/".join(map(str, cell)) + "/in_domain"]
+    low, high = bounds.loc[(cell.task, cell.budget, cell.adaptation, "in_domain"), ["low", "high"]]
+    expected = (np.percentile(stored, [2.5, 97.5]) - 0.5) / 0.5
+    np.testing.assert_allclose([low, high], expected, atol=0.01)
+
+
+def test_weights_are_the_mean_of_means() -> None:
+    """Over groups, then tasks, then domains: a task counts by its domain, not by its cells."""
+    groups = pd.DataFrame(
+        [("a", "1", "k"), ("a", "f", "k"), ("b", "f", "k"), ("c", "f", "k")],
+        columns=["task", "budget", "adaptation"],
+    )
+    weights = weigh(groups, {"a": "ct", "b": "ct", "c": "oct"})
+    np.testing.assert_allclose(weights, [1 / 8, 1 / 8, 1 / 4, 1 / 2])
+
+
+def test_the_headline_interval_is_around_the_score(tmp_path: Path) -> None:
+    """And the replicates' mean is the score of the board."""
+    board = rank(*[measured(tmp_path, name, value=v) for name, v in (("a", 0.8), ("b", 0.7))])
+    for row in board.table.itertuples():
+        assert row.in_domain_low < row.in_domain < row.in_domain_high
+        assert row.in_domain_high - row.in_domain_low < 0.05
+    assert board.table["rank_high"].tolist() == [1, 2]
+    assert board.table["tie"].tolist() == [1, 2]
+
+
+def test_another_encoder_changes_nothing_of_the_others(tmp_path: Path) -> None:
+    """Scores, intervals and paired differences stay to the last bit, in any order of files."""
+    a, b, c = (
+        measured(tmp_path, name, value=v) for name, v in zip("abc", (0.8, 0.79, 0.85), strict=True)
+    )
+    two, three, turned = rank(a, b), rank(a, b, c), rank(c, b, a)
+    columns = ["in_domain", "in_domain_low", "in_domain_high", "few_shot", "out_of_domain"]
+    pd.testing.assert_frame_equal(two.table[columns], three.table.loc[["a", "b"], columns])
+    pd.testing.assert_frame_equal(three.table, turned.table)
+    assert ranking.render_markdown([three]) == ranking.render_markdown([turned])
+    few, many = groups_of(a, b), groups_of(a, b, c)
+    assert compare_pair(few.ranked, few.replicates, "a", "b") == compare_pair(
+        many.ranked, many.replicates, "a", "b"
+    )
+
+
+def test_identical_encoders_tie(tmp_path: Path) -> None:
+    """The same numbers give the same rank, one tie group, half the wins and no difference."""
+    a, b = measured(tmp_path, "a", seed=3), measured(tmp_path, "b", seed=3)
+    board = rank(a, b)
+    assert board.table["rank"].tolist() == [1, 1]
+    assert board.table["tie"].tolist() == [1, 1]
+    assert board.table["rank_low"].tolist() == [1, 1] and board.table["rank_high"].tolist() == [
+        2,
+        2,
+    ]
+    assert board.table["win_rate"].tolist() == [0.5, 0.5]
+    layout = groups_of(a, b)
+    found = compare_pair(layout.ranked, layout.replicates, "a", "b")
+    assert {row.verdict for row in found} == {"none"}
+    assert all(row.low == row.high == 0 for row in found)
+
+
+def test_a_missing_cell_never_helps(tmp_path: Path) -> None:
+    """Without its worst cell an encoder has no rank, no interval, and helps nobody."""
+    a = measured(tmp_path, "a", value=0.8)
+    worst = at(CELLS[0], metrics={"in_domain": {"auroc": 0.1, "n": 400}})
+    whole = measured(tmp_path, "b", value=0.79, change=worst)
+    part = measured(tmp_path / "part", "b", value=0.79, change=without(CELLS[0]))
+    assert rank(a, whole).table.loc["b", "rank"] == 2
+    table = rank(a, part).table
+    assert pd.isna(table.loc["b", ["rank", "in_domain", "in_domain_low", "rank_low", "tie"]]).all()
+    assert table.loc["a", ["rank_low", "rank_high"]].tolist() == [1, 1]
+
+
+def test_a_diverged_cell_is_chance_in_every_replicate(tmp_path: Path) -> None:
+    """It has no arrays, and no uncertainty of its items."""
+    one = measured(tmp_path, "a", change=at(Cell("chest", "full", "finetune", 0), **DIVERGED))
+    layout = groups_of(one)
+    groups = layout.replicates.groups
+    chosen = (groups == ["chest", "full", "finetune"]).all(axis=1)
+    assert chosen.any() and not layout.replicates.inside("a")[chosen].any()
+
+
+def test_records_without_arrays_have_no_interval(tmp_path: Path) -> None:
+    """They are ranked by their scores; what is not known of them is left open."""
+    table = rank(measured(tmp_path, "a"), submission("b", value=0.9)).table
+    assert table["rank"].tolist() == [1, 2] and table.index.tolist() == ["b", "a"]
+    assert table.loc["b", ["in_domain_low", "rank_low", "tie"]].isna().all()
+    assert table.loc["a", ["rank_low", "rank_high"]].tolist() == [1, 2]
+
+
+def test_arrays_that_a_record_names_must_be_there(tmp_path: Path) -> None:
+    """One line names the file and the cell."""
+    one = measured(tmp_path, "a")
+    (tmp_path / "a" / "replicates.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"replicates\.npz: no replicates of \S+ 1-shot"):
+        rank(one)
+
+
+# Other tasks
+
+
+def test_tasks_of_one_corpus_belong_together() -> None:
+    """Directly or through a third task."""
+    number = clusters({"a": ["x"], "b": ["y"], "c": ["x", "y"], "d": [], "e": ["z"], "f": []})
+    assert number["a"] == number["b"] == number["c"]
+    assert len({number[task] for task in "adef"}) == 4
+
+
+def test_other_tasks_add_uncertainty(tmp_path: Path) -> None:
+    """An encoder that is better on average only is not so on every choice of tasks."""
+    rng = np.random.default_rng(0)
+    layout = groups_of(measured(tmp_path, "a"), measured(tmp_path, "b"))
+    replicates = layout.replicates
+    tasks = replicates.groups["task"]
+    domains = {task: f"domain {number}" for number, task in enumerate(tasks.unique())}
+    gains = tasks.map(
+        {task: value for task, value in zip(domains, (0.3, -0.2, 0.1, 0.1), strict=True)}
+    )
+    own = {"a": rng.normal(scale=0.01, size=(len(tasks), 500)) + gains.to_numpy()[:, None]}
+    own["b"] = np.zeros_like(own["a"])
+    drawn = task_replicates(replicates, own, domains, {})
+    low, high = interval(drawn[0] - drawn[1])
+    assert low < 0 < high
+    fixed = weigh(replicates.groups, domains) @ (own["a"] - own["b"])
+    assert interval(fixed)[0] > 0
+    assert task_replicates(replicates, own, domains, {task: ["one"] for task in domains}) is None
+
+
+def test_tests_over_tasks_are_those_of_scipy() -> None:
+    """Friedman's, the signed-rank test of each pair, and Holm's correction by its definition."""
+    rng = np.random.default_rng(0)
+    scores = pd.DataFrame(rng.normal(loc=[1.5, 0.5, 0, 0], size=(9, 4)), columns=list("abcd"))
+    found = compare_over_tasks(scores)
+    assert found.friedman == stats.friedmanchisquare(*scores.to_numpy().T).pvalue
+    p = {}
+    for row in found.pairs.itertuples():
+        p[row.better, row.worse] = stats.wilcoxon(scores[row.better], scores[row.worse]).pvalue
+        assert scores[row.better].mean() >= scores[row.worse].mean()
+        assert row.p == pytest.approx(p[row.better, row.worse])
+    largest = 0.0
+    for place, (pair, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, value * (len(p) - place)))
+        row = found.pairs[(found.pairs["better"] == pair[0]) & (found.pairs["worse"] == pair[1])]
+        assert row["holm"].item() == pytest.approx(largest)
+
+
+# Prices
+
+
+def test_the_front_is_who_cannot_be_beaten_for_less() -> None:
+    """Equal score for more is beaten; equal in both is not; an unknown price is on no front."""
+    table = pd.DataFrame(
+        {
+            "in_domain": [0.5, 0.6, 0.6, 0.4, 0.6, np.nan, 0.9],
+            "adaptation_flops": [1e9, 1e10, 1e11, 1e10, 1e10, 1.0, np.nan],
+        },
+        index=list("abcdefg"),
+    ).assign(inference_flops_per_image=1.0, total_flops=1.0)
+    marks = mark_fronts(table)["pareto_adaptation"]
+    assert marks.index[marks.fillna(False).astype(bool)].tolist() == ["a", "b", "e"]
+    assert marks.index[marks.isna()].tolist() == ["f", "g"]
+    best = best_under(table, "adaptation_flops")
+    assert list(zip(best["budget"], best["encoder"], strict=True)) == [(1e9, "a"), (1e10, "b")]
