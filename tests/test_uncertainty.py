@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
 from medtransfer import ranking
@@ -28,9 +30,11 @@ from medtransfer.ranking.uncertainty import (
 )
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import ArrayRef, Cell
+from tests.conftest import Outcome
 from tests.test_ranking import CELLS, DIVERGED, QUICK, SUITES, at, rank, submission, without
 
 STORED = 200
+Bench = Callable[..., Outcome]
 
 
 def measured(
@@ -55,6 +59,9 @@ def measured(
             )
         records.append(record)
     np.savez(path / "replicates.npz", **arrays)
+    card = yaml.safe_dump(plain.card.model_dump(mode="json"))
+    (path / "encoder.yaml").write_text(card, encoding="utf-8")
+    (path / "records.jsonl").write_text("".join(f"{record.line()}\n" for record in records))
     return Submission(plain.card, tuple(records), (path,) * len(records))
 
 
@@ -116,30 +123,30 @@ def groups_of(*submissions: Submission):
     return layout
 
 
-def test_the_variance_of_few_draws_is_not_underestimated() -> None:
+def test_the_variance_of_few_draws_is_not_underestimated(tmp_path: Path) -> None:
     """Of three draws it is that of their mean, s^2 / 3, not 2/3 of it."""
     rng = np.random.default_rng(1)
-    record = submission("a").records[0]
-    cells = [Cell("t", "1-shot", "knn", draw) for draw in range(3)]
+    cells = [Cell("chest", "1-shot", "knn", draw) for draw in range(3)]
+    records = [r for r in submission("a").records if r.cell in cells]
     results, expected = {}, {}
-    with pytest.MonkeyPatch.context() as patch:
-        values = {}
-        patch.setattr(
-            "medtransfer.ranking.resampling._read",
-            lambda result, split, archives: values[result[1], result[0].draw],
-        )
-        for number in range(60):
-            own = rng.normal(size=3)
-            expected[str(number)] = own.var(ddof=1) / 3
-            for draw in range(3):
-                values[Path(str(number)), draw] = np.full(STORED, own[draw], np.float32)
-            kept = record.model_copy(update={"replicates": ArrayRef(file="f", key="k")})
-            results[str(number)] = {
-                cell: (kept.model_copy(update={"draw": cell.draw}), Path(str(number)))
-                for cell in cells
-            }
-        found = resample(results, cells, {"t": ["in_domain"]})
-    ratio = [found.inside(n)[0].var() / expected[n] for n in expected]
+    for number in range(60):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        own = 0.5 + 0.1 * rng.normal(size=3)
+        expected[str(number)] = (own / 0.5).var(ddof=1) / 3
+        arrays = {f"{draw}/in_domain": np.full(STORED, own[draw]) for draw in range(3)}
+        np.savez(folder / "replicates.npz", **arrays)
+        results[str(number)] = {
+            record.cell: (
+                record.model_copy(
+                    update={"replicates": ArrayRef(file="replicates.npz", key=str(record.draw))}
+                ),
+                folder,
+            )
+            for record in records
+        }
+    found = resample(results, cells, {"chest": ["in_domain"]})
+    ratio = [found.inside(name)[0].var() / expected[name] for name in expected]
     assert 0.9 < np.mean(ratio) < 1.1
 
 
@@ -244,6 +251,91 @@ def test_arrays_that_a_record_names_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "a" / "replicates.npz").write_bytes(b"PK")
     with pytest.raises(InputError, match=r"replicates\.npz: no replicates of \S+ 1-shot"):
         rank(one)
+    (tmp_path / "a" / "replicates.npz").unlink()  # as where only the records are installed
+    assert rank(one).table["rank_low"].isna().all()
+
+
+# Two encoders
+
+
+def test_compare_says_who_is_better(tmp_path: Path, bench: Bench) -> None:
+    """A view, a domain and a task each have a row with the interval and the verdict."""
+    measured(tmp_path, "strong", value=0.8)
+    measured(tmp_path, "weak", value=0.7)
+    measured(tmp_path, "twin", value=0.8, seed=zlib.crc32(b"strong"))
+    outcome = bench("compare", "strong", "weak", "--submissions", tmp_path)
+    assert outcome.code == 0, outcome.err
+    [overall] = [r for r in outcome.out.splitlines() if r.split()[:2] == ["overall", "in-domain"]]
+    assert overall.split()[2:5] == ["0.600", "0.400", "+0.200"] and overall.split()[-1] == "strong"
+    rows = {tuple(line.split()[:2]) for line in outcome.out.splitlines() if line}
+    assert {("chest-xray", "in-domain"), ("chest", "out-of-domain"), ("full", "in-domain")} <= rows
+    turned = bench("compare", "weak", "strong", "--submissions", tmp_path).out
+    assert "-0.200" in turned and "strong" in turned
+    same = bench("compare", "strong", "twin", "--submissions", tmp_path).out
+    assert "no difference shown" in same and "better  strong" not in same
+
+
+def test_compare_over_what_both_have(tmp_path: Path, bench: Bench) -> None:
+    """A group that one lacks a draw of is left out for both; a task with none has no row."""
+    gone = [cell for cell in CELLS if cell.task == "chest" or cell == CELLS[0]]
+
+    def change(cell: Cell, draft: dict[str, Any]) -> dict[str, Any] | None:
+        return None if cell in gone else draft
+
+    layout = groups_of(measured(tmp_path, "a", value=0.8), measured(tmp_path, "b", change=change))
+    found = compare_pair(layout.ranked, layout.replicates.select(layout.cells), "a", "b")
+    tasks = {row.view for row in found if row.part == "task"}
+    assert tasks == {cell.task for cell in CELLS} - {"chest"}
+    assert all(np.isfinite([row.first, row.second, row.low, row.high]).all() for row in found)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a", "bb"), "no submission of encoder 'bb'; did you mean 'b'?"),
+        (("a", "a"), "'a' twice; name two encoders"),
+        (("a", "b"), "share no complete task, budget and adaptation"),
+    ],
+)
+def test_what_cannot_be_compared(
+    names: tuple[str, str], message: str, tmp_path: Path, bench: Bench
+) -> None:
+    """One line says why."""
+    measured(tmp_path, "a", cells=CELLS[:3])
+    measured(tmp_path, "b", cells=CELLS[-3:])
+    outcome = bench("compare", *names, "--submissions", tmp_path)
+    assert outcome.code == 2 and message in outcome.err
+
+
+# Seen before
+
+
+def test_declared_data_mark_a_submission_and_make_a_second_rank(tmp_path: Path) -> None:
+    """Names of corpora are compared without case, dashes and dots; who says nothing is unknown."""
+    seen = {"pretraining": {"domains": ["natural"], "datasets": ["CIFAR-10"]}}
+    clean = {"pretraining": {"domains": [], "datasets": [], "objective": "none"}}
+    at_chest = {c: {"in_domain": {"auroc": 0.95, "n": 400}} for c in CELLS if c.task == "chest"}
+
+    def lucky(cell: Cell, draft: dict[str, Any]) -> dict[str, Any]:
+        return {**draft, "metrics": at_chest.get(cell, draft["metrics"])}
+
+    encoders = (
+        measured(tmp_path, "seen", value=0.75, change=lucky, **seen),
+        measured(tmp_path, "clean", value=0.78, **clean),
+        measured(tmp_path, "silent", value=0.6),
+    )
+    lineages = {"chest": ["cifar10"], "slices": ["other"]}
+    [board] = ranking.boards(encoders, SUITES, {"quick": QUICK}, lineages=lineages)
+    table = board.table
+    assert table["contamination"].to_dict() == {
+        "seen": "overlap",
+        "clean": "clean",
+        "silent": "unknown",
+    }
+    assert table["rank"].to_dict() == {"seen": 1, "clean": 2, "silent": 3}
+    assert table["clean_rank"].to_dict() == {"seen": 2, "clean": 1, "silent": 3}
+    text = ranking.render_markdown([board])
+    assert "Unseen tasks only" in text and "chest (seen)" in text
 
 
 # Other tasks

@@ -169,8 +169,11 @@ def leaderboard(
             f"{', '.join(map(str, folders))}: holds no submission (<encoder>/ folders)"
         )
     boards = ranking.shipped_boards(found)
+    studies = [
+        study for folder in folders for study in ranking.load_published(folder / ranking.PUBLISHED)
+    ]
     if check:
-        differing = ranking.check_leaderboard(boards, out)
+        differing = ranking.check_leaderboard(boards, out, studies=studies)
         if differing:
             raise InputError(
                 f"{out}: out of date: {', '.join(differing)}; run `bench leaderboard` and commit"
@@ -178,7 +181,7 @@ def leaderboard(
         print(f"{out} is up to date")
         return
     try:
-        ranking.write_leaderboard(boards, out)
+        ranking.write_leaderboard(boards, out, studies=studies)
     except OSError as error:
         raise InputError(f"--out: {out} cannot be written: {error.strerror}") from None
     for board in boards:
@@ -188,7 +191,30 @@ def leaderboard(
             f"protocol {board.protocol}, suite {board.suite}{only}: {ranked} of "
             f"{len(board.table)} encoders ranked"
         )
+    for study in studies:
+        print(f"published results of {study.study.name}: on a board of their own")
     print(f"wrote {out}/README.md and {out}/leaderboard.csv")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="An encoder with a submission.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    submissions: Annotated[
+        list[Path] | None, typer.Option(help="Folder of submissions; may be repeated.")
+    ] = None,
+) -> None:
+    """Compare two encoders: paired differences with their intervals, for each view and task."""
+    from medtransfer import console, ranking
+
+    found = ranking.load_submissions(submissions or [Path("submissions")])
+    for layout, differences in ranking.compare(found, first, second):
+        console.print_differences(layout, differences, (first, second))
+    print(
+        "Scores: 0 is chance, 1 is perfect, over the cells that both have. Intervals: paired "
+        "bootstrap over\ntest items and few-shot draws, one by one; of twenty rows without a "
+        "difference one will show one."
+    )
 
 
 class Kind(StrEnum):
@@ -291,6 +317,48 @@ def validate(
 
     for line in check(path, data=_data(data)):
         print(line)
+
+
+@app.command()
+def verify(
+    submission: Annotated[Path, typer.Argument(help="Its folder, such as submissions/resnet18.")],
+    data: DataOption = None,
+    tasks: TasksOption = None,
+    rerun: Annotated[int, typer.Option(min=0, help="Run so many cells again.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for --rerun.")] = "auto",
+) -> None:
+    """Recompute the numbers of a submission, and print all that does not fit together."""
+    from medtransfer.verification import checks
+
+    found = checks.verify(
+        submission, task_folder=tasks, data=_data(data), rerun=rerun, device=device
+    )
+    if checks.print_checks(found):
+        raise typer.Exit(2)
+
+
+@app.command("import")
+def import_(
+    csv: Annotated[Path, typer.Argument(help="Published results: one row a run and metric.")],
+    mapping: Annotated[
+        Path, typer.Option(help="The study's YAML: what the columns and names of the CSV are.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of published studies.")] = Path(
+        "submissions/published"
+    ),
+) -> None:
+    """Import published results: records of their own, ranked on their own board."""
+    from medtransfer.ranking.published_import import import_results, write_study
+
+    imported = import_results(csv, mapping)
+    folder = write_study(imported, mapping, out)
+    for note in imported.notes:
+        print(f"note: {note}")
+    study = imported.study
+    print(
+        f"wrote {len(imported.records)} records of {len(study.encoders)} encoders on "
+        f"{len(study.targets)} targets to {folder}"
+    )
 
 
 data_app = typer.Typer(

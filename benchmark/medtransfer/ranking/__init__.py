@@ -14,7 +14,13 @@ from medtransfer.ranking.files import check_leaderboard, render_csv, tidy, write
 from medtransfer.ranking.frame import frame
 from medtransfer.ranking.layout import Layout, lay_out
 from medtransfer.ranking.markdown import render_markdown
-from medtransfer.ranking.submissions import Submission, load_submission, load_submissions
+from medtransfer.ranking.published import load_published
+from medtransfer.ranking.submissions import (
+    PUBLISHED,
+    Submission,
+    load_submission,
+    load_submissions,
+)
 from medtransfer.ranking.summary import summary
 from medtransfer.ranking.text import escape, quantity
 from medtransfer.specs.base import InputError, suggest
@@ -22,12 +28,14 @@ from medtransfer.specs.protocol import Protocol, list_protocols, load_protocol
 from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks
 
 __all__ = [
+    "PUBLISHED",
     "Board",
     "Difference",
     "Layout",
     "Submission",
     "boards",
     "check_leaderboard",
+    "load_published",
     "compare",
     "compare_records",
     "escape",

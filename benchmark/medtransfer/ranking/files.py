@@ -13,6 +13,8 @@ import pandas as pd
 
 from medtransfer.ranking.board import Board
 from medtransfer.ranking.markdown import render_markdown
+from medtransfer.ranking.published import Published
+from medtransfer.ranking.published_markdown import render_published
 
 __all__ = ["check_leaderboard", "csv_field", "render_csv", "tidy", "write_leaderboard"]
 
@@ -64,10 +66,12 @@ def csv_field(value: Any) -> str:
     return repr(round(float(value), 6) + 0.0)
 
 
-def write_leaderboard(boards: Sequence[Board], out: Path) -> None:
+def write_leaderboard(
+    boards: Sequence[Board], out: Path, *, studies: Sequence[Published] = ()
+) -> None:
     """Write ``README.md`` and ``leaderboard.csv`` into ``out``; a reader never sees half a file."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in _files(boards).items():
+    for name, content in _files(boards, studies).items():
         part = out / f".{name}.{os.getpid()}.part"
         try:
             part.write_bytes(content)
@@ -76,17 +80,19 @@ def write_leaderboard(boards: Sequence[Board], out: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def check_leaderboard(boards: Sequence[Board], out: Path) -> list[str]:
+def check_leaderboard(
+    boards: Sequence[Board], out: Path, *, studies: Sequence[Published] = ()
+) -> list[str]:
     """Names of the files in ``out`` that are missing or differ from what would be written."""
     return [
         name
-        for name, content in _files(boards).items()
+        for name, content in _files(boards, studies).items()
         if not (out / name).is_file() or (out / name).read_bytes() != content
     ]
 
 
-def _files(boards: Sequence[Board]) -> dict[str, bytes]:
+def _files(boards: Sequence[Board], studies: Sequence[Published]) -> dict[str, bytes]:
     return {
-        "README.md": render_markdown(boards).encode(),
+        "README.md": render_markdown(boards, published=render_published(studies)).encode(),
         "leaderboard.csv": render_csv(boards).encode(),
     }

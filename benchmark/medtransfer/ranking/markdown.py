@@ -68,12 +68,17 @@ cell of a board has no rank and no score there: no mean is taken over what happe
 """
 
 
-def render_markdown(boards: Sequence[Board]) -> str:
-    """The whole page; the same boards give the same bytes."""
+def render_markdown(boards: Sequence[Board], *, published: str = "") -> str:
+    """The whole page; the same boards give the same bytes.
+
+    Args:
+        boards: In their order.
+        published: A section on results that were not measured here.
+    """
     parts = [_HEAD, *(_board(board) for board in boards)]
     if not boards:
         parts.append("No records yet.\n")
-    return "\n".join([*parts, _FOOT])
+    return "\n".join([*parts, *([published] if published else []), _FOOT])
 
 
 def _board(board: Board) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from medtransfer.specs.record import Cell, Record
 __all__ = ["REPLICATES", "Replicates", "Results", "resample", "weigh"]
 
 REPLICATES = 1000
+_FILE = "replicates.npz"
 
 Scores = NDArray[np.float32]
 Results = Mapping[Cell, tuple[Record, Path]]
@@ -119,9 +120,11 @@ def resample(
     found: dict[str, dict[str, Scores]] = {}
     for encoder, own in results.items():
         archives: dict[Path, Mapping[str, NDArray[np.generic]]] = {}
+        folders = {folder for _, folder in own.values()}
+        there = {folder for folder in folders if (folder / _FILE).is_file()}
         scores = {name: np.full((len(blocks), replicates), np.nan, np.float32) for name in names}
         for row, ((task, budget, _), draws) in enumerate(blocks.items()):
-            if not all(cell in own and _usable(own[cell][0]) for cell in draws):
+            if not all(cell in own and _usable(*own[cell], there) for cell in draws):
                 continue
             draws = sorted(draws, key=lambda cell: cell.draw)
             chosen = _choose_draws(task, budget, draws=len(draws), replicates=replicates)
@@ -147,8 +150,11 @@ def weigh(groups: pd.DataFrame, domains: Mapping[str, str]) -> NDArray[np.float6
     return np.asarray(1 / (per_task * per_domain * domain.nunique()), dtype=np.float64)
 
 
-def _usable(record: Record) -> bool:
-    return record.status == "diverged" or (record.status == "ok" and record.replicates is not None)
+def _usable(record: Record, folder: Path, there: Container[Path]) -> bool:
+    """Whether a cell has replicates; the submissions that are installed come without arrays."""
+    if record.status == "diverged":
+        return True
+    return record.status == "ok" and record.replicates is not None and folder in there
 
 
 def _choose_items(task: str, split: str, stored: int, *, replicates: int) -> NDArray[np.intp]:
@@ -178,7 +184,7 @@ def _read(
         return np.zeros(1, np.float32)
     assert record.replicates is not None
     # Not the name in the record: a submission must not point to files elsewhere.
-    path = folder / "replicates.npz"
+    path = folder / _FILE
     try:
         if path not in archives:
             archives[path] = np.load(path, allow_pickle=False)

@@ -1,0 +1,281 @@
+"""Published studies on boards of their own: what was printed elsewhere, by the rules of this house.
+
+Nothing here was measured here, and nothing of it stands beside what was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.table import LEVELS, average
+from medtransfer.specs.base import InputError
+from medtransfer.specs.published import (
+    Expectation,
+    Pair,
+    PublishedRecord,
+    Study,
+    load_study,
+    read_published,
+)
+
+__all__ = ["VIEWS", "Published", "PublishedBoard", "load_published", "published_board"]
+
+# Title, and a query of the cells by the levels of the table and the transfer relation.
+VIEWS: dict[str, tuple[str, str | None]] = {
+    "intra_few_shot": ("Intra, few-shot", "relation == 'intra' and budget != 'full'"),
+    "intra_full": ("Intra, full", "relation == 'intra' and budget == 'full'"),
+    "inter_few_shot": ("Inter, few-shot", "relation == 'inter' and budget != 'full'"),
+    "inter_full": ("Inter, full", "relation == 'inter' and budget == 'full'"),
+    "overall": ("Overall", None),
+}
+_REGIMES = {"few-shot": "budget != 'full'", "full": "budget == 'full'"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A study and its records, at most one of a cell."""
+
+    study: Study
+    records: tuple[PublishedRecord, ...]
+
+
+@dataclass(frozen=True)
+class PublishedBoard:
+    """All encoders of one study.
+
+    Attributes:
+        study: The study.
+        table: Index encoder, in the order of the board: the ranked ones, then the others by
+            coverage. Columns title, parameters, rank (null: unranked), have and expected (cells)
+            and a score for each of :data:`VIEWS`: null unless the encoder has every cell of it. The
+            views by relation are over different targets for encoders of different domains, so only
+            the overall score is ranked here.
+        domains: One row per target domain, regime (few-shot, full) and encoder with any cell
+            there, best first: relation, score, rank, have and expected. All of them are over the
+            same targets, so intra and inter stand side by side.
+        results: One row per encoder, task, budget and metric with any result: mean and std over
+            the draws (null unless all are there), have, draws (expected), marked (how many), rank
+            (by the mean) and ranked (among how many).
+        findings: One row per comparison of the study's findings; from :func:`published_board`.
+    """
+
+    study: Study
+    table: pd.DataFrame
+    domains: pd.DataFrame
+    results: pd.DataFrame
+    findings: pd.DataFrame
+
+
+def load_published(folder: Path) -> list[Published]:
+    """Read every ``<folder>/<study>/{study.yaml,records.jsonl}``, sorted by study.
+
+    Without the folder there are no studies.
+
+    Raises:
+        InputError: For a missing or wrong file, or a folder under another name than its study.
+    """
+    if not folder.is_dir():
+        return []
+    found = []
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.name.startswith((".", "__")):
+            continue
+        study = load_study(path / "study.yaml")
+        if study.name != path.name:
+            raise InputError(
+                f"{path / 'study.yaml'}: name: '{study.name}', but its folder is '{path.name}'"
+            )
+        records = read_published(path / "records.jsonl", study)
+        found.append(Published(study, tuple(records)))
+    return found
+
+
+def published_board(published: Published) -> PublishedBoard:
+    """Rank the encoders of a study and recompute its findings.
+
+    The score of a cell is (m - chance) / (1 - chance) of the target's primary metric m; it is
+    averaged over draws, then budgets, then targets, then domains. Each comparison of a finding is
+    paired by draw and gets the 95 % interval of Student's t over the n draws that both encoders
+    have: mean difference ± t(n - 1) s / √n. With the five draws of most studies a bootstrap would
+    be too narrow. A finding holds when every one of its comparisons does (intersection-union test:
+    Berger 1982, Technometrics 24, 295-300), so their number needs no correction.
+    """
+    study = published.study
+    values = _values(published)
+    cells = _cells(values, study)
+    results = _results(values, study)
+    return PublishedBoard(
+        study=study,
+        table=_table(cells, study),
+        domains=_domains(cells),
+        results=results,
+        findings=_findings(values, results, study),
+    )
+
+
+def _values(published: Published) -> pd.DataFrame:
+    """One row per cell of the study; a column for each metric, and marked. Null where missing."""
+    study = published.study
+    rows = {r.cell: {**r.metrics, "marked": bool(r.marks)} for r in published.records}
+    names = [*study.metrics.values(), "marked"]
+    index = pd.MultiIndex.from_tuples(study.cells, names=["encoder", "task", "budget", "draw"])
+    table = pd.DataFrame([rows.get(cell, {}) for cell in study.cells], index=index, columns=names)
+    table["marked"] = table["marked"].eq(True)
+    return table.astype(dict.fromkeys(study.metrics.values(), float))
+
+
+def _cells(values: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Index :data:`LEVELS`; the score and the transfer relation of every cell."""
+    tasks, encoders = study.target_cards, study.encoder_cards
+    cells = values.reset_index()
+    cells["adaptation"] = study.adaptation
+    cells["domain"] = cells["task"].map({name: card.domain for name, card in tasks.items()})
+    relations = {
+        (name, card.domain): encoder.relation(card.domain)
+        for name, encoder in encoders.items()
+        for card in tasks.values()
+    }
+    pairs = zip(cells["encoder"], cells["domain"], strict=True)
+    cells["relation"] = pd.Series([relations[pair] for pair in pairs], dtype=object)
+    cells[IN_DOMAIN] = float("nan")
+    for name, card in tasks.items():
+        own = cells["task"] == name
+        cells.loc[own, IN_DOMAIN] = (cells.loc[own, card.metric] - card.chance) / (1 - card.chance)
+    return cells.set_index(LEVELS)[["relation", IN_DOMAIN]]
+
+
+def _counts(cells: pd.DataFrame) -> pd.DataFrame:
+    scores = cells[IN_DOMAIN].groupby(level="encoder")
+    return pd.DataFrame({"have": scores.count(), "expected": scores.size()})
+
+
+def _table(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
+    table = _counts(cells)
+    cards = study.encoder_cards
+    table["title"] = [cards[name].title for name in table.index]
+    table["parameters"] = [cards[name].parameters or float("nan") for name in table.index]
+    for view, (_, query) in VIEWS.items():
+        table[view] = average(cells.query(query) if query else cells, IN_DOMAIN)
+    table["rank"] = table["overall"].rank(ascending=False, method="min").astype("Int64")
+    table["coverage"] = table["have"] / table["expected"]
+    order = table.reset_index().sort_values(
+        ["rank", "coverage", "encoder"], ascending=[True, False, True]
+    )
+    return order.drop(columns="coverage").set_index("encoder")
+
+
+def _domains(cells: pd.DataFrame) -> pd.DataFrame:
+    names = ["domain", "regime", "encoder", "relation", "score", "rank", "have", "expected"]
+    parts = []
+    for domain in dict.fromkeys(cells.index.get_level_values("domain")):
+        inside = cells[cells.index.isin([domain], level="domain")]
+        for regime, query in _REGIMES.items():
+            part = inside.query(query)
+            if part.empty:
+                continue
+            table = _counts(part).assign(domain=domain, regime=regime)
+            table["relation"] = part["relation"].groupby(level="encoder").first()
+            table["score"] = average(part, IN_DOMAIN)
+            table["rank"] = table["score"].rank(ascending=False, method="min").astype("Int64")
+            ordered = table[table["have"] > 0].reset_index()
+            ordered = ordered.sort_values(
+                ["rank", "have", "encoder"], ascending=[True, False, True]
+            )
+            parts.append(ordered[names])
+    return pd.concat(parts, ignore_index=True)
+
+
+def _results(values: pd.DataFrame, study: Study) -> pd.DataFrame:
+    parts = []
+    for metric in study.metrics.values():
+        groups = values[metric].groupby(level=["encoder", "task", "budget"], sort=False)
+        part = groups.agg(mean="mean", std="std", have="count", draws="size")
+        there = values["marked"] & values[metric].notna()
+        part["marked"] = there.groupby(level=["encoder", "task", "budget"], sort=False).sum()
+        parts.append(part.reset_index().assign(metric=metric))
+    results = pd.concat(parts, ignore_index=True)
+    results.loc[results["have"] < results["draws"], ["mean", "std"]] = None
+    by = ["task", "metric", "budget"]
+    results["rank"] = results.groupby(by)["mean"].rank(ascending=False, method="min")
+    results["ranked"] = results.groupby(by)["mean"].transform("count")
+    return results[results["have"] > 0].reset_index(drop=True)
+
+
+def _findings(values: pd.DataFrame, results: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """One row per comparison.
+
+    Returns:
+        Columns finding (its number), a, b, task, budget, metric, expected (above, below), n
+        (paired draws), difference (a - b), low and high (its 95 % interval), rank_a, rank_b and
+        ranked (among the encoders with all draws), and verdict: ``as claimed``, ``opposite``,
+        ``not resolved`` (the interval holds 0) or ``no data``.
+    """
+    ranks = results.set_index(["encoder", "task", "budget", "metric"])[["rank", "ranked"]]
+    ranks = ranks.sort_index()
+    draws = {metric: values[metric].unstack("draw") for metric in study.metrics.values()}
+    rows = []
+    for number, finding in enumerate(study.findings):
+        for pair, task, expected in _comparisons(finding.pairs, finding.expect):
+            place = (task, expected.budget, expected.metric)
+            row = _compare(draws[expected.metric], pair, task, expected)
+            row["rank_a"] = ranks["rank"].get((pair.a, *place))
+            row["rank_b"] = ranks["rank"].get((pair.b, *place))
+            row["ranked"] = ranks["ranked"].get((pair.a, *place))
+            rows.append({"finding": number, **row})
+    return pd.DataFrame(rows, columns=_FINDING_COLUMNS)
+
+
+_FINDING_COLUMNS = ["finding", "a", "b", "task", "budget", "metric", "expected", "n", "difference"]
+_FINDING_COLUMNS += ["low", "high", "rank_a", "rank_b", "ranked", "verdict"]
+
+
+def _comparisons(
+    pairs: list[Pair], expectations: list[Expectation]
+) -> Iterator[tuple[Pair, str, Expectation]]:
+    for expected in expectations:
+        for pair in pairs:
+            for task in pair.tasks:
+                yield pair, task, expected
+
+
+def _compare(draws: pd.DataFrame, pair: Pair, task: str, expected: Expectation) -> dict[str, Any]:
+    a, b = ((name, task, expected.budget) for name in (pair.a, pair.b))
+    own = [float(x) - float(y) for x, y in zip(draws.xs(a), draws.xs(b), strict=True)]
+    differences = pd.Series(own).dropna()
+    low, high = _interval(differences)
+    if pd.isna(low):
+        verdict = "no data"
+    elif low <= 0 <= high:
+        verdict = "not resolved"
+    else:
+        verdict = "as claimed" if (low > 0) == (expected.a == "above") else "opposite"
+    return {
+        "a": pair.a,
+        "b": pair.b,
+        "task": task,
+        "budget": expected.budget,
+        "metric": expected.metric,
+        "expected": expected.a,
+        "n": len(differences),
+        "difference": differences.mean(),
+        "low": low,
+        "high": high,
+        "verdict": verdict,
+    }
+
+
+def _interval(differences: pd.Series[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean by Student's t; null for fewer than two values."""
+    from scipy.special import stdtrit  # late: a board without findings needs no scipy
+
+    if (n := len(differences)) < 2:
+        return float("nan"), float("nan")
+    half = float(stdtrit(n - 1, 0.975)) * float(differences.std()) / n**0.5
+    mean = float(differences.mean())
+    return mean - half, mean + half
