@@ -613,15 +613,16 @@ def test_relations_come_from_the_card() -> None:
 
 def test_check_finds_a_changed_byte(tmp_path: Path) -> None:
     """What was written is current; one other byte, or a missing file, is not."""
-    found = [rank(submission("a"))]
-    out = tmp_path / "leaderboard"
-    assert ranking.check_leaderboard(found, out) == ["README.md", "leaderboard.csv"]
-    ranking.write_leaderboard(found, out)
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "leaderboard.csv"]
-    assert ranking.check_leaderboard(found, out) == []
+    one = submission("a")
+    found, cards = [rank(one)], {"a": one.card}
+    out, names = tmp_path / "leaderboard", ["README.md", "leaderboard.csv", "index.html"]
+    assert ranking.check_leaderboard(found, out, cards=cards) == names
+    assert ranking.write_leaderboard(found, out, cards=cards) == names
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert ranking.check_leaderboard(found, out, cards=cards) == []
     table = out / "leaderboard.csv"
     table.write_bytes(table.read_bytes().replace(b"0.6", b"0.7", 1))
-    assert ranking.check_leaderboard(found, out) == ["leaderboard.csv"]
+    assert ranking.check_leaderboard(found, out, cards=cards) == ["leaderboard.csv"]
 
 
 def test_leaderboard_takes_the_shipped_suites_and_protocols(

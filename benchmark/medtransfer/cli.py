@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from medtransfer import __version__
+from medtransfer import cli_results as results
+from medtransfer.cli_results import DataOption, TasksOption, find_data
 
 app = typer.Typer(
     name="bench",
@@ -22,12 +24,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Where the cards' files are looked for (BENCH_DATA).")
-]
-TasksOption = Annotated[
-    Path | None, typer.Option("--tasks", help="Folder of task cards of your own.")
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -147,74 +143,8 @@ def _interrupted() -> typer.Exit:
     return typer.Exit(130)
 
 
-@app.command()
-def leaderboard(
-    submissions: Annotated[
-        list[Path] | None, typer.Option(help="Folder of submissions; may be repeated.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where the leaderboard is written.")] = Path(
-        "leaderboard"
-    ),
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail if the files would differ.")
-    ] = False,
-) -> None:
-    """Rank the submissions: README.md and leaderboard.csv."""
-    from medtransfer import ranking
-    from medtransfer.specs.errors import InputError
-
-    folders = submissions or [Path("submissions")]
-    if not (found := ranking.load_submissions(folders)):
-        raise InputError(
-            f"{', '.join(map(str, folders))}: holds no submission (<encoder>/ folders)"
-        )
-    boards = ranking.shipped_boards(found)
-    studies = [
-        study for folder in folders for study in ranking.load_published(folder / ranking.PUBLISHED)
-    ]
-    if check:
-        differing = ranking.check_leaderboard(boards, out, studies=studies)
-        if differing:
-            raise InputError(
-                f"{out}: out of date: {', '.join(differing)}; run `bench leaderboard` and commit"
-            )
-        print(f"{out} is up to date")
-        return
-    try:
-        ranking.write_leaderboard(boards, out, studies=studies)
-    except OSError as error:
-        raise InputError(f"--out: {out} cannot be written: {error.strerror}") from None
-    for board in boards:
-        only = f", {board.kind} only" if board.kind else ""
-        ranked = int(board.table["rank"].notna().sum())
-        print(
-            f"protocol {board.protocol}, suite {board.suite}{only}: {ranked} of "
-            f"{len(board.table)} encoders ranked"
-        )
-    for study in studies:
-        print(f"published results of {study.study.name}: on a board of their own")
-    print(f"wrote {out}/README.md and {out}/leaderboard.csv")
-
-
-@app.command()
-def compare(
-    first: Annotated[str, typer.Argument(help="An encoder with a submission.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
-    submissions: Annotated[
-        list[Path] | None, typer.Option(help="Folder of submissions; may be repeated.")
-    ] = None,
-) -> None:
-    """Compare two encoders: paired differences with their intervals, for each view and task."""
-    from medtransfer import console, ranking
-
-    found = ranking.load_submissions(submissions or [Path("submissions")])
-    for layout, differences in ranking.compare(found, first, second):
-        console.print_differences(layout, differences, (first, second))
-    print(
-        "Scores: 0 is chance, 1 is perfect, over the cells that both have. Intervals: paired "
-        "bootstrap over\ntest items and few-shot draws, one by one; of twenty rows without a "
-        "difference one will show one."
-    )
+app.command()(results.leaderboard)
+app.command()(results.compare)
 
 
 class Kind(StrEnum):
@@ -236,7 +166,7 @@ def list_(
     """List tasks, encoders, suites or protocols."""
     from medtransfer.catalogue import listing
 
-    _print_rows(listing(kind.value, folder=tasks, data=_data(data)), as_json)
+    _print_rows(listing(kind.value, folder=tasks, data=find_data(data)), as_json)
     if kind is Kind.tasks and not as_json:
         print("Tasks of MedMNIST's files come in its other sizes too, such as pneumonia_28.")
 
@@ -275,13 +205,13 @@ def show(
     if predictions:
         if as_json:
             raise InputError("--json: not with --predictions, which makes pictures")
-        _show_predictions(Path(name), task or [], out=out, tasks=tasks, data=_data(data))
+        _show_predictions(Path(name), task or [], out=out, tasks=tasks, data=find_data(data))
         return
     if task or out is not None:
         raise InputError(f"{'--task' if task else '--out'}: only with --predictions")
     from medtransfer.catalogue import find
 
-    card: dict[str, Any] = find(name, folder=tasks, data=_data(data))
+    card: dict[str, Any] = find(name, folder=tasks, data=find_data(data))
     if as_json:
         print(json.dumps(card, indent=2, ensure_ascii=False))
     else:
@@ -307,59 +237,9 @@ def _show_predictions(
         print(f"{path}: mean Dice over images: {means}")
 
 
-@app.command()
-def validate(
-    path: Annotated[Path, typer.Argument(help="A card, a folder of cards, or a submission.")],
-    data: DataOption = None,
-) -> None:
-    """Check a task card, an encoder card, a folder of cards or a submission."""
-    from medtransfer.validation import validate as check
-
-    for line in check(path, data=_data(data)):
-        print(line)
-
-
-@app.command()
-def verify(
-    submission: Annotated[Path, typer.Argument(help="Its folder, such as submissions/resnet18.")],
-    data: DataOption = None,
-    tasks: TasksOption = None,
-    rerun: Annotated[int, typer.Option(min=0, help="Run so many cells again.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for --rerun.")] = "auto",
-) -> None:
-    """Recompute the numbers of a submission, and print all that does not fit together."""
-    from medtransfer.verification import checks
-
-    found = checks.verify(
-        submission, task_folder=tasks, data=_data(data), rerun=rerun, device=device
-    )
-    if checks.print_checks(found):
-        raise typer.Exit(2)
-
-
-@app.command("import")
-def import_(
-    csv: Annotated[Path, typer.Argument(help="Published results: one row a run and metric.")],
-    mapping: Annotated[
-        Path, typer.Option(help="The study's YAML: what the columns and names of the CSV are.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of published studies.")] = Path(
-        "submissions/published"
-    ),
-) -> None:
-    """Import published results: records of their own, ranked on their own board."""
-    from medtransfer.ranking.published_import import import_results, write_study
-
-    imported = import_results(csv, mapping)
-    folder = write_study(imported, mapping, out)
-    for note in imported.notes:
-        print(f"note: {note}")
-    study = imported.study
-    print(
-        f"wrote {len(imported.records)} records of {len(study.encoders)} encoders on "
-        f"{len(study.targets)} targets to {folder}"
-    )
-
+app.command()(results.validate)
+app.command()(results.verify)
+app.command("import")(results.import_)
 
 data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The official files: list and fetch them."
@@ -382,11 +262,11 @@ def list_data(
     from medtransfer.catalogue import list_files
 
     cards = _chosen(suite, task, tasks)
-    _print_rows(list_files(cards, _data(data)), as_json)
+    _print_rows(list_files(cards, find_data(data)), as_json)
     if not as_json:
         from medtransfer.data.cache import cache_folder
 
-        places = [str(place) for place in (_data(data), cache_folder() / "downloads") if place]
+        places = [str(place) for place in (find_data(data), cache_folder() / "downloads") if place]
         print(f"looked for in: {', then '.join(places)}; checked when they are used or fetched")
 
 
@@ -414,13 +294,15 @@ def fetch_data(
             data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--data: {data} cannot be written: {error.strerror}") from None
-    files = [found.file for card in cards for found in survey_files(card, _data(data))]
+    files = [found.file for card in cards for found in survey_files(card, find_data(data))]
     if not files:
         print("nothing to download: these tasks need no published file")
     try:
         with console.ConsoleData() as progress:
             for file in dict.fromkeys(files):
-                print(f"{obtain(file, _data(data), progress, into=data)}: complete, MD5 is right")
+                print(
+                    f"{obtain(file, find_data(data), progress, into=data)}: complete, MD5 is right"
+                )
     except KeyboardInterrupt:
         raise _interrupted() from None
 
@@ -432,13 +314,6 @@ def _chosen(suite: str | None, task: list[str] | None, tasks: Path | None) -> di
     if suite is None and not task and tasks is None:
         return dict(load_tasks())
     return dict(resolve_tasks(names=task or [], suite=suite, folder=tasks))
-
-
-def _data(data: Path | None) -> Path | None:
-    """Where files are looked for."""
-    from medtransfer.data.cache import data_folder
-
-    return data_folder(data)
 
 
 def _print_rows(table: tuple[tuple[str, ...], list[tuple[str, ...]]], as_json: bool) -> None:

@@ -24,6 +24,7 @@ from medtransfer.specs.task import (
     load_suites,
     load_tasks,
 )
+from medtransfer.verification.files import check_references
 
 __all__ = ["validate"]
 
@@ -151,6 +152,8 @@ def _check_submission(path: Path) -> Iterator[str]:
     submission = load_submission(path)
     yield from _check_encoder(submission.card)
     for record in submission.records:
+        for name, problem in check_references(record):
+            raise InputError(f"{path}: {record.cell}: {name}: {problem}")
         for reference in (record.replicates, record.predictions):
             if reference is not None and not (path / reference.file).is_file():
                 raise InputError(f"{path}: {record.cell}: {reference.file} is missing")

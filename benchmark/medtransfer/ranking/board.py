@@ -49,12 +49,12 @@ class Board:
         table: Index encoder, in the order of the board: the ranked ones, then the others by
             coverage. Columns title, rank (null: unranked), have and expected (cells), coverage,
             error (of the first cell that failed), relation_<domain>, those of ``columns``, of
-            `mark_fronts` and of :data:`STANDING`; contamination; and clean_score and clean_rank,
-            which leave out every task that a ranked encoder has seen in pre-training.
+            `mark_fronts` and of :data:`STANDING`; status; contamination; and clean_score and
+            clean_rank, which leave out every task that a ranked encoder has seen in pre-training.
         results: One row per encoder, task, test split, adaptation and budget: domain, metric,
-            mean and std of the primary metric over the draws (mean: null unless all are there), low
-            and high (95 % interval of the mean, over items and draws), have, draws (expected) and
-            diverged (how many). Optional adaptations are among them.
+            its chance, mean and std of the primary metric over the draws (mean: null unless all are
+            there), low and high (95 % interval of the mean, over items and draws), have, draws
+            (expected) and diverged (how many). Optional adaptations are among them.
         adaptations: How adaptations compare, for encoders with an optional one; from
             `compare_adaptations`.
         significance: Tests of the ranked encoders over tasks.
@@ -160,6 +160,7 @@ def _table(
         table[f"relation_{domain}"] = [cards[name].relation(domain) for name in table.index]
     table = table.join(mark_fronts(table))
     table["rank"] = _rank(table[IN_DOMAIN])
+    table["status"] = [layout.submissions[name].status for name in table.index]
     table["contamination"] = [contamination(cards[name], lineages) for name in table.index]
     seen: dict[str, list[str]] = {}
     for name in table.index[table["rank"].notna()]:
@@ -199,14 +200,17 @@ def _describe(cells: pd.DataFrame, cards: Mapping[str, EncoderCard]) -> pd.DataF
 def _results(laid_out: pd.DataFrame, replicates: Replicates) -> pd.DataFrame:
     by = ["encoder", "domain", "task", "metric", "split", "adaptation", "budget"]
     rows = laid_out.assign(
-        diverged=laid_out["status"] == "diverged", split=laid_out["split"].map(split_family)
+        diverged=laid_out["status"] == "diverged",
+        split=laid_out["split"].map(split_family),
+        missing=laid_out["value"].isna(),
     )
     # Graded corruptions of a split are one: their mean, where all are there.
     kinds = rows.groupby([*by, "draw"], sort=False, dropna=False)
     draws = kinds.agg(
-        value=("value", lambda values: values.mean(skipna=False)), diverged=("diverged", "any")
-    )
-    groups = draws.reset_index().groupby(by, sort=False, dropna=False)
+        value=("value", "mean"), diverged=("diverged", "any"), missing=("missing", "any")
+    ).reset_index()
+    draws["value"] = draws["value"].mask(draws.pop("missing"))
+    groups = draws.groupby(by, sort=False, dropna=False, as_index=False)
     results = groups.agg(
         mean=("value", "mean"),
         std=("value", "std"),
@@ -216,8 +220,8 @@ def _results(laid_out: pd.DataFrame, replicates: Replicates) -> pd.DataFrame:
     )
     partial = results["have"] < results["draws"]
     results.loc[partial, ["mean", "std"]] = None
-    results = results.reset_index()
     chance = results["task"].map(laid_out.groupby("task")["chance"].max())
+    results["chance"] = chance
     keys = ["encoder", "split", "task", "budget", "adaptation"]
     results = results.merge(replicates.bounds(), on=keys, how="left")
     for bound in ("low", "high"):  # from the scale of scores back to the metric's

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from medtransfer.ranking.board import Board
 from medtransfer.ranking.markdown import render_markdown
 from medtransfer.ranking.published import Published
 from medtransfer.ranking.published_markdown import render_published
+from medtransfer.specs.encoder import EncoderCard
 
 __all__ = ["check_leaderboard", "csv_field", "render_csv", "tidy", "write_leaderboard"]
 
@@ -67,32 +69,59 @@ def csv_field(value: Any) -> str:
 
 
 def write_leaderboard(
-    boards: Sequence[Board], out: Path, *, studies: Sequence[Published] = ()
-) -> None:
-    """Write ``README.md`` and ``leaderboard.csv`` into ``out``; a reader never sees half a file."""
+    boards: Sequence[Board],
+    out: Path,
+    *,
+    cards: Mapping[str, EncoderCard],
+    studies: Sequence[Published] = (),
+) -> list[str]:
+    """Write the leaderboard's files into ``out``; a reader never sees half a file.
+
+    Args:
+        boards: In their order.
+        out: A folder.
+        cards: Of every encoder on a board.
+        studies: Published results.
+
+    Returns:
+        The files' names; `index.html` is among them where the extra ``page`` is installed.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in _files(boards, studies).items():
+    files = _files(boards, cards, studies)
+    for name, content in files.items():
         part = out / f".{name}.{os.getpid()}.part"
         try:
             part.write_bytes(content)
             part.replace(out / name)
         finally:
             part.unlink(missing_ok=True)
+    return list(files)
 
 
 def check_leaderboard(
-    boards: Sequence[Board], out: Path, *, studies: Sequence[Published] = ()
+    boards: Sequence[Board],
+    out: Path,
+    *,
+    cards: Mapping[str, EncoderCard],
+    studies: Sequence[Published] = (),
 ) -> list[str]:
     """Names of the files in ``out`` that are missing or differ from what would be written."""
     return [
         name
-        for name, content in _files(boards, studies).items()
+        for name, content in _files(boards, cards, studies).items()
         if not (out / name).is_file() or (out / name).read_bytes() != content
     ]
 
 
-def _files(boards: Sequence[Board], studies: Sequence[Published]) -> dict[str, bytes]:
-    return {
-        "README.md": render_markdown(boards, published=render_published(studies)).encode(),
-        "leaderboard.csv": render_csv(boards).encode(),
+def _files(
+    boards: Sequence[Board], cards: Mapping[str, EncoderCard], studies: Sequence[Published]
+) -> dict[str, bytes]:
+    files = {
+        "README.md": render_markdown(boards, published=render_published(studies)),
+        "leaderboard.csv": render_csv(boards),
     }
+    if find_spec("altair") and find_spec("vl_convert"):
+        from medtransfer.ranking.page import render_page  # the charting library takes a second
+
+        files["index.html"] = render_page(boards, cards)
+    return {name: text.encode() for name, text in files.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import pandas as pd
 
-from medtransfer.ranking.frame import KINDS, frame, most_common
+from medtransfer.ranking.frame import IN_DOMAIN, KINDS, frame, most_common
 from medtransfer.ranking.resampling import Replicates, Results, resample
 from medtransfer.ranking.submissions import Submission
 from medtransfer.ranking.table import (
@@ -44,6 +44,7 @@ class Layout:
         planned: The ranked cells of the protocol on the suite.
         cells: Those that apply.
         every: These and the cells of the optional adaptations.
+        drawn: Gives the replicates of all layouts of the protocol, which are drawn once.
     """
 
     protocol: str
@@ -57,6 +58,7 @@ class Layout:
     planned: Sequence[Cell] = field(repr=False)
     cells: Sequence[Cell] = field(repr=False)
     every: Sequence[Cell] = field(repr=False)
+    drawn: Callable[[], Replicates] = field(repr=False)
 
     @property
     def encoders(self) -> list[str]:
@@ -76,22 +78,7 @@ class Layout:
     @cached_property
     def replicates(self) -> Replicates:
         """Bootstrap replicates of every cell."""
-        families = self.rows["split"].map(split_family)
-        splits = {str(task): sorted(set(own)) for task, own in families.groupby(self.rows["task"])}
-        results = {name: self._results(own) for name, own in self.submissions.items()}
-        return resample(results, self.every, splits)
-
-    def _results(self, submission: Submission) -> Results:
-        """The records that count, with the folders of their arrays."""
-        own = self.rows[self.rows["encoder"] == submission.card.name]
-        keys = ["task", "fingerprint", "protocol_fingerprint", "adaptation"]
-        counted = set(own[keys].drop_duplicates().itertuples(index=False, name=None))
-        found: dict[Cell, tuple[Record, Path]] = {}
-        for record, folder in zip(submission.records, submission.folders, strict=False):
-            task, made = record.task, record.protocol.fingerprint
-            if (task.name, task.fingerprint, made, record.adaptation) in counted:
-                found[record.cell] = record, folder
-        return found
+        return self.drawn().select(self.every)
 
 
 def lay_out(
@@ -119,43 +106,67 @@ def lay_out(
     encoders = {submission.card.name: submission for submission in submissions}
     unknown = sorted(set(rows["protocol"]) - set(protocols))
     for name in [*protocols, *unknown]:
-        own = rows[rows["protocol"] == name]
+        protocol, own = protocols.get(name), rows[rows["protocol"] == name]
         known = {**(kinds or {}), **most_common(own, "kind")}
+        stale = own["protocol_fingerprint"] != expected_fingerprints(own, protocol)
+        current = own[~stale]
+        foreign = current["fingerprint"] != current["task"].map(most_common(current, "fingerprint"))
+        valid = current[~foreign]
+        drawn = cache(partial(_draw, valid, encoders))
         for key, suite in _shown(suites, set(own["task"])).items():
             for kind, chosen in _by_kind(suite, known).items():
-                part = own[own["task"].isin(chosen.tasks)]
-                yield _one(name, protocols.get(name), (key, kind, chosen), part, encoders, known)
+                planned = expected_cells(chosen, known, protocol) if protocol else []
+                optional = (
+                    expected_cells(chosen, known, protocol, optional=True) if protocol else []
+                )
+                part, of_suite, stale_part, foreign_part = (
+                    table[table["task"].isin(chosen.tasks)]
+                    for table in (valid, current, own[stale], current[foreign])
+                )
+                cells = applicable(planned, part)
+                yield Layout(
+                    protocol=name,
+                    title=protocol.title if protocol else "",
+                    suite=key,
+                    kind=kind,
+                    submissions={e: encoders[e] for e in sorted(of_suite["encoder"].unique())},
+                    rows=part,
+                    stale=stale_part,
+                    foreign=foreign_part,
+                    planned=planned,
+                    cells=cells,
+                    every=[*cells, *applicable(optional, part)],
+                    drawn=drawn,
+                )
 
 
-def _one(
-    name: str,
-    protocol: Protocol | None,
-    suite: tuple[str, str, Suite],
-    rows: pd.DataFrame,
-    submissions: Mapping[str, Submission],
-    kinds: Mapping[str, str],
-) -> Layout:
-    key, kind, chosen = suite
-    stale = rows["protocol_fingerprint"] != expected_fingerprints(rows, protocol)
-    current = rows[~stale]
-    foreign = current["fingerprint"] != current["task"].map(most_common(current, "fingerprint"))
-    valid = current[~foreign]
-    planned = expected_cells(chosen, kinds, protocol) if protocol else []
-    optional = expected_cells(chosen, kinds, protocol, optional=True) if protocol else []
-    cells = applicable(planned, valid)
-    return Layout(
-        protocol=name,
-        title=protocol.title if protocol else "",
-        suite=key,
-        kind=kind,
-        submissions={name: submissions[name] for name in sorted(current["encoder"].unique())},
-        rows=valid,
-        stale=rows[stale],
-        foreign=current[foreign],
-        planned=planned,
-        cells=cells,
-        every=[*cells, *applicable(optional, valid)],
+def _draw(rows: pd.DataFrame, submissions: Mapping[str, Submission]) -> Replicates:
+    """Replicates of every record that counts."""
+    inside = rows[rows["split"] == IN_DOMAIN]
+    names = list(Cell._fields)
+    cells = [Cell(*key) for key in inside[names].drop_duplicates().itertuples(index=False)]
+    families = rows["split"].map(split_family)
+    splits = {str(task): sorted(set(own)) for task, own in families.groupby(rows["task"])}
+    return resample(
+        {
+            str(encoder): _results(submissions[str(encoder)], own)
+            for encoder, own in inside.groupby("encoder")
+        },
+        [cell for cell in cells if cell.task in splits],
+        splits,
     )
+
+
+def _results(submission: Submission, rows: pd.DataFrame) -> Results:
+    """The records that count, with the folders of their arrays."""
+    keys = ["task", "fingerprint", "protocol_fingerprint", "adaptation"]
+    counted = set(rows[keys].drop_duplicates().itertuples(index=False, name=None))
+    found: dict[Cell, tuple[Record, Path]] = {}
+    for record, folder in zip(submission.records, submission.folders, strict=False):
+        task, made = record.task, record.protocol.fingerprint
+        if (task.name, task.fingerprint, made, record.adaptation) in counted:
+            found[record.cell] = record, folder
+    return found
 
 
 def _by_kind(suite: Suite, kinds: Mapping[str, str]) -> dict[str, Suite]:

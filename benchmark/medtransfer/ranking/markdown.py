@@ -45,6 +45,8 @@ cell of a board has no rank and no score there: no mean is taken over what happe
   anew, too, those of one source corpus together.
 - **Mean rank** (over tasks) and **win rate** (share of the other encoders and tasks that are
   beaten) depend on who else is here.
+- **Status**: verified means that `bench verify --rerun` recomputed the numbers and ran some cells
+  again; else the submission is taken at its word.
 - **Seen before**: whether declared pre-training data overlap with a task's source corpora.
   **Unseen tasks only**: the rank without all tasks that any encoder here has seen.
 - **Intra**: over the tasks of domains that the encoder was pre-trained on, so other tasks for
@@ -248,6 +250,7 @@ def _trust(ranked: pd.DataFrame) -> dict[str, list[str]]:
         found["Unseen tasks only"] = [quantity(value, "count") for value in ranked["clean_rank"]]
     if ranked["pretraining_flops"].gt(0).any() or (ranked["contamination"] != "clean").any():
         found["Seen before"] = [str(value) for value in ranked["contamination"]]
+    found["Status"] = [str(value) for value in ranked["status"]]
     return {name: values for name, values in found.items() if set(values) != {MISSING}}
 
 

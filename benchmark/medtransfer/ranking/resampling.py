@@ -9,9 +9,9 @@ alone: neither another encoder nor the order of the submissions changes a replic
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.rows import read_rows
 from medtransfer.specs.base import InputError
 from medtransfer.specs.record import Cell, Record
 
@@ -28,6 +29,7 @@ REPLICATES = 1000
 _FILE = "replicates.npz"
 
 Scores = NDArray[np.float32]
+Rows = Mapping[str, NDArray[np.float32]]
 Results = Mapping[Cell, tuple[Record, Path]]
 """One encoder's records, each with the folder in which its arrays are."""
 
@@ -49,7 +51,8 @@ class Replicates:
     def select(self, cells: Sequence[Cell]) -> Replicates:
         """Only the groups of some cells."""
         wanted = {(cell.task, cell.budget, cell.adaptation) for cell in cells}
-        rows = [key in wanted for key in self.groups.itertuples(index=False, name=None)]
+        keys = self.groups.itertuples(index=False, name=None)
+        rows = np.array([key in wanted for key in keys], dtype=bool)
         return Replicates(
             self.groups[rows].reset_index(drop=True),
             {
@@ -117,20 +120,20 @@ def resample(
         blocks.setdefault((cell.task, cell.budget, cell.adaptation), []).append(cell)
     groups = pd.DataFrame(list(blocks), columns=["task", "budget", "adaptation"])
     names = sorted({name for cell in cells for name in splits.get(cell.task, ())})
+    chosen_items, chosen_draws = cache(_choose_items), cache(_choose_draws)
     found: dict[str, dict[str, Scores]] = {}
     for encoder, own in results.items():
-        archives: dict[Path, Mapping[str, NDArray[np.generic]]] = {}
         folders = {folder for _, folder in own.values()}
-        there = {folder for folder in folders if (folder / _FILE).is_file()}
+        archives = {folder: _open(folder) for folder in folders if (folder / _FILE).is_file()}
         scores = {name: np.full((len(blocks), replicates), np.nan, np.float32) for name in names}
         for row, ((task, budget, _), draws) in enumerate(blocks.items()):
-            if not all(cell in own and _usable(*own[cell], there) for cell in draws):
+            if not all(cell in own and _usable(*own[cell], archives) for cell in draws):
                 continue
             draws = sorted(draws, key=lambda cell: cell.draw)
-            chosen = _choose_draws(task, budget, draws=len(draws), replicates=replicates)
+            chosen = chosen_draws(task, budget, draws=len(draws), replicates=replicates)
             for name in splits[task]:
                 stored = _stack([_read(own[cell], name, archives) for cell in draws])
-                items = _choose_items(task, name, stored.shape[1], replicates=replicates)
+                items = chosen_items(task, name, stored.shape[1], replicates=replicates)
                 scores[name][row] = stored[chosen, items[:, None]].mean(axis=1)
         found[encoder] = scores
     return Replicates(groups, found)
@@ -175,32 +178,34 @@ def _random(*names: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-def _read(
-    result: tuple[Record, Path], split: str, archives: dict[Path, Mapping[str, NDArray[np.generic]]]
-) -> Scores:
+def _read(result: tuple[Record, Path], split: str, archives: Mapping[Path, Rows]) -> Scores:
     """The stored replicates of one cell and split as scores, (B,); (1,) where it diverged."""
     record, folder = result
     if record.status == "diverged":  # which is chance, whatever the items
         return np.zeros(1, np.float32)
     assert record.replicates is not None
-    # Not the name in the record: a submission must not point to files elsewhere.
-    path = folder / _FILE
     try:
-        if path not in archives:
-            archives[path] = np.load(path, allow_pickle=False)
-        values = archives[path][f"{record.replicates.key}/{split}"].astype(np.float32)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        values = archives[folder][f"{record.replicates.key}/{split}"]
+    except KeyError:
         raise InputError(
-            f"{path}: no replicates of {record.cell}, {split}, which its record names; "
-            "`bench validate` says more"
+            f"{folder / _FILE}: no replicates of {record.cell}, {split}, which its record names"
         ) from None
-    if values.ndim != 1 or not len(values):
-        raise InputError(f"{path}: {record.cell}, {split}: not a row of replicates")
     # A replicate in which the metric is undefined says nothing; it is the mean of the others.
     unknown = np.isnan(values)
     if unknown.any():
-        values[unknown] = values[~unknown].mean() if not unknown.all() else record.task.chance
-    return (values - record.task.chance) / (1 - record.task.chance)
+        mean = values[~unknown].mean() if not unknown.all() else record.task.chance
+        values = np.where(unknown, mean, values)
+    chance = np.float32(record.task.chance)
+    return (values - chance) / (1 - chance)
+
+
+def _open(folder: Path) -> Rows:
+    # Not the name in the record: a submission must not point to files elsewhere.
+    path = folder / _FILE
+    try:
+        return read_rows(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
 
 
 def _stack(rows: Sequence[Scores]) -> Scores:

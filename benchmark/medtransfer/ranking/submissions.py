@@ -9,6 +9,7 @@ from pathlib import Path
 from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import Record, read_records
+from medtransfer.specs.verification import Status, read_status
 
 __all__ = ["PUBLISHED", "Submission", "load_submission", "load_submissions"]
 
@@ -25,11 +26,13 @@ class Submission:
         records: The cells.
         folders: For each record the folder in which its arrays are; none at all where only the
             records are at hand.
+        status: Whether `bench verify --rerun` passed on the files as they are.
     """
 
     card: EncoderCard
     records: tuple[Record, ...]
     folders: tuple[Path, ...] = ()
+    status: Status = "declared"
 
 
 def load_submissions(folders: Sequence[Path]) -> list[Submission]:
@@ -79,7 +82,7 @@ def load_submission(path: Path) -> Submission:
                 f"{ledger}: encoder.name: '{record.encoder.name}' in a record ({record.cell}), "
                 f"but '{card.name}' in encoder.yaml"
             )
-    return Submission(card, tuple(records), (path,) * len(records))
+    return Submission(card, tuple(records), (path,) * len(records), read_status(path))
 
 
 def _merge(parts: list[tuple[Path, Submission]]) -> Submission:
@@ -92,8 +95,14 @@ def _merge(parts: list[tuple[Path, Submission]]) -> Submission:
             f"one name '{parts[0][1].card.name}'; give each encoder its own name"
         )
     found = _first_settled((record, path) for path, part in parts for record in part.records)
+    status: Status = (
+        "verified" if all(part.status == "verified" for _, part in parts) else "declared"
+    )
     return Submission(
-        parts[0][1].card, tuple(record for record, _ in found), tuple(path for _, path in found)
+        parts[0][1].card,
+        tuple(record for record, _ in found),
+        tuple(path for _, path in found),
+        status,
     )
 
 

@@ -1,0 +1,134 @@
+// One encoder: its card, where it stands, and its results task by task.
+
+function cardList(card) {
+  const value = (label, text) => (label === "Address" ? address(text) : foreign(text, 400));
+  const lines = card.facts.map(([label, text]) => [
+    make("dt", {}, label),
+    make("dd", {}, value(label, text)),
+  ]);
+  return make("dl", { class: "card" }, lines);
+}
+
+/** Its place on every board where it has records. */
+function places(card, state) {
+  const rows = BOARDS.flatMap((board) => {
+    const encoder = board.encoders.indexOf(card);
+    if (encoder < 0) return [];
+    const value = (name) => board.value(name, encoder);
+    const [low, high] = [value("rank_low"), value("rank_high")];
+    const ranked = board.encoders.filter((_, at) => board.value("rank", at) !== null).length;
+    return [
+      [
+        make("a", { href: addressOf({ ...state, board: board.id }) }, foreign(board.label, 80)),
+        value("rank") === null ? MISSING : `${value("rank")} of ${ranked}`,
+        low === null ? MISSING : bounds(low, high),
+        quantity(value("in_domain"), "score"),
+        quantity(value("out_of_domain"), "score"),
+        `${value("have")} of ${value("expected")}`,
+      ],
+    ];
+  });
+  const head = ["Board", "Rank", "Interval", "In-domain", "Out-of-domain", "Cells"];
+  return plainTable("Boards", head, rows);
+}
+
+function relations(board, encoder) {
+  const domains = [...new Set(board.cells.map((cell) => cell.domain))].sort();
+  const words = [
+    ...Map.groupBy(domains, (domain) => board.value(`relation_${domain}`, encoder)),
+  ].map(([relation, own]) => `${RELATIONS[relation] ?? "not declared"}: ${own.join(", ")}`);
+  return make(
+    "p",
+    { class: "note" },
+    `Relation of its pre-training to the domains, ${words.join("; ")}.`,
+  );
+}
+
+/** One result: the mean, its interval, and what is wrong with it. */
+function resultCell(cell, split, encoder) {
+  const series = cell?.splits.get(split);
+  if (!series) return "";
+  const value = series.mean[encoder];
+  if (value === null) {
+    const have = series.have?.[encoder];
+    return have ? `${have}/${series.draws} draws` : MISSING;
+  }
+  const parts = [quantity(value, "score")];
+  const [low, high] = ["low", "high"].map((name) => unpackOne(series[name], encoder));
+  if (low !== null) {
+    parts.push(make("small", {}, ` [${quantity(low, "score")}, ${quantity(high, "score")}]`));
+  }
+  if (series.diverged?.[encoder]) {
+    parts.push(make("sup", { title: "Training diverged; counts as chance" }, "diverged"));
+  }
+  return make("span", {}, parts);
+}
+
+const unpackOne = (packed, encoder) => (packed ? (unpack(packed)[encoder] ?? null) : null);
+
+/** Tasks and test splits by budget, a table for each adaptation. */
+function results(board, encoder) {
+  const ran = (cells) => !isOptional(cells[0]) || coverage(cells, encoder).have > 0;
+  return byKey(board.cells, (cell) => cell.adaptation)
+    .filter(ran)
+    .map((cells) => {
+      const budgets = [...new Set(cells.map((cell) => cell.budget))];
+      const rows = byKey(cells, (cell) => cell.task).flatMap((own) => {
+        const splits = [...own[0].splits.keys()];
+        return splits.map((split) => [
+          make(
+            "span",
+            {},
+            foreign(own[0].task, 60),
+            make("span", { class: "title" }, foreign(split.replace("_", "-"), 60)),
+          ),
+          own[0].metric ?? MISSING,
+          ...budgets.map((budget) =>
+            resultCell(
+              own.find((cell) => cell.budget === budget),
+              split,
+              encoder,
+            ),
+          ),
+        ]);
+      });
+      const [{ adaptation }] = cells;
+      const title = make(
+        "h3",
+        {},
+        foreign(adaptation, 40),
+        isOptional(cells[0]) ? " (optional, not ranked)" : "",
+      );
+      return [
+        title,
+        plainTable(`Results, ${adaptation}`, ["Task and test split", "Metric", ...budgets], rows),
+      ];
+    });
+}
+
+/** The whole view of an encoder. */
+function encoderView(board, state) {
+  const card = DATA.encoders.find((one) => one.name === state.encoder);
+  const encoder = board.encoders.indexOf(card);
+  const back = make(
+    "p",
+    {},
+    make("a", { href: addressOf({ ...state, encoder: "" }) }, "All encoders"),
+  );
+  const title = make("h2", { id: "encoder", tabindex: "-1" }, foreign(card.name, 80));
+  const parts = [
+    back,
+    title,
+    card.title ? make("p", { class: "lede" }, foreign(card.title, 300)) : null,
+    cardList(card),
+  ];
+  parts.push(make("h2", {}, "Where it stands"), places(card, state));
+  parts.push(make("h2", {}, "Results, ", foreign(board.label, 80)));
+  if (encoder < 0) parts.push(empty("Records of the tasks of this board would fill it."));
+  else parts.push(relations(board, encoder), results(board, encoder));
+  return make(
+    "article",
+    { "aria-labelledby": "encoder" },
+    parts.flat(2).filter((part) => part !== null),
+  );
+}

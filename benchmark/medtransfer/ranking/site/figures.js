@@ -1,0 +1,341 @@
+// Charts: Vega-Lite specifications from the page's data, filled with rows made here.
+
+const COSTS = [
+  ["adaptation_flops", "Adaptation"],
+  ["inference_flops_per_image", "Inference, per image"],
+  ["total_flops", "Pre-training and adaptation"],
+];
+const MOST_CURVES = 8;
+const tooltip = document.getElementById("tooltip");
+let drawn = [];
+
+/** A colour of the style sheet as the present theme has it. */
+function style(name) {
+  tooltip.style.outlineColor = `var(${name})`;
+  return getComputedStyle(tooltip).outlineColor;
+}
+
+/** The page's colours and letters, by the names that the specifications use. */
+function theme() {
+  const [ink, muted, line, accent] = ["--ink", "--muted", "--line", "--accent"].map(style);
+  const curves = Array.from({ length: MOST_CURVES }, (_, at) => style(`--curve-${at + 1}`));
+  const font = getComputedStyle(document.body).fontFamily;
+  return {
+    background: "transparent",
+    font,
+    aria: false,
+    view: { stroke: null },
+    axis: {
+      labelColor: muted,
+      titleColor: muted,
+      titleFontWeight: "normal",
+      labelFontSize: 11,
+      titleFontSize: 12,
+      gridColor: line,
+      gridOpacity: 0.6,
+      domainColor: muted,
+      tickColor: muted,
+    },
+    range: { category: curves, heatmap: [style("--heat-low"), style("--heat-high")] },
+    circle: { cursor: "pointer" },
+    text: { color: ink, fontSize: 11 },
+    style: {
+      front: { stroke: accent, strokeWidth: 1.2, opacity: 0.7 },
+    },
+  };
+}
+
+/** Draw a chart; its numbers follow as a table for those who cannot see it. */
+async function draw(place, name, rows, { label, size = {}, range = {} }) {
+  const inner = make("div", { "aria-hidden": "true" });
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", label);
+  place.append(inner);
+  const look = theme();
+  const result = await vegaEmbed(
+    inner,
+    { ...DATA.charts[name], ...size, datasets: { rows } },
+    {
+      mode: "vega-lite",
+      renderer: "svg",
+      actions: false,
+      // Expressions are interpreted: the security policy forbids to compile them.
+      ast: true,
+      defaultStyle: false,
+      tooltip: showTooltip,
+      config: { ...look, range: { ...look.range, ...range } },
+    },
+  );
+  drawn.push(result);
+  return result;
+}
+
+function clearFigures() {
+  for (const result of drawn) result.finalize();
+  drawn = [];
+  tooltip.hidden = true;
+}
+
+/** Vega's tooltip handler: labelled values as text. */
+function showTooltip(_, event, item, value) {
+  tooltip.hidden = !value;
+  if (!value) return;
+  const lines = Object.entries(value).map(([name, text]) => [
+    make("dt", {}, name),
+    make("dd", {}, foreign(text, 60)),
+  ]);
+  tooltip.replaceChildren(make("dl", {}, lines));
+  const { width, height } = tooltip.getBoundingClientRect();
+  const left = Math.min(event.clientX + 14, document.documentElement.clientWidth - width - 8);
+  const top =
+    event.clientY + height + 20 > innerHeight ? event.clientY - height - 10 : event.clientY + 14;
+  tooltip.style.left = `${Math.max(8, left)}px`;
+  tooltip.style.top = `${Math.max(8, top)}px`;
+}
+
+/** Score and cost of every encoder that has both; whom no other beats at the price is best. */
+function costRows(rows, cost) {
+  const known = rows
+    .map((row) => ({ row, score: row.value("in_domain"), cost: row.value(cost) }))
+    .filter(({ score, cost }) => score !== null && cost > 0);
+  const [low, high] = [Math.min, Math.max].map((bound) =>
+    Math.log(bound(...known.map((one) => one.cost))),
+  );
+  return known.map(({ row, score, cost }) => {
+    const beaten = known.some(
+      (other) =>
+        other.score >= score && other.cost <= cost && (other.score > score || other.cost < cost),
+    );
+    const turned = Math.log(cost) - low > 0.6 * (high - low);
+    const label = beaten ? "" : row.card.name;
+    const [left, right] = turned ? [label, ""] : ["", label];
+    return { encoder: row.card.name, score, cost, best: beaten ? "no" : "yes", left, right };
+  });
+}
+
+/** Score over budget of some encoders, by adaptation, over the tasks that have every budget. */
+function curveRows(board, state, rows) {
+  const domain = board.cells.filter((cell) => state.domain === "" || cell.domain === state.domain);
+  return byKey(domain, (cell) => cell.adaptation)
+    .map((cells) => {
+      const budgets = [...new Set(cells.map((cell) => cell.budget))];
+      const whole = byKey(cells, (cell) => cell.task).filter(
+        (task) => task.length === budgets.length,
+      );
+      const points = rows.flatMap(({ card, encoder }) =>
+        budgets.map((budget) => {
+          const chosen = whole.flat().filter((cell) => cell.budget === budget);
+          return { encoder: card.name, budget, score: score(chosen, encoder) };
+        }),
+      );
+      return {
+        adaptation: cells[0].adaptation,
+        tasks: whole.length,
+        budgets,
+        points: points.filter((point) => point.score !== null),
+      };
+    })
+    .filter(({ budgets, points }) => budgets.length > 1 && points.length);
+}
+
+/** Mean score, of the encoders with every cell, of each source domain on each target domain. */
+function domainRows(board, state, rows) {
+  const cells = board.cells.filter(
+    (cell) =>
+      (state.domain === "" || cell.domain === state.domain) &&
+      (state.budget === "" || cell.budget === state.budget) &&
+      (state.adaptation === "" ? !isOptional(cell) : cell.adaptation === state.adaptation),
+  );
+  const targets = [...new Set(cells.map((cell) => cell.domain))].sort();
+  const found = byKey(rows, (row) => row.card.source).flatMap((group) =>
+    targets.map((target) => {
+      const own = cells.filter((cell) => cell.domain === target);
+      const scores = group.map((row) => score(own, row.encoder)).filter((value) => value !== null);
+      const intra = group[0].value(`relation_${target}`) === "intra" ? "yes" : "no";
+      return {
+        source: group[0].card.source,
+        target,
+        score: mean(scores),
+        encoders: scores.length,
+        intra,
+      };
+    }),
+  );
+  const known = found.filter((row) => row.score !== null);
+  const scores = known.map((row) => row.score);
+  const [low, high] = [Math.min(...scores), Math.max(...scores)];
+  const [faint, strong, outline] = ["--heat-ink-low", "--heat-ink-high", "--ink"].map(style);
+  const ink = (value) => ((value - low) / (high - low || 1) < 0.68 ? faint : strong);
+  return known
+    .map((row) => ({ ...row, ink: ink(row.score), outline }))
+    .sort((a, b) => a.source.localeCompare(b.source, "en"));
+}
+
+function numbers(caption, head, rows) {
+  return make("details", {}, make("summary", {}, "The numbers"), plainTable(caption, head, rows));
+}
+
+const empty = (text) => make("p", { class: "empty" }, text);
+
+function section(id, title, ...children) {
+  return make("section", { "aria-labelledby": id }, make("h2", { id }, title), children);
+}
+
+function costFigure(board, state, ranked) {
+  const offered = COSTS.filter(([name]) => board.columns.some((one) => one.name === name));
+  const rows = costRows(ranked, state.cost);
+  const title = "Score against cost";
+  if (!rows.length) {
+    const reason =
+      "No ranked encoder has both a score and this cost; records of every cell, and a card that declares the compute of the pre-training, would fill it.";
+    return [section("cost", title, menu("cost", "Cost", offered, state.cost), empty(reason)), null];
+  }
+  const place = make("div", { class: "chart" });
+  const missing = ranked.length - rows.length;
+  const note = [
+    "The line joins the encoders that no other beats at their cost.",
+    missing
+      ? `${missing} with an unknown cost, or none, ${missing > 1 ? "are" : "is"} not shown.`
+      : "",
+    selects(state) ? "Costs are those of the whole board." : "",
+  ];
+  const chosen = offered.find(([name]) => name === state.cost)[1];
+  const sorted = [...rows].sort((a, b) => a.cost - b.cost);
+  const element = section(
+    "cost",
+    title,
+    menu("cost", "Cost", offered, state.cost),
+    place,
+    make("p", { class: "note" }, note.filter(Boolean).join(" ")),
+    numbers(
+      title,
+      ["Encoder", "FLOPs", "Score", "On the front"],
+      sorted.map((row) => [
+        foreign(row.encoder, 40),
+        quantity(row.cost, "FLOP"),
+        quantity(row.score, "score"),
+        row.best,
+      ]),
+    ),
+  );
+  return [
+    element,
+    async () => {
+      const label = `${title} (${chosen}): ${rows.length} encoders`;
+      const result = await draw(place, "cost", rows, {
+        label,
+        range: { category: [style("--accent"), style("--faint")] },
+      });
+      result.view.addEventListener("click", (_, item) => {
+        if (item?.datum?.encoder)
+          location.hash = addressOf({ ...readState(), encoder: item.datum.encoder });
+      });
+    },
+  ];
+}
+
+function curveFigure(board, state, ranked) {
+  const title = "Few-shot curves";
+  const shown = ranked.slice(0, MOST_CURVES);
+  const curves = curveRows(board, state, shown);
+  if (!curves.length) {
+    return [
+      section(
+        "curves",
+        title,
+        empty(
+          "Records of one adaptation at two budgets or more, of a ranked encoder, would fill it.",
+        ),
+      ),
+      null,
+    ];
+  }
+  const legend = make(
+    "ul",
+    { class: "legend" },
+    shown.map(({ card }, at) => {
+      const swatch = make("span", { class: "swatch", "aria-hidden": "true" });
+      swatch.style.background = `var(--curve-${at + 1})`;
+      return make("li", {}, swatch, foreign(card.name, 40));
+    }),
+  );
+  const places = curves.map(() => make("div", { class: "chart" }));
+  const figures = curves.map(({ adaptation, tasks }, at) =>
+    make(
+      "figure",
+      {},
+      make(
+        "figcaption",
+        {},
+        make("b", {}, foreign(adaptation, 40)),
+        ` ${tasks} task${tasks > 1 ? "s" : ""}`,
+      ),
+      places[at],
+    ),
+  );
+  const rows = curves.flatMap(({ adaptation, points }) =>
+    points.map((point) => [
+      foreign(point.encoder, 40),
+      foreign(adaptation, 40),
+      point.budget,
+      quantity(point.score, "score"),
+    ]),
+  );
+  const note = `In-domain score of the first ${shown.length > 1 ? `${shown.length} ranked encoders` : "ranked encoder"} of the table, over the tasks that have every budget of the adaptation.`;
+  const element = section(
+    "curves",
+    title,
+    legend,
+    make("div", { class: "figures" }, figures),
+    make("p", { class: "note" }, note),
+    numbers(title, ["Encoder", "Adaptation", "Budget", "Score"], rows),
+  );
+  return [
+    element,
+    async () => {
+      for (const [at, { adaptation, points }] of curves.entries()) {
+        const label = `Score over budget, ${adaptation}: ${shown.length} encoders`;
+        await draw(places[at], "curve", points, { label });
+      }
+    },
+  ];
+}
+
+function domainFigure(board, state, ranked) {
+  const title = "Source and target domains";
+  const rows = domainRows(board, state, ranked);
+  if (!rows.length) {
+    return [
+      section(
+        "domains",
+        title,
+        empty("A ranked encoder whose card declares its pre-training domains would fill it."),
+      ),
+      null,
+    ];
+  }
+  const place = make("div", { class: "chart" });
+  const note =
+    "Mean score of the ranked encoders by what they were pre-trained on (rows) and the domain of the task (columns). Outlined: pre-trained on that domain.";
+  const element = section(
+    "domains",
+    title,
+    place,
+    make("p", { class: "note" }, note),
+    numbers(
+      title,
+      ["Pre-trained on", "Task's domain", "Mean score", "Encoders"],
+      rows.map((row) => [
+        foreign(row.source, 60),
+        row.target,
+        quantity(row.score, "score"),
+        String(row.encoders),
+      ]),
+    ),
+  );
+  const size = { height: 34 * new Set(rows.map((row) => row.source)).size };
+  return [
+    element,
+    () => draw(place, "domains", rows, { label: `${title}: ${rows.length} pairs`, size }),
+  ];
+}

@@ -1,0 +1,84 @@
+"""The folder of a submission: what belongs there, and what the records refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.errors import InputError
+from medtransfer.specs.record import ArrayRef, Record
+from medtransfer.specs.verification import FILE
+from medtransfer.verification.arrays import (
+    REPLICATES,
+    Archives,
+    Wanted,
+    list_predictions,
+    list_replicates,
+)
+from medtransfer.verification.entries import LEDGER, Entry
+
+__all__ = ["check_archives", "check_files", "check_references"]
+
+
+def check_references(record: Record) -> Iterator[tuple[str, str]]:
+    """The references of a record that do not lead where the ledger writes its arrays.
+
+    Yields:
+        The field, and what is wrong with it.
+    """
+    for field, reference, wanted in (
+        ("replicates", record.replicates, list_replicates(record)),
+        ("predictions", record.predictions, list_predictions(record)),
+    ):
+        yield from _check_reference(field, reference, wanted)
+
+
+def _check_reference(
+    field: str, reference: ArrayRef | None, wanted: Wanted | None
+) -> Iterator[tuple[str, str]]:
+    if reference is None and wanted is not None:
+        yield field, f"null; {wanted.file} is expected to hold them"
+    elif reference is not None and wanted is None:
+        yield field, "a record of this status and draw has none; null is right"
+    elif reference is not None and wanted is not None:
+        if reference.file != wanted.file:
+            yield f"{field}.file", f"{reference.file[:200]!r}; '{wanted.file}' is right"
+        if reference.key != wanted.key:
+            yield f"{field}.key", f"{reference.key[:200]!r}; '{wanted.key}' is right"
+        if reference.sha256 is None:
+            yield f"{field}.sha256", "null; the arrays' hash is needed"
+
+
+def check_files(folder: Path, card: EncoderCard, entries: Sequence[Entry]) -> Iterator[str]:
+    """Files that do not belong to a submission, and links, which lead anywhere."""
+    wanted = [list_predictions(entry.record) for entry in entries]
+    known = {"encoder.yaml", LEDGER, REPLICATES, FILE, card.weights.path}
+    known |= {predictions.file for predictions in wanted if predictions is not None}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            yield f"{name}: a link; only plain files belong into a submission"
+        elif not (name in known or (path.is_dir() and name == "predictions")):
+            yield f"{name}: belongs to no record; a submission holds only what the ledger writes"
+
+
+def check_archives(archives: Archives, entries: Sequence[Entry]) -> Iterator[str]:
+    """Archives that lack arrays of records, or hold others."""
+    needed: dict[str, set[str]] = {}
+    for entry in entries:
+        for wanted in (list_replicates(entry.record), list_predictions(entry.record)):
+            if wanted is not None:
+                needed.setdefault(wanted.file, set()).update(wanted.names)
+    for file, names in needed.items():
+        try:
+            found = archives.members(file)
+        except InputError as error:
+            yield str(error)
+            continue
+        for name in sorted(names - found.keys()):
+            yield f"{file}: {name}: is missing, but a record needs it"
+        for name in sorted(found.keys() - names):
+            yield f"{file}: {name[:200]!r}: belongs to no record; delete the array"
+        for name in sorted(name for name, count in found.items() if count > 1):
+            yield f"{file}: {name[:200]!r}: is there {found[name]} times; keep one"
