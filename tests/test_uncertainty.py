@@ -338,6 +338,23 @@ def test_declared_data_mark_a_submission_and_make_a_second_rank(tmp_path: Path) 
     assert "Unseen tasks only" in text and "chest (seen)" in text
 
 
+def test_further_pretraining_stands_beside_its_parent(tmp_path: Path) -> None:
+    """By declared compute; and where there is none, the board says what would fill the view."""
+    child = {"pretraining": {"init": "parent", "cost": {"flops": 2e15}}}
+    parent = {"pretraining": {"cost": {"flops": 1e15}}}
+    encoders = [
+        measured(tmp_path, "child", value=0.8, **child),
+        measured(tmp_path, "parent", value=0.75, **parent),
+        measured(tmp_path, "other", value=0.7),
+    ]
+    text = ranking.render_markdown([rank(*encoders)])
+    view = text[text.index("Further pre-training, by its compute") :].split("###")[0]
+    rows = [line.split(" | ") for line in view.splitlines() if line.startswith("|")][2:]
+    assert [row[0].strip("| ") for row in rows] == ["parent", "child"]
+    assert rows[1][1] == "parent" and rows[1][-1].strip("| ") == "2.0 PFLOP"
+    assert "names its parent" in ranking.render_markdown([rank(*encoders[1:])])
+
+
 # Other tasks
 
 

@@ -49,8 +49,9 @@ class Board:
         table: Index encoder, in the order of the board: the ranked ones, then the others by
             coverage. Columns title, rank (null: unranked), have and expected (cells), coverage,
             error (of the first cell that failed), relation_<domain>, those of ``columns``, of
-            `mark_fronts` and of :data:`STANDING`; status; contamination; and clean_score and
-            clean_rank, which leave out every task that a ranked encoder has seen in pre-training.
+            `mark_fronts` and of :data:`STANDING`; init (the parent that pre-training began from);
+            status; contamination; and clean_score and clean_rank, which leave out every task that
+            a ranked encoder has seen in pre-training.
         results: One row per encoder, task, test split, adaptation and budget: domain, metric,
             its chance, mean and std of the primary metric over the draws (mean: null unless all are
             there), low and high (95 % interval of the mean, over items and draws), have, draws
@@ -160,6 +161,7 @@ def _table(
         table[f"relation_{domain}"] = [cards[name].relation(domain) for name in table.index]
     table = table.join(mark_fronts(table))
     table["rank"] = _rank(table[IN_DOMAIN])
+    table["init"] = [cards[name].pretraining.init for name in table.index]
     table["status"] = [layout.submissions[name].status for name in table.index]
     table["contamination"] = [contamination(cards[name], lineages) for name in table.index]
     seen: dict[str, list[str]] = {}

@@ -167,7 +167,37 @@ def _transfer(board: Board, ranked: pd.DataFrame) -> str:
             "once an encoder is ranked whose card declares pre-training on a domain of this board "
             "(`bench evaluate` of such an encoder).\n"
         )
-    return text + _sources(board)
+    return text + _sources(board) + _adapted(board, ranked)
+
+
+def _adapted(board: Board, ranked: pd.DataFrame) -> str:
+    """Further pre-training: what it brings at home, elsewhere and under corruptions, by compute."""
+    own = ranked[ranked["init"].notna()]
+    if own.empty:
+        return (
+            "\nWhat further pre-training on a domain brings, in-domain, on external test data and "
+            "under corruptions, against its compute, will stand here once an encoder is ranked "
+            "whose card names its parent (`pretraining.init`).\n"
+        )
+    shown = [
+        column
+        for column in board.columns
+        if column.name in (IN_DOMAIN, "external", "corrupted", "pretraining_flops")
+    ]
+    parents = ranked.loc[ranked.index.isin(own["init"])]
+    rows = pd.concat([own, parents[~parents.index.isin(own.index)]])
+    rows = rows.sort_values(["pretraining_flops", "rank"])
+    head = ["Encoder", "From", *(column.title for column in shown)]
+    lines = [
+        [
+            escape(name),
+            escape(row["init"]) if pd.notna(row["init"]) else MISSING,
+            *(quantity(row[column.name], column.unit) for column in shown),
+        ]
+        for name, row in rows.iterrows()
+    ]
+    text = "\nFurther pre-training, by its compute, beside the parents that are ranked:\n\n"
+    return text + pipe_table(head, lines, align="ll" + "r" * len(shown))
 
 
 def _sources(board: Board) -> str:
