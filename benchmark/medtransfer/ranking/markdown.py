@@ -102,6 +102,7 @@ def _board(board: Board) -> str:
     else:
         parts += [
             _overall(board, ranked),
+            _certainty(board, ranked),
             _domains(board, ranked),
             _transfer(board, ranked),
             _costs(board, ranked),
@@ -122,7 +123,18 @@ def _overall(board: Board, ranked: pd.DataFrame) -> str:
         for column in board.columns
         if column.section == "overall" or column.name == "adaptation_flops"
     ]
-    return "### Overall\n\n" + _leaders(ranked, shown, intervals=True) + _significance(board)
+    return "### Overall\n\n" + _leaders(ranked, shown)
+
+
+def _certainty(board: Board, ranked: pd.DataFrame) -> str:
+    """Intervals, ties and tests: how far the places can be trusted."""
+    columns = _trust(ranked)
+    rows = [
+        [str(row["rank"]), escape(encoder), *(values[number] for values in columns.values())]
+        for number, (encoder, row) in enumerate(ranked.iterrows())
+    ]
+    table = pipe_table(["Rank", "Encoder", *columns], rows, align="rl" + "r" * len(columns))
+    return "### How sure the ranks are\n\n" + table + _significance(board)
 
 
 def _significance(board: Board) -> str:
@@ -243,7 +255,6 @@ def _leaders(
     ranked: pd.DataFrame,
     columns: Iterable[Column],
     *,
-    intervals: bool = False,
     titles: bool = False,
 ) -> str:
     """One row per ranked encoder; a column that is empty for all of them is left out."""
@@ -254,11 +265,6 @@ def _leaders(
         [str(row["rank"]), escape(encoder), *(_entry(row, column) for column in shown)]
         for encoder, row in ranked.iterrows()
     ]
-    if intervals:
-        columns_of_trust = _trust(ranked)
-        head, align = [*head, *columns_of_trust], align + "r" * len(columns_of_trust)
-        for index, row in enumerate(rows):
-            row += [values[index] for values in columns_of_trust.values()]
     if titles:
         head, align = [*head, "What it is"], align + "l"
         for row, title in zip(rows, ranked["title"], strict=True):
