@@ -277,6 +277,12 @@ def print_differences(
             escape(winner),
         )
     _wide().print(table)
+    from medtransfer.ranking import shared_cells  # with pandas, which is here by now
+
+    shared = shared_cells(layout.ranked, first, second)
+    absent = sorted({cell.task for cell in layout.cells} - {cell.task for cell in shared})
+    without = f"; without {', '.join(absent)}, which not both have" if absent else ""
+    print(f"Over {len(shared)} of the {len(layout.cells)} cells of the suite{without}.")
 
 
 def print_estimate(estimate: Estimate) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from medtransfer.ranking.adaptations import compare_records, tabulate
 from medtransfer.ranking.board import Board, boards
-from medtransfer.ranking.comparison import Difference, compare_pair
+from medtransfer.ranking.comparison import Difference, compare_pair, shared_cells
 from medtransfer.ranking.files import check_leaderboard, render_csv, tidy, write_leaderboard
 from medtransfer.ranking.frame import frame
 from medtransfer.ranking.layout import Layout, lay_out
@@ -46,6 +46,7 @@ __all__ = [
     "quantity",
     "render_csv",
     "render_markdown",
+    "shared_cells",
     "shipped_boards",
     "summary",
     "tabulate",

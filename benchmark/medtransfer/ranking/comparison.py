@@ -14,8 +14,9 @@ from medtransfer.ranking.frame import IN_DOMAIN
 from medtransfer.ranking.resampling import Replicates, weigh
 from medtransfer.ranking.table import cell_scores
 from medtransfer.ranking.uncertainty import interval
+from medtransfer.specs.record import Cell
 
-__all__ = ["Difference", "compare_pair"]
+__all__ = ["Difference", "compare_pair", "shared_cells"]
 
 _FROZEN = ("knn", "linear", "decoder")
 
@@ -86,6 +87,17 @@ def compare_pair(
             a, b = (float(weights @ own[rows]) for own in scores)
             found.append(Difference(view, part, split, a, b, float(low), float(high)))
     return found
+
+
+def shared_cells(laid_out: pd.DataFrame, first: str, second: str) -> list[Cell]:
+    """The cells of which both have the in-domain result."""
+    rows = laid_out[(laid_out["split"] == IN_DOMAIN) & laid_out["value"].notna()]
+    names = list(Cell._fields)
+    first_has, second_has = (
+        set(rows.loc[rows["encoder"] == name, names].itertuples(index=False, name=None))
+        for name in (first, second)
+    )
+    return [Cell(*key) for key in sorted(first_has & second_has)]
 
 
 def _group_scores(

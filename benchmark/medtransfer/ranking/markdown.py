@@ -240,7 +240,7 @@ def _costs(board: Board, ranked: pd.DataFrame) -> str:
         front = ranked.index[ranked[name].fillna(False).astype(bool)]
         if len(front):
             title = next(column.title for column in shown if column.name == price)
-            text += f"\nNobody is better for less ({title}): {', '.join(map(escape, front))}.\n"
+            text += f"\nPareto front, score against {title}: {', '.join(map(escape, front))}.\n"
     best = best_under(ranked, "adaptation_flops")
     if len(best) > 1:
         found = ", ".join(

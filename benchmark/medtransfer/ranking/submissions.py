@@ -56,7 +56,9 @@ def load_submissions(folders: Sequence[Path]) -> list[Submission]:
 def _encoder_folders(folder: Path) -> list[Path]:
     """Folders of encoders: not hidden ones, Python's own, and those of published studies."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of submissions")
+        raise InputError(
+            f"{folder}: no such folder of submissions; say where they are with --submissions"
+        )
     return sorted(
         path
         for path in folder.iterdir()

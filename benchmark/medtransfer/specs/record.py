@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medtransfer.specs.base import InputError, Spec, explain
 from medtransfer.specs.task import Kind, Name, Slug
@@ -120,6 +120,16 @@ class Record(Spec):
         if value > SCHEMA:
             raise ValueError(f"written in format {value}; this version reads up to {SCHEMA}")
         return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Record:
+        for split, values in self.metrics.items():
+            value = values.get(self.task.metric)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(
+                    f"metrics.{split}.{self.task.metric}: {value:g}; 0 to 1 is possible"
+                )
+        return self
 
     @property
     def cell(self) -> Cell:
