@@ -145,8 +145,9 @@ def test_metrics_survive_packing() -> None:
 
 def test_metrics_beyond_the_packed_range_are_kept() -> None:
     """A number that no metric should have is shown as it is, not clipped."""
-    metrics = {"in_domain": {"auroc": 1234.5}}
-    found = data(render(submission("a", change=at(FINETUNED, metrics=metrics))))
+    board = rank(submission("a"))
+    beyond = replace(board, results=board.results.assign(mean=1234.5))
+    found = payload([beyond], {"a": card("a")})
     assert series(found, **CELL)["mean"] == [1234.5]
 
 
