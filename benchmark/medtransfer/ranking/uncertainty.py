@@ -22,15 +22,12 @@ __all__ = [
     "tie_groups",
 ]
 
-_LEVEL = 0.95
-
 Floats = NDArray[np.floating]
 
 
-def interval(replicates: Floats, *, level: float = _LEVEL) -> NDArray[np.float64]:
-    """Percentile interval of replicates (..., R): (2, ...), low and high; NaN where one is NaN."""
-    tail = 50 * (1 - level)
-    bounds: NDArray[np.float64] = np.percentile(replicates, [tail, 100 - tail], axis=-1)
+def interval(replicates: Floats) -> NDArray[np.float64]:
+    """95 % interval of replicates (..., R): (2, ...), low and high; NaN where one is NaN."""
+    bounds: NDArray[np.float64] = np.percentile(replicates, [2.5, 97.5], axis=-1)
     return bounds
 
 

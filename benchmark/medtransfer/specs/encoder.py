@@ -111,6 +111,14 @@ class PretrainingCard(Spec):
     init: str | None = Field(default=None, description="Parent encoder.")
     cost: Cost = Field(default=Cost(), description="Compute that the pre-training took.")
 
+    def relation(self, domain: str) -> Relation | None:
+        """Transfer relation to a task of ``domain``, as `EncoderCard.relation` has it."""
+        if self.objective == "none":
+            return "none"
+        if self.domains is None:
+            return None
+        return "intra" if domain in self.domains else "inter"
+
 
 RANDOM_WEIGHTS = PretrainingCard(domains=[], datasets=[], objective="none", images_seen=0)
 """The pre-training of an encoder that had none."""
@@ -152,8 +160,4 @@ class EncoderCard(Spec):
             ``none`` for random weights, ``intra`` when the declared pre-training domains include
             the task's, else ``inter``; ``None`` when the domains are not declared.
         """
-        if self.pretraining.objective == "none":
-            return "none"
-        if self.pretraining.domains is None:
-            return None
-        return "intra" if domain in self.pretraining.domains else "inter"
+        return self.pretraining.relation(domain)

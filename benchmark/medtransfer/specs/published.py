@@ -86,12 +86,8 @@ class PublishedEncoder(Spec):
     pretraining: PretrainingCard = Field(description="The transfer relation follows from it.")
 
     def relation(self, domain: str) -> Relation | None:
-        """Transfer relation to a target, by the rule of :meth:`EncoderCard.relation`."""
-        if self.pretraining.objective == "none":
-            return "none"
-        if self.pretraining.domains is None:
-            return None
-        return "intra" if domain in self.pretraining.domains else "inter"
+        """Transfer relation to a target, by the rule of measured encoders."""
+        return self.pretraining.relation(domain)
 
 
 class PublishedTarget(Spec):
