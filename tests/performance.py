@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 
+import performance_board
 import performance_networks
 import performance_probes
 import performance_runs
@@ -24,7 +25,12 @@ from rich.table import Table
 from medtransfer.cost.machine import device_name, keep_freed_memory
 from medtransfer.encoders.encoder import resolve_device, supports_bf16
 
-ROWS = [*performance_networks.ROWS, *performance_probes.ROWS, *performance_runs.ROWS]
+ROWS = [
+    *performance_networks.ROWS,
+    *performance_probes.ROWS,
+    *performance_runs.ROWS,
+    *performance_board.ROWS,
+]
 
 
 def describe_machine() -> str:

@@ -164,7 +164,9 @@ def test_no_weights_or_large_files_are_committed() -> None:
     )
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
     assert not [f.name for f in files if f.suffix in {".pt", ".pth", ".safetensors", ".png"}]
-    assert not [f.name for f in files if f.exists() and f.stat().st_size > 2**20]
+    limits = {"index.html": 3 * 2**20}  # the page, with its charting library
+    large = [f for f in files if f.exists() and f.stat().st_size > limits.get(f.name, 2**20)]
+    assert not [f.name for f in large]
 
 
 def test_show_prints_json_of_everything_listed(bench: object) -> None:

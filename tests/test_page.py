@@ -18,11 +18,14 @@ from medtransfer import ranking
 from medtransfer.ranking import Board, Submission
 from medtransfer.ranking.charts import chart_library, chart_specifications
 from medtransfer.ranking.page import render_page
+from medtransfer.ranking.published import published_board
 from medtransfer.ranking.site.cards import describe
 from medtransfer.ranking.site.columns import page_columns
 from medtransfer.ranking.site.payload import SCALE, embed_json, payload
+from medtransfer.ranking.site.studies import describe_study
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite
+from tests.test_published import finding, publish, varied
 from tests.test_ranking import (
     CELLS,
     DOMAINS,
@@ -165,9 +168,68 @@ def test_ranks_and_costs_are_those_of_the_board() -> None:
     board = rank(submission("a", value=0.9), submission("b", change=at(FINETUNED, **FAILURE)))
     values = payload([board], {name: card(name) for name in "ab"})["boards"][0]["values"]
     assert values["rank"] == [1, None]
-    assert values["in_domain"] == [0.8, None]
-    assert values["adaptation_flops"] == [len(CELLS) * 10**12, None]
-    assert values["relation_ct"] == {"texts": [], "at": [None, None]}
+    assert unpack(values["in_domain"]) == [0.8, None]
+    flops = np.frombuffer(base64.b64decode(values["adaptation_flops"]["float32"]), "<f4")
+    assert flops.tolist() == [pytest.approx(len(CELLS) * 1e12), pytest.approx(np.nan, nan_ok=True)]
+    assert "relation_ct" not in values, "nobody declares one"
+
+
+def test_boards_rank_by_their_order() -> None:
+    """Encoders stand in the order of their names, and the order of the board beside them."""
+    board = rank(submission("a", value=0.6), submission("b", value=0.9), submission("c"))
+    names = ["a", "b", "c"]
+    [shown] = payload([board], {name: card(name) for name in names})["boards"]
+    assert [names[position] for position in shown["encoders"]] == names
+    assert [names[at] for at in shown["order"]] == list(board.table.index) != names
+
+
+def test_boards_that_rank_otherwise_share_results() -> None:
+    """A board of a part with other ranks adds no series."""
+
+    def worse(cell: Cell, draft: dict[str, Any]) -> dict[str, Any]:
+        values = {name: {"auroc": 0.51} for name in draft["metrics"]}
+        return {**draft, "metrics": values} if cell.task == "slices" else draft
+
+    both = [submission("a", value=0.9, change=worse), submission("b", value=0.8)]
+    suites = {"all": Suite(tasks=list(DOMAINS)), "ct": Suite(tasks=["slices"])}
+    found = ranking.boards(both, suites, {"quick": QUICK})
+    assert [list(board.table.index) for board in found] == [["a", "b"], ["b", "a"]]
+    cards = {one.card.name: one.card for one in both}
+    whole, both_boards = (payload(part, cards)["series"] for part in (found[:1], found))
+    assert whole == both_boards
+
+
+def test_studies_stand_after_the_boards_with_their_own_encoders() -> None:
+    """Published encoders are not among the measured ones, and add nothing to their boards."""
+    board = rank(submission("a"))
+    alone = payload([board], {"a": card("a")})
+    both = payload([board], {"a": card("a")}, [publish(varied, findings=[finding()])])
+    assert both["boards"][:-1] == alone["boards"]
+    assert (both["encoders"], both["series"]) == (alone["encoders"], alone["series"])
+    study = both["boards"][-1]
+    assert study["id"] == "published:doe-2020"
+    assert {one["name"] for one in study["cards"]} == {"photos-big", "photos-small", "xray"}
+    assert [one["title"] for one in study["published"]["findings"]] == ["A claim"]
+    assert render_page([], {}, studies=[publish(varied)]) == render_page(
+        [], {}, studies=[publish(varied)]
+    )
+
+
+def test_draws_that_a_study_lacks_are_null() -> None:
+    """The mean of a cell with a missing draw is unknown, and how many there are is said."""
+
+    def but_one(encoder: str, task: str, budget: str, draw: int, metric: str) -> float | None:
+        missing = (encoder, task, budget, draw) == ("xray", "tb", "1-shot", 1)
+        return None if missing else varied(encoder, task, budget, draw, metric)
+
+    board = describe_study(published_board(publish(but_one)))
+    names = [one["name"] for one in board["cards"]]
+    [row] = [row for row in board["results"] if (row[0], row[5]) == ("tb", "1-shot")]
+    series = board["series"][row[-1]]
+    at = names.index("xray")
+    assert series["mean"][at] is None and series["have"] == {at: 1}
+    assert None not in [mean for place, mean in enumerate(series["mean"]) if place != at]
+    assert board["values"]["rank"][at] is None
 
 
 def test_columns_have_sections_and_the_empty_ones_are_left_out() -> None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from medtransfer import ranking
 from medtransfer.ranking import Board, Submission
-from medtransfer.ranking.frame import frame
 from medtransfer.ranking.page import render_page
-from medtransfer.ranking.table import average, cell_scores, grid
+from medtransfer.ranking.published import Published, load_published, published_board
+from medtransfer.specs.protocol import OPTIONAL
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite
 from tests.test_page import ATTACK, many
+from tests.test_published import COMMITTED, MAPPING, finding, publish, varied
 from tests.test_ranking import (
     CELLS,
     FAILURE,
@@ -41,6 +44,7 @@ pytestmark = [
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
 Open = Callable[..., Any]
+PUBLISHED = "#board=published%3Acherti-jitsev-2021"
 
 
 def vary(seed: int) -> Callable[[Cell, dict[str, Any]], dict[str, Any]]:
@@ -83,17 +87,37 @@ ENCODERS: list[Submission] = [
 ]
 
 
-def write(folder: Path, boards: list[Board], encoders: list[Submission]) -> Path:
+def write(
+    folder: Path,
+    boards: list[Board],
+    encoders: list[Submission],
+    studies: Sequence[Published] = (),
+) -> Path:
     path = folder / "index.html"
-    path.write_text(render_page(boards, {one.card.name: one.card for one in encoders}))
+    cards = {one.card.name: one.card for one in encoders}
+    path.write_text(render_page(boards, cards, studies=studies))
     return path
 
 
 @pytest.fixture(scope="module")
 def board_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One board."""
+    boards = ranking.boards(ENCODERS, SUITES, {"quick": QUICK})
+    return write(tmp_path_factory.mktemp("page"), boards, ENCODERS)
+
+
+@pytest.fixture(scope="module")
+def cherti() -> Published:
+    [published] = [p for p in load_published(COMMITTED) if p.study.name == "cherti-jitsev-2021"]
+    return published
+
+
+@pytest.fixture(scope="module")
+def boards_file(tmp_path_factory: pytest.TempPathFactory, cherti: Published) -> Path:
+    """Two boards, of which the second ranks one encoder more, and a published one."""
     suites = {**SUITES, "ct": Suite(tasks=["slices", "retina"])}
     boards = ranking.boards(ENCODERS, suites, {"quick": QUICK})
-    return write(tmp_path_factory.mktemp("page"), boards, ENCODERS)
+    return write(tmp_path_factory.mktemp("pages"), boards, ENCODERS, studies=[cherti])
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +185,17 @@ def numbers(page: Any, title: str) -> dict[str, float | None]:
 # Numbers
 
 
+def scores(results: pd.DataFrame, *, outside: bool = False) -> pd.Series[float]:
+    """Means over splits, budgets and adaptations, tasks, domains; null unless all are there."""
+    elsewhere = results["split"] != "in_domain"
+    rows = results[(elsewhere == outside) & ~results["adaptation"].isin(OPTIONAL)]
+    found = rows.assign(score=(rows["mean"] - rows["chance"]) / (1 - rows["chance"]))
+    cell = ["encoder", "domain", "task", "adaptation", "budget"]
+    for by in (cell, cell[:3], cell[:2], cell[:1]):
+        found = found.groupby(by)["score"].agg(lambda v: v.mean(skipna=False)).reset_index()
+    return found.set_index("encoder")["score"]
+
+
 PARTS = {
     "domain=ct": "domain == 'ct'",
     "budget=1-shot": "budget == '1-shot'",
@@ -174,15 +209,15 @@ PARTS = {
 def test_scores_of_a_part_are_those_of_pandas(open_page: Open) -> None:
     """A filter averages draws, budgets and adaptations, tasks, domains; none of what is partial."""
     names = [one.card.name for one in ENCODERS]
-    cells = cell_scores(grid(frame(ENCODERS), CELLS, names))
+    results = ranking.boards(ENCODERS, SUITES, {"quick": QUICK})[0].results
     page = open_page()
     for state, query in PARTS.items():
         visit(page, state)
-        part = cells.query(query)
-        complete = average(part, "in_domain").notna()
+        part = results.query(query)
+        complete = scores(part).notna()
         assert complete["partial"] == ("finetune" not in state)
-        for column, title in (("in_domain", "In-domain"), ("out_of_domain", "Out-of-domain")):
-            expected = average(part, column).where(complete).dropna().to_dict()
+        for outside, title in ((False, "In-domain"), (True, "Out-of-domain")):
+            expected = scores(part, outside=outside).where(complete).dropna().to_dict()
             shown = numbers(page, title)
             assert set(shown) == set(names)
             known = {name: value for name, value in shown.items() if value is not None}
@@ -200,6 +235,18 @@ def test_the_whole_board_is_that_of_pandas(open_page: Open) -> None:
     assert "63 of 64 cells" in page.locator("tr.unranked").inner_text()
 
 
+def test_the_unranked_stand_by_what_they_have(open_page: Open, tmp_path: Path) -> None:
+    """As on the board: after the ranked ones, those with more cells first, whatever their names."""
+    found = [
+        submission("a", cells=[cell for cell in CELLS if cell.task != "chest"]),
+        submission("b", change=at(FINETUNED, **FAILURE)),
+        submission("c"),
+    ]
+    boards = ranking.boards(found, SUITES, {"quick": QUICK})
+    page = open_page("", write(tmp_path, boards, found))
+    assert encoders(page) == list(boards[0].table.index) == ["c", "b", "a"]
+
+
 def rows_of(page: Any, figure: str) -> list[list[str]]:
     """The numbers that stand folded below a chart."""
     rows = page.locator(f"section[aria-labelledby={figure}] details tbody tr")
@@ -214,12 +261,11 @@ def test_the_numbers_of_the_charts_are_those_of_pandas(open_page: Open) -> None:
     front = {name: best == "yes" for name, *_, best in rows_of(page, "cost")}
     assert front == table["pareto_adaptation"].to_dict()
 
-    cells = cell_scores(grid(frame(ENCODERS), CELLS, list(table.index)))
     curves = rows_of(page, "curves")
     assert len(curves) == 3 * (3 + 3 + 2)
     for encoder, adaptation, budget, score in curves:
-        part = cells.query(f"adaptation == '{adaptation}' and budget == '{budget}'")
-        assert float(score) == pytest.approx(average(part, "in_domain")[encoder], abs=6e-4)
+        part = board.results.query(f"adaptation == '{adaptation}' and budget == '{budget}'")
+        assert float(score) == pytest.approx(scores(part)[encoder], abs=6e-4)
 
     sources = {"alpha": "ct", "beta": "natural", "gamma": "not declared"}
     shown = {(row[0], row[1]): float(row[2]) for row in rows_of(page, "domains")}
@@ -240,6 +286,53 @@ def test_relations_choose_cells_by_encoder(open_page: Open) -> None:
     visit(page, "#relation=intra&domain=ct")
     assert encoders(page) == ["alpha"]
     assert page.inner_text(".rank") == "1"
+
+
+def test_a_published_board_is_that_of_pandas(
+    open_page: Open, boards_file: Path, cherti: Published
+) -> None:
+    """Scores of the study, and of a part of it by the filters, are those of its own board."""
+    board = published_board(cherti)
+    page = open_page(PUBLISHED, boards_file)
+    assert encoders(page) == list(board.table.index)
+    for column, title in (("overall", "Score"), ("intra_full", "Intra, full")):
+        shown = {name: value for name, value in numbers(page, title).items() if value is not None}
+        assert shown == pytest.approx(board.table[column].dropna().to_dict(), abs=6e-4)
+
+    full = board.domains.query("domain == 'chest-xray' and regime == 'full'").set_index("encoder")
+    page.click("button[data-section=domains]")
+    assert numbers(page, "chest-xray, full") == nullable(full["score"])
+    visit(page, f"{PUBLISHED}&domain=chest-xray&budget=full")
+    assert numbers(page, "Score") == nullable(full["score"])
+    assert numbers(page, "Rank") == nullable(full["rank"])
+
+
+def nullable(values: pd.Series[Any]) -> Any:
+    """By encoder, as a page that shows three decimals has them."""
+    known = values.astype(object).where(values.notna(), None).to_dict()
+    return {n: v if v is None else pytest.approx(float(v), abs=6e-4) for n, v in known.items()}
+
+
+def test_further_pretraining_stands_beside_its_parents(open_page: Open, tmp_path: Path) -> None:
+    """Scores against compute, of encoders that began from another one and of these alone."""
+    told = {"domains": ["ct"], "objective": "mae"}
+    found = [
+        submission(
+            "child", change=vary(1), pretraining={"init": "parent", "cost": {"flops": 3e18}}
+        ),
+        submission("parent", change=vary(2), pretraining={**told, "cost": {"flops": 1e18}}),
+        submission("stranger", change=vary(3), pretraining=told),
+    ]
+    boards = ranking.boards(found, SUITES, {"quick": QUICK})
+    page = open_page("", write(tmp_path, boards, found))
+    rows = page.locator("section[aria-labelledby=adapted] tbody tr")
+    cells = rows.evaluate_all("all => all.map(r => [...r.children].map(c => c.textContent))")
+    assert [row[:2] for row in cells] == [["parent", "\u2013"], ["child", "parent"]]
+    assert [row[-1] for row in cells] == ["1.0 EFLOP", "3.0 EFLOP"]
+    scores = boards[0].table["in_domain"]
+    assert [float(row[2]) for row in cells] == pytest.approx(
+        [scores["parent"], scores["child"]], abs=6e-4
+    )
 
 
 # What one does
@@ -315,24 +408,36 @@ def test_tooltip_of_a_point(open_page: Open) -> None:
     assert page.locator("#tooltip").is_hidden()
 
 
-def test_another_board(open_page: Open) -> None:
+def test_another_board(open_page: Open, boards_file: Path) -> None:
     """The menu of boards changes the board; filters that it has no values for fall away."""
-    page = open_page("#domain=natural")
+    page = open_page("#board=quick%2Fphantom&domain=natural", boards_file)
     page.select_option("select[name=board]", "quick/ct")
     page.wait_for_function("document.title.startsWith('quick: ct')")
-    assert page.input_value("select[name=domain]") == ""
     assert numbers(page, "In-domain")["partial"] is not None
+    assert page.inner_text("#count").strip() == "4 encoders, 4 ranked."
+    assert page.locator("select[name=domain]").count() == 0, "of one domain there is no choice"
 
 
-def test_an_address_is_a_view(open_page: Open) -> None:
+def test_the_page_opens_on_the_board_with_most_ranks(open_page: Open, boards_file: Path) -> None:
+    """A newcomer sees ranked encoders first; an address wins."""
+    page = open_page("", boards_file)
+    assert page.input_value("select[name=board]") == "quick/ct"
+    visit(page, "#board=quick%2Fphantom")
+    assert page.inner_text("#count").strip() == "4 encoders, 3 ranked."
+
+
+def test_an_address_is_a_view(open_page: Open, boards_file: Path) -> None:
     """Opened again, an address shows the same; another one shows something else."""
-    page = open_page()
+    page = open_page("", boards_file)
     views = {page.inner_text("main")}
     states = [
         "#section=domains&sort=-domain_ct&text=a",
-        "#board=quick%2Fct&budget=full&sort=name",
+        "#board=quick%2Fphantom&budget=full&sort=name",
         "#encoder=beta",
         "#cost=total_flops",
+        PUBLISHED,
+        f"{PUBLISHED}&domain=chest-xray&budget=full&sort=-in_domain",
+        f"{PUBLISHED}&encoder=nih-r152x4",
     ]
     for state in states:
         visit(page, state)
@@ -375,23 +480,25 @@ def test_light_and_dark(open_page: Open) -> None:
 STATES = ["#section=cost", "#encoder=alpha", "#domain=ct"]
 
 
-def test_no_sideways_scroll_on_a_phone(open_page: Open) -> None:
+def test_no_sideways_scroll_on_a_phone(open_page: Open, boards_file: Path) -> None:
     """Wide tables scroll in a box of their own."""
-    page = open_page(viewport={"width": 390, "height": 844})
+    page = open_page("", boards_file, viewport={"width": 390, "height": 844})
     root = "document.documentElement"
-    for state in ["", *STATES]:
+    for state in ["", *STATES, PUBLISHED]:
         if state:
             visit(page, state)
         assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), state
 
 
-def test_no_serious_barrier(open_page: Open) -> None:
+def test_no_serious_barrier(open_page: Open, boards_file: Path) -> None:
     """axe-core finds nothing serious in light or dark, contrast included."""
     for scheme in ("light", "dark"):
-        page = open_page(color_scheme=scheme)
-        for state in ["", *STATES[1:]]:
+        page = open_page("", boards_file, color_scheme=scheme)
+        for state in ["", *STATES[1:], PUBLISHED]:
             if state:
                 visit(page, state)
+            for summary in page.locator("main summary").all():
+                summary.click()
             found = [
                 (one["id"], one["nodes"][0]["html"][:120])
                 for one in axe.Axe().run(page).response["violations"]
@@ -408,6 +515,117 @@ def test_skip_link_and_focus(open_page: Open) -> None:
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     assert page.url.endswith("#section=cost")
+
+
+def test_names_beside_points_do_not_meet(open_page: Open, tmp_path: Path) -> None:
+    """Every point has its name where there is room, and no name lies on another or on a point."""
+    board, names = many(60)
+    rng = np.random.default_rng(0)
+    board.table["adaptation_flops"] = 10 ** rng.uniform(9, 14, len(names))
+    path = tmp_path / "index.html"
+    path.write_text(render_page([board], {name: card(name) for name in names}))
+    page = open_page("", path)
+    boxes = page.locator("section[aria-labelledby=cost] .mark-text.role-mark text").evaluate_all(
+        "all => all.filter(t => t.textContent).map(t => t.getBoundingClientRect().toJSON())"
+    )
+    points = page.locator("section[aria-labelledby=cost] .mark-symbol path").evaluate_all(
+        "all => all.map(p => p.getBoundingClientRect().toJSON())"
+    )
+    assert len(points) == 60 and 20 < len(boxes) <= 60
+    for position, a in enumerate(boxes):
+        for b in [*boxes[:position], *points]:
+            # A pixel is what the letters' box has above and below them.
+            apart = a["right"] <= b["left"] or b["right"] <= a["left"]
+            assert apart or a["bottom"] - 2 <= b["top"] or b["bottom"] <= a["top"] + 2, (a, b)
+
+
+def test_every_point_of_a_few_has_its_name(open_page: Open) -> None:
+    """Those off the front, too."""
+    names = open_page().locator("section[aria-labelledby=cost] .mark-text.role-mark text")
+    assert sorted(filter(None, names.all_text_contents())) == ["alpha", "beta", "gamma"]
+
+
+def test_long_text_wraps(open_page: Open, tmp_path: Path) -> None:
+    """A list of devices makes a row higher, not the table wider than it must be."""
+
+    def change(cell: Cell, draft: dict[str, Any]) -> dict[str, Any]:
+        return {**draft, "cost": draft["cost"] | {"device": f"Processor of {cell.adaptation}"}}
+
+    one = submission("a", change=change)
+    file = write(tmp_path, ranking.boards([one], SUITES, {"quick": QUICK}), [one])
+    cell = open_page("#section=cost", file).locator(".board td.text bdi")
+    assert cell.inner_text().count("Processor of") == 3
+    box = cell.bounding_box()
+    assert box["width"] < 300 and box["height"] > 30
+
+
+# What others published
+
+
+def test_a_study_says_whose_it_is(open_page: Open, boards_file: Path, cherti: Published) -> None:
+    """Origin, citation, licence and address as text; what it claims, with a verdict each."""
+    page = open_page(PUBLISHED, boards_file)
+    origin = page.inner_text(".origin")
+    study = cherti.study
+    for text in ("not measured here", study.title, study.citation, study.licence, study.url):
+        assert text in origin
+    assert page.locator(".origin a").count() == 0
+    findings = page.locator("section[aria-labelledby=findings]")
+    assert findings.locator("h3").all_inner_texts() == [one.title for one in study.findings]
+    verdicts = findings.locator(".finding strong").all_inner_texts()
+    assert verdicts == ["Shown.", "Not shown.", "Shown.", "Shown."]
+    assert "10-shot, auroc: 3 of 3 below" in findings.inner_text()
+    findings.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    findings.locator("tbody tr").first.wait_for()
+    assert findings.locator("tbody tr").count() == 11
+    targets = page.locator("section[aria-labelledby=targets]")
+    targets.locator("summary", has_text="covidx").click()
+    targets.locator("h3").first.wait_for()
+    assert targets.locator("h3").all_inner_texts() == [
+        "auroc (primary)",
+        "average_precision",
+        "accuracy",
+    ]
+    row = targets.locator("tr", has_text="imagenet21k-r152x4").first.inner_text()
+    results = published_board(cherti).results.set_index(["encoder", "task", "budget", "metric"])
+    mean = results.loc[("imagenet21k-r152x4", "covidx", "full", "auroc"), "mean"]
+    assert f"{mean:.3f} \u00b1" in row
+
+
+def test_published_and_measured_are_apart(open_page: Open, tmp_path: Path) -> None:
+    """An encoder of one name in a study and among the measured is two encoders."""
+    mapping = {**MAPPING["encoders"], "xray": {**MAPPING["encoders"]["xray"], "name": "alpha"}}
+    study = publish(varied, encoders=mapping)
+    boards = ranking.boards(ENCODERS, SUITES, {"quick": QUICK})
+    page = open_page("#encoder=alpha", write(tmp_path, boards, ENCODERS, [study]))
+    groups = page.locator("optgroup")
+    assert groups.evaluate_all("all => all.map(g => [g.label, g.children.length])") == [
+        ["Measured", 1],
+        ["Published by others", 1],
+    ]
+    table = page.locator("article table").first
+    assert table.locator("tbody th").all_inner_texts() == ["quick: phantom"]
+    assert page.locator(".origin").count() == 0
+    visit(page, "#board=published%3Adoe-2020&encoder=alpha")
+    assert table.locator("tbody th").all_inner_texts() == ["cats", "lungs", "tb"]
+    assert "mae" not in page.inner_text("article") and page.locator(".origin").count() == 1
+    visit(page, "#board=published%3Adoe-2020&encoder=beta")
+    assert set(encoders(page)) == {"photos-big", "photos-small", "alpha"}
+
+
+def test_published_results_alone(open_page: Open, tmp_path: Path) -> None:
+    """Where nothing was measured, the page opens on the study; one without findings says so."""
+    page = open_page("", write(tmp_path, [], [], [publish(varied)]))
+    assert page.inner_text("#count").strip() == "3 encoders, 3 ranked."
+    assert "(findings), would fill it" in page.inner_text("main")
+
+
+def test_a_study_of_an_optional_adaptation_is_ranked(open_page: Open, tmp_path: Path) -> None:
+    """What is optional here need not be so for others."""
+    page = open_page("#budget=full", write(tmp_path, [], [], [publish(varied, adaptation="lora")]))
+    assert page.inner_text("#count").strip() == "3 encoders, 3 ranked."
+    assert None not in numbers(page, "Score").values()
 
 
 # What others write
@@ -445,6 +663,29 @@ def test_attacks_do_nothing(open_page: Open, tmp_path: Path) -> None:
         assert "</script><script>hacked=1" in page.inner_text("main")
 
 
+def test_attacks_of_a_study_do_nothing(open_page: Open, tmp_path: Path) -> None:
+    """Titles, notes, findings and addresses of a mapping are shown as text, cut, and never run."""
+    targets = {name: {**target, "title": ATTACK} for name, target in MAPPING["targets"].items()}
+    hostile = publish(
+        varied,
+        title=ATTACK + "y" * 10_000,
+        citation=ATTACK,
+        licence=ATTACK,
+        url="javascript:hacked=1",
+        notes=[ATTACK],
+        targets=targets,
+        findings=[{**finding(), "title": ATTACK, "text": ATTACK + "z" * 10_000}],
+    )
+    page = open_page("", write(tmp_path, [], [], [hostile]))
+    for summary in page.locator("main summary").all():
+        summary.click()
+    assert page.evaluate("typeof hacked") == "undefined"
+    assert page.locator("main script, main img, main a[href^=javascript]").count() == 0
+    assert "</script><script>hacked=1" in page.inner_text("main")
+    lengths = page.locator("main bdi").evaluate_all("all => all.map(e => e.innerText.length)")
+    assert max(lengths) <= 1000
+
+
 def test_nothing_to_show(open_page: Open, tmp_path: Path, browser: Any) -> None:
     """An empty leaderboard, and an empty chart, say in a sentence what would fill them."""
     context = browser.new_context()
@@ -454,7 +695,7 @@ def test_nothing_to_show(open_page: Open, tmp_path: Path, browser: Any) -> None:
     context.close()
     nobody = [submission("a", change=at(FINETUNED, **FAILURE))]
     file = write(tmp_path, ranking.boards(nobody, SUITES, {"quick": QUICK}), nobody)
-    assert open_page("", file).inner_text("main").count("would fill it") == 3
+    assert open_page("", file).inner_text("main").count("would fill it") == 5
 
 
 def test_two_hundred_encoders_open_soon(open_page: Open, tmp_path: Path) -> None:

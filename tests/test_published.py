@@ -271,6 +271,53 @@ def test_wrong_mappings(fields: dict[str, Any], message: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("domain", "corpus", "notes"),
+    [
+        ("chest-xray", "nih-chestxray14", []),
+        ("mammography", "chexpert", []),
+        ("natural", "cifar-1000", []),
+        ("chestxry", "chexpert", ["domain 'chestxry' is not .*; did you mean 'chest-xray'\\?"]),
+        ("ct", "NIH ChestX-ray14", ["data set 'NIH .* did you mean 'nih-chestxray14'\\?"]),
+    ],
+)
+def test_misspelt_domains_and_corpora(
+    domain: str, corpus: str, notes: list[str], tmp_path: Path
+) -> None:
+    """A name that is almost a known one is noted, once; names of the study's own are not."""
+    encoders = copy.deepcopy(MAPPING["encoders"])
+    for name in ("photos", "xray"):
+        encoders[name]["pretraining"] = {"domains": [domain], "datasets": [corpus]}
+    found = clean(tmp_path, encoders=encoders).notes
+    noted = [note for note in found if "did you mean" in note]
+    assert len(noted) == len(notes)
+    for note, expected in zip(noted, notes, strict=True):
+        assert re.match(expected, note)
+
+
+def test_a_misspelt_target_domain(tmp_path: Path) -> None:
+    """It would turn an intra target into an inter one."""
+    targets = copy.deepcopy(MAPPING["targets"])
+    targets["TB"]["domain"] = "chest-x-ray"
+    notes = clean(tmp_path, targets=targets).notes
+    assert any("domain 'chest-x-ray'" in note for note in notes)
+
+
+def test_fractions_among_percentages(tmp_path: Path) -> None:
+    """They are noted by metric, with the first line; zero is the same in both."""
+    rows = [
+        ROWS[0].replace(",50,", ",0,"),
+        *ROWS[1:5],
+        *(r.replace(",6", ",0.6") for r in ROWS[5:]),
+    ]
+    notes = clean(tmp_path, rows=rows).notes
+    [note] = [note for note in notes if "fractions" in note]
+    assert note.startswith(
+        "metric 'auc': 2 rows of at most 1 per cent, the first on line 7: '0.65'"
+    )
+    assert not any("fractions" in note for note in clean(tmp_path).notes)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (
@@ -341,6 +388,32 @@ def test_command(bench: Callable[..., Outcome], tmp_path: Path) -> None:
     assert outcome.code == 2
     assert re.fullmatch(r"error: .*line 2: column 'model': 'photo' .*\n", outcome.err)
     assert not (out / "new").exists()
+
+
+def test_one_of_each_is_no_plural(bench: Callable[..., Outcome], tmp_path: Path) -> None:
+    """A study of one record says so in English."""
+    one = {"encoders": {"xray": MAPPING["encoders"]["xray"]}}
+    one["targets"] = {"TB": MAPPING["targets"]["TB"]}
+    path, mapping = put(tmp_path, rows=[ROWS[6]], **PLAIN, **one)
+    outcome = bench("import", path, "--mapping", mapping, "--out", tmp_path / "out")
+    assert "wrote 1 record of 1 encoder on 1 target to" in outcome.out
+
+
+def test_published_results_make_a_leaderboard(
+    bench: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """Where nothing was measured, published results are the board; where nothing is, an error."""
+    folder = tmp_path / "all"
+    folder.mkdir()
+    out = tmp_path / "board"
+    outcome = bench("leaderboard", "--submissions", folder, "--out", out)
+    assert outcome.code == 2 and "holds no submission" in outcome.err and not out.exists()
+    path, mapping = put(tmp_path, **PLAIN)
+    write_study(import_results(path, mapping), mapping, folder / "published")
+    outcome = bench("leaderboard", "--submissions", folder, "--out", out)
+    assert outcome.code == 0, outcome.err
+    assert "## Published results" in (out / "README.md").read_text()
+    assert bench("leaderboard", "--submissions", folder, "--out", out, "--check").code == 0
 
 
 def test_nothing_is_half_written(tmp_path: Path) -> None:

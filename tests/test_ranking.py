@@ -7,8 +7,10 @@ import io
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pandas as pd
@@ -104,11 +106,22 @@ def submission(
     change: Change = lambda cell, fields: fields,
     cells: Iterable[Cell] = CELLS,
     **fields: Any,
-) -> Submission:
+) -> Made:
     """An encoder with a record of every cell; ``change`` alters or (null) drops one."""
     drafts = (change(cell, record(name, cell, value=value)) for cell in cells)
-    records = tuple(Record.model_validate(draft) for draft in drafts if draft)
-    return Submission(card(name, **fields), records)
+    return made(card(name, **fields), [Record.model_validate(draft) for draft in drafts if draft])
+
+
+@dataclass(frozen=True)
+class Made(Submission):
+    """A submission that knows the records it was made of."""
+
+    records: tuple[Record, ...] = ()
+
+
+def made(card: EncoderCard, records: Sequence[Record], folder: Path | None = None) -> Made:
+    plain = Submission.of(card, records, folder=folder)
+    return Made(plain.card, plain.cells, plain.values, plain.status, tuple(records))
 
 
 def rank(*submissions: Submission, suites: dict[str, Suite] = SUITES) -> Board:
@@ -125,7 +138,7 @@ def without(cell: Cell) -> Change:
     return lambda this, draft: None if this == cell else draft
 
 
-def save(folder: Path, *submissions: Submission) -> Path:
+def save(folder: Path, *submissions: Made) -> Path:
     for one in submissions:
         path = folder / one.card.name
         path.mkdir(parents=True)
@@ -172,6 +185,62 @@ def test_overall_is_a_mean_of_domains_of_tasks_of_budgets_of_draws() -> None:
     assert row["in_domain"] == pytest.approx((natural + row["domain_ct"]) / 2)
 
 
+def plain_mean(values: Iterable[tuple[Cell, float]]) -> float:
+    """By nested loops: over draws, then budgets and adaptations, then tasks, then domains."""
+    tree: dict[str, dict[str, dict[tuple[str, str], list[float]]]] = {}
+    for cell, value in values:
+        task = tree.setdefault(DOMAINS[cell.task], {}).setdefault(cell.task, {})
+        task.setdefault((cell.budget, cell.adaptation), []).append(value)
+    return mean(
+        mean(mean(mean(draws) for draws in groups.values()) for groups in tasks.values())
+        for tasks in tree.values()
+    )
+
+
+def test_scores_are_those_of_a_plain_loop() -> None:
+    """Every column of a score, for random values and an encoder at home on two domains."""
+    noise = random.Random(3)
+    inside = {cell: noise.random() for cell in CELLS}
+    outside = {cell: [noise.random() for _ in range(3)] for cell in CELLS}
+
+    def vary(cell: Cell, draft: dict[str, Any]) -> dict[str, Any]:
+        values = dict(
+            zip(("scanner", "corrupted/a/1", "corrupted/b/1"), outside[cell], strict=True)
+        )
+        metrics = {"in_domain": inside[cell], **values}
+        return draft | {"metrics": {name: {"auroc": value} for name, value in metrics.items()}}
+
+    own = {"pretraining": {"domains": ["ct", "oct"], "objective": "supervised"}}
+    row = rank(submission("a", change=vary, **own)).table.loc["a"]
+
+    def score(values: dict[Cell, float], chosen: Callable[[Cell], bool] = bool) -> float:
+        return plain_mean((c, (v - 0.5) / 0.5) for c, v in values.items() if chosen(c))
+
+    def at_home(cell: Cell) -> bool:
+        return DOMAINS[cell.task] in ("ct", "oct")
+
+    corrupted = {cell: mean(values[1:]) for cell, values in outside.items()}
+    external = {cell: values[0] for cell, values in outside.items()}
+    elsewhere = {cell: (external[cell] + corrupted[cell]) / 2 for cell in CELLS}
+    expected = {
+        "in_domain": score(inside),
+        "out_of_domain": score(elsewhere),
+        "gap": score(inside) - score(elsewhere),
+        "few_shot": score(inside, lambda c: c.budget != "full"),
+        "full": score(inside, lambda c: c.budget == "full"),
+        "frozen": score(inside, lambda c: c.adaptation in ("knn", "linear")),
+        "finetuned": score(inside, lambda c: c.adaptation == "finetune"),
+        "intra_few_shot": score(inside, lambda c: at_home(c) and c.budget != "full"),
+        "intra_full": score(inside, lambda c: at_home(c) and c.budget == "full"),
+        "inter_few_shot": score(inside, lambda c: not at_home(c) and c.budget != "full"),
+        "inter_full": score(inside, lambda c: not at_home(c) and c.budget == "full"),
+        "external": score(external),
+        "corrupted": score(corrupted),
+        "domain_ct": score(inside, lambda c: DOMAINS[c.task] == "ct"),
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+
+
 def test_tasks_without_out_of_domain_splits_are_left_out_of_it() -> None:
     """Out-of-domain and gap are taken over the same tasks, for everyone."""
 
@@ -197,14 +266,14 @@ def test_below_chance_is_shown_negative() -> None:
 def test_diverged_scores_chance_on_every_split() -> None:
     """Divergence is a result: the encoder stays complete, that cell scores 0 on all splits."""
     diverged = submission("a", change=at(FINETUNED, **DIVERGED))
-    rows = ranking.frame([diverged, submission("b")])
-    mine = rows[(rows["encoder"] == "a") & (rows["status"] == "diverged")]
-    assert sorted(mine["split"]) == ["corrupted/blur/1", "corrupted/blur/5", "in_domain", "scanner"]
-    assert (mine["value"] == 0.5).all() and (mine["score"] == 0).all()
+    results = rank(diverged, submission("b")).results
+    mine = results.query("encoder == 'a' and diverged > 0")
+    assert sorted(mine["split"]) == ["corrupted", "in_domain", "scanner"]
+    assert (mine["mean"] == 0.5).all() and (mine["have"] == 1).all()
     table = rank(diverged, submission("b")).table
     assert table.loc["a", "rank"] == 2
     assert table.loc["a", "domain_chest-xray"] == pytest.approx(0.6 * 7 / 8)
-    assert "0.500 †" in ranking.render_markdown([rank(diverged)])
+    assert "0.500 (diverged)" in ranking.render_markdown([rank(diverged)])
 
 
 # Missing
@@ -497,7 +566,7 @@ def test_order_of_files_and_lines_does_not_matter(tmp_path: Path) -> None:
 
     pool = [submission(name, change=vary) for name in "abc"]
     save(tmp_path / "one", *pool)
-    shuffled = [Submission(s.card, tuple(noise.sample(s.records, len(s.records)))) for s in pool]
+    shuffled = [made(s.card, noise.sample(s.records, len(s.records))) for s in pool]
     save(tmp_path / "two", *shuffled[2:])
     save(tmp_path / "three", *shuffled[:2])
     texts = []
@@ -517,9 +586,31 @@ def test_parts_of_one_encoder_are_merged(tmp_path: Path) -> None:
     (tmp_path / "one" / "__pycache__").mkdir()
     (tmp_path / "one" / "README.md").touch()
     [merged] = ranking.load_submissions([tmp_path / "one", tmp_path / "two"])
-    values = {r.cell: r.metrics["in_domain"]["auroc"] for r in merged.records}
+    cells = merged.cells[list(Cell._fields)].itertuples(index=False, name=None)
+    inside = merged.values[merged.values["split"] == "in_domain"].set_index("cell")["value"]
+    values = {Cell(*cell): inside[number] for number, cell in enumerate(cells)}
     assert set(values) == set(CELLS)
     assert {cell for cell, value in values.items() if value == 0.9} == {FINETUNED, CELLS[-1]}
+
+
+def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read and ranked by two processes, the boards are the same to the last bit."""
+    save(tmp_path, *(submission(name, value=0.6 + 0.1 * n) for n, name in enumerate("abc")))
+    one = ranking.load_submissions([tmp_path])
+    monkeypatch.setattr("medtransfer.ranking.submissions._MUCH", 0)
+    monkeypatch.setattr("medtransfer.ranking.resampling._MUCH", 0)
+    two = ranking.load_submissions([tmp_path], processes=2)
+    for first, second in zip(one, two, strict=True):
+        pd.testing.assert_frame_equal(first.cells, second.cells)
+        pd.testing.assert_frame_equal(first.values, second.values)
+    tables = [
+        ranking.boards(found, SUITES, {"quick": QUICK}, processes=number)[0].table
+        for number, found in ((1, one), (2, two))
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    (tmp_path / "b" / "records.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"b.records.jsonl: line 1: encoder: required"):
+        ranking.load_submissions([tmp_path], processes=2)
 
 
 def test_wrong_submissions_are_refused(tmp_path: Path) -> None:
@@ -616,9 +707,11 @@ def test_check_finds_a_changed_byte(tmp_path: Path) -> None:
     one = submission("a")
     found, cards = [rank(one)], {"a": one.card}
     out, names = tmp_path / "leaderboard", ["README.md", "leaderboard.csv", "index.html"]
+    names += ["figures/quick_phantom_scores.svg", "figures/quick_phantom_curves.svg"]
     assert ranking.check_leaderboard(found, out, cards=cards) == names
     assert ranking.write_leaderboard(found, out, cards=cards) == names
-    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    there = [path.relative_to(out).as_posix() for path in out.rglob("*.*")]
+    assert sorted(there) == sorted(names)
     assert ranking.check_leaderboard(found, out, cards=cards) == []
     table = out / "leaderboard.csv"
     table.write_bytes(table.read_bytes().replace(b"0.6", b"0.7", 1))
@@ -642,7 +735,7 @@ def test_leaderboard_takes_the_shipped_suites_and_protocols(
 def test_no_records_at_all() -> None:
     """An empty leaderboard is a page, not an error."""
     assert ranking.boards([], SUITES, {"quick": QUICK}) == []
-    empty = Submission(card("a"), ())
+    empty = made(card("a"), [])
     assert ranking.boards([empty], SUITES, {"quick": QUICK}) == []
     assert "No records yet" in ranking.render_markdown([])
     assert ranking.render_csv([]).startswith("protocol,suite,kind,rank,encoder")

@@ -27,6 +27,39 @@ def test_the_same_as_numpy(tmp_path: Path, save) -> None:
         np.testing.assert_array_equal(found[name], values.astype("f4"))
 
 
+def test_only_what_ends_so(tmp_path: Path) -> None:
+    """A suffix chooses arrays by the end of their names."""
+    names = ["a/in_domain", "a/scanner", "a/not_in_domain", "b/in_domain"]
+    np.savez(tmp_path / "replicates.npz", **{name: np.ones(3, "f4") for name in names})
+    assert list(read_rows(tmp_path / "replicates.npz", suffix="/in_domain")) == [
+        "a/in_domain",
+        "b/in_domain",
+    ]
+
+
+def test_more_members_than_a_small_directory_holds(tmp_path: Path) -> None:
+    """From 65,535 on the directory has another form; nothing is lost."""
+    row, count = saved(np.arange(2, dtype="f4")), 2**16 + 3
+    with zipfile.ZipFile(tmp_path / "replicates.npz", "w") as file:
+        for number in range(count):
+            file.writestr(f"{number}.npy", row)
+    found = read_rows(tmp_path / "replicates.npz")
+    assert len(found) == count
+    np.testing.assert_array_equal(found[f"{count - 1}"], [0, 1])
+
+
+@pytest.mark.parametrize("cut", [10, 200, 700])
+def test_a_directory_that_is_cut_or_changed(tmp_path: Path, cut: int) -> None:
+    """Whatever byte of it is missing, it is an error and not fewer arrays."""
+    whole = archive(*((f"{number}.npy", saved(np.ones(4))) for number in range(9)))
+    for content in (whole[:-cut], whole[:-cut] + b"PK" + whole[-cut + 2 :]):
+        (tmp_path / "replicates.npz").write_bytes(content)
+        try:
+            assert len(read_rows(tmp_path / "replicates.npz")) == 9
+        except ValueError:
+            continue
+
+
 def archive(*members: tuple[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:

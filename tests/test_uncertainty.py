@@ -31,7 +31,18 @@ from medtransfer.ranking.uncertainty import (
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import ArrayRef, Cell
 from tests.conftest import Outcome
-from tests.test_ranking import CELLS, DIVERGED, QUICK, SUITES, at, rank, submission, without
+from tests.test_ranking import (
+    CELLS,
+    DIVERGED,
+    QUICK,
+    SUITES,
+    at,
+    card,
+    made,
+    rank,
+    submission,
+    without,
+)
 
 STORED = 200
 Bench = Callable[..., Outcome]
@@ -59,10 +70,10 @@ def measured(
             )
         records.append(record)
     np.savez(path / "replicates.npz", **arrays)
-    card = yaml.safe_dump(plain.card.model_dump(mode="json"))
-    (path / "encoder.yaml").write_text(card, encoding="utf-8")
+    text = yaml.safe_dump(plain.card.model_dump(mode="json"))
+    (path / "encoder.yaml").write_text(text, encoding="utf-8")
     (path / "records.jsonl").write_text("".join(f"{record.line()}\n" for record in records))
-    return Submission(plain.card, tuple(records), (path,) * len(records))
+    return made(plain.card, records, path)
 
 
 # Ranks
@@ -117,7 +128,7 @@ def test_tie_groups_follow_their_leader() -> None:
 def groups_of(*submissions: Submission):
     [layout] = [
         layout
-        for layout in lay_out(submissions, SUITES, {"quick": QUICK})
+        for layout in lay_out(submissions, SUITES, {"quick": QUICK}, single=True)
         if layout.suite == next(iter(SUITES)) and not layout.kind
     ]
     return layout
@@ -136,17 +147,16 @@ def test_the_variance_of_few_draws_is_not_underestimated(tmp_path: Path) -> None
         expected[str(number)] = (own / 0.5).var(ddof=1) / 3
         arrays = {f"{draw}/in_domain": np.full(STORED, own[draw]) for draw in range(3)}
         np.savez(folder / "replicates.npz", **arrays)
-        results[str(number)] = {
-            record.cell: (
-                record.model_copy(
-                    update={"replicates": ArrayRef(file="replicates.npz", key=str(record.draw))}
-                ),
-                folder,
+        keyed = [
+            record.model_copy(
+                update={"replicates": ArrayRef(file="replicates.npz", key=str(record.draw))}
             )
             for record in records
-        }
-    found = resample(results, cells, {"chest": ["in_domain"]})
-    ratio = [found.inside(name)[0].var() / expected[name] for name in expected]
+        ]
+        results[str(number)] = made(card("a"), keyed, folder).cells
+    group = {"task": "chest", "budget": "1-shot", "adaptation": "knn", "draws": 3}
+    found = resample(results, pd.DataFrame([{**group, "has_in_domain": True}]), single=True)
+    ratio = [found.inside[name][0].var() / expected[name] for name in expected]
     assert 0.9 < np.mean(ratio) < 1.1
 
 
@@ -154,13 +164,13 @@ def test_one_draw_has_the_variance_of_its_items(tmp_path: Path) -> None:
     """The interval of a single cell is that of its stored replicates."""
     one = measured(tmp_path, "a", seed=0)
     layout = groups_of(one)
-    bounds = layout.replicates.bounds().set_index(["task", "budget", "adaptation", "split"])
     cell = next(c for c in layout.cells if c.budget == "full")
+    groups = layout.replicates.groups
+    [row] = np.flatnonzero((groups == [cell.task, cell.budget, cell.adaptation]).all(axis=1))
     archive = np.load(tmp_path / "a" / "replicates.npz")
     stored = archive["/".join(map(str, cell)) + "/in_domain"]
-    low, high = bounds.loc[(cell.task, cell.budget, cell.adaptation, "in_domain"), ["low", "high"]]
     expected = (np.percentile(stored, [2.5, 97.5]) - 0.5) / 0.5
-    np.testing.assert_allclose([low, high], expected, atol=0.01)
+    np.testing.assert_allclose(layout.replicates.bounds["a"][:, row], expected, atol=0.01)
 
 
 def test_weights_are_the_mean_of_means() -> None:
@@ -234,7 +244,7 @@ def test_a_diverged_cell_is_chance_in_every_replicate(tmp_path: Path) -> None:
     layout = groups_of(one)
     groups = layout.replicates.groups
     chosen = (groups == ["chest", "full", "finetune"]).all(axis=1)
-    assert chosen.any() and not layout.replicates.inside("a")[chosen].any()
+    assert chosen.any() and not layout.replicates.inside["a"][chosen].any()
 
 
 def test_records_without_arrays_have_no_interval(tmp_path: Path) -> None:
@@ -259,20 +269,27 @@ def test_arrays_that_a_record_names_must_be_there(tmp_path: Path) -> None:
 
 
 def test_compare_says_who_is_better(tmp_path: Path, bench: Bench) -> None:
-    """A view, a domain and a task each have a row with the interval and the verdict."""
+    """First one sentence; then a view, a domain and a task each have a row, and a star who is."""
     measured(tmp_path, "strong", value=0.8)
     measured(tmp_path, "weak", value=0.7)
     measured(tmp_path, "twin", value=0.8, seed=zlib.crc32(b"strong"))
     outcome = bench("compare", "strong", "weak", "--submissions", tmp_path)
     assert outcome.code == 0, outcome.err
-    [overall] = [r for r in outcome.out.splitlines() if r.split()[:2] == ["overall", "in-domain"]]
-    assert overall.split()[2:5] == ["0.600", "0.400", "+0.200"] and overall.split()[-1] == "strong"
-    rows = {tuple(line.split()[:2]) for line in outcome.out.splitlines() if line}
-    assert {("chest-xray", "in-domain"), ("chest", "out-of-domain"), ("full", "in-domain")} <= rows
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("In-domain, strong is better than weak by 0.200 (95 %: 0.")
+    assert lines[1].startswith("Out-of-domain, ")
+    assert max(map(len, lines)) <= 100
+    inside, outside = (
+        {line.split()[0]: line.split()[1:4] for line in part.splitlines() if line.strip()}
+        for part in outcome.out.partition("in-domain  ")[2].split("out-of-domain  ")
+    )
+    assert inside["overall"] == ["0.600*", "0.400", "+0.200"]
+    assert {"chest-xray", "full"} <= inside.keys() and "chest" in outside
     turned = bench("compare", "weak", "strong", "--submissions", tmp_path).out
-    assert "-0.200" in turned and "strong" in turned
+    assert "In-domain, strong is better than weak by 0.200 (95 %: 0." in turned
+    assert "0.600*      -0.200" in turned
     same = bench("compare", "strong", "twin", "--submissions", tmp_path).out
-    assert "no difference shown" in same and "better  strong" not in same
+    assert "neither is shown to be better: strong minus twin is" in same
 
 
 def test_compare_over_what_both_have(tmp_path: Path, bench: Bench) -> None:
@@ -283,7 +300,7 @@ def test_compare_over_what_both_have(tmp_path: Path, bench: Bench) -> None:
         return None if cell in gone else draft
 
     layout = groups_of(measured(tmp_path, "a", value=0.8), measured(tmp_path, "b", change=change))
-    found = compare_pair(layout.ranked, layout.replicates.select(layout.cells), "a", "b")
+    found = compare_pair(layout.ranked, layout.replicates, "a", "b")
     tasks = {row.view for row in found if row.part == "task"}
     assert tasks == {cell.task for cell in CELLS} - {"chest"}
     assert all(np.isfinite([row.first, row.second, row.low, row.high]).all() for row in found)
@@ -365,24 +382,44 @@ def test_tasks_of_one_corpus_belong_together() -> None:
     assert len({number[task] for task in "adef"}) == 4
 
 
-def test_other_tasks_add_uncertainty(tmp_path: Path) -> None:
+def test_other_tasks_add_uncertainty() -> None:
     """An encoder that is better on average only is not so on every choice of tasks."""
     rng = np.random.default_rng(0)
-    layout = groups_of(measured(tmp_path, "a"), measured(tmp_path, "b"))
-    replicates = layout.replicates
-    tasks = replicates.groups["task"]
-    domains = {task: f"domain {number}" for number, task in enumerate(tasks.unique())}
-    gains = tasks.map(
-        {task: value for task, value in zip(domains, (0.3, -0.2, 0.1, 0.1), strict=True)}
-    )
-    own = {"a": rng.normal(scale=0.01, size=(len(tasks), 500)) + gains.to_numpy()[:, None]}
-    own["b"] = np.zeros_like(own["a"])
-    drawn = task_replicates(replicates, own, domains, {})
+    domains = {task: f"domain {number}" for number, task in enumerate("wxyz")}
+    gains = np.array([[0.3], [-0.2], [0.1], [0.1]])
+    better = rng.normal(scale=0.01, size=(4, 500)) + gains
+    both = np.stack([better, np.zeros_like(better)])
+    drawn = task_replicates(both, list(domains), domains, {})
     low, high = interval(drawn[0] - drawn[1])
     assert low < 0 < high
-    fixed = weigh(replicates.groups, domains) @ (own["a"] - own["b"])
-    assert interval(fixed)[0] > 0
-    assert task_replicates(replicates, own, domains, {task: ["one"] for task in domains}) is None
+    assert interval(both[0].mean(axis=0) - both[1].mean(axis=0))[0] > 0
+    one = task_replicates(both, list(domains), domains, {task: ["one"] for task in domains})
+    assert one is None
+
+
+def test_resampled_tasks_are_averaged_by_domain() -> None:
+    """By a plain loop over the replicates; a domain of which no task is drawn does not count."""
+    rng = np.random.default_rng(1)
+    scores = rng.normal(size=(2, 5, 40))
+    tasks, corpora = list("abcde"), {"b": ["shared"], "c": ["shared"]}
+    domains = {"a": "ct", "b": "ct", "c": "oct", "d": "oct", "e": "natural"}
+    found = task_replicates(scores, tasks, domains, corpora)
+    counts = np.random.default_rng(0).multinomial(4, np.full(4, 1 / 4), size=40)
+    number = clusters({task: corpora.get(task, ()) for task in tasks})
+    places = sorted(set(number.values()))
+    for replicate in range(40):
+        times = [counts[replicate, places.index(number[task])] for task in tasks]
+        for encoder in range(2):
+            means = []
+            for domain in sorted(set(domains.values())):
+                drawn = [
+                    scores[encoder, at, replicate]
+                    for at, task in enumerate(tasks)
+                    if domains[task] == domain
+                    for _ in range(times[at])
+                ]
+                means += [np.mean(drawn)] if drawn else []
+            assert found[encoder, replicate] == pytest.approx(np.mean(means))
 
 
 def test_tests_over_tasks_are_those_of_scipy() -> None:

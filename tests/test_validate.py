@@ -85,11 +85,48 @@ def test_the_readme_shows_the_committed_leaderboard() -> None:
     assert set(readme) <= set(page)
 
 
+def test_every_file_of_a_folder_is_checked(small: Small, bench: Bench) -> None:
+    """What is wrong with one card is a line, and the others are looked at all the same."""
+    write_card(small.cards, "bad", "small.npz", metric="acuracy")
+    write_card(small.cards / "more", "worse", "small.npz", kind=None)
+    outcome = bench("validate", small.cards)
+    assert outcome.code == 2 and "small.yaml: task small" in outcome.out
+    lines = outcome.err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
+    assert "bad.yaml: metric: " in lines[0] and "worse.yaml: kind: required" in lines[1]
+    (small.cards / "bad.yaml").unlink()
+    (small.cards / "more" / "worse.yaml").unlink()
+    (small.cards / "suites.yaml").write_text("mine: [small, smal]\n")
+    outcome = bench("validate", small.cards)
+    assert outcome.code == 2
+    assert outcome.err.endswith("mine: unknown task 'smal'; did you mean 'small'?\n")
+
+
+def test_a_folder_of_submissions(submission: Path, bench: Bench) -> None:
+    """Each submission of a folder has its line, right or wrong; a misspelt one has a hint."""
+    folder = submission.parent
+    assert "encoder pixels, 16 ok" in bench("validate", folder).out
+    for name in ("a", "z"):
+        shutil.copytree(submission, folder / name)
+    with np.load(folder / "a" / "replicates.npz") as archive:
+        arrays = dict(archive)
+    gone = arrays.popitem()[0]
+    np.savez_compressed(folder / "a" / "replicates.npz", **arrays)
+    (folder / "z" / "encoder.yaml").unlink()
+    outcome = bench("validate", folder)
+    lines = outcome.err.splitlines()
+    assert outcome.code == 2 and "encoder pixels, 16 ok" in outcome.out and len(lines) == 2
+    assert f"/a: replicates.npz: {gone}: is missing, but a record needs it" in lines[0]
+    assert "/z: holds no encoder.yaml" in lines[1]
+    outcome = bench("validate", folder / "pixel")
+    assert outcome.code == 2 and "no such file or folder; did you mean 'pixels'?" in outcome.err
+
+
 def test_submission_errors(submission: Path, tmp_path: Path, bench: Bench) -> None:
     """A missing file, a damaged ledger and a foreign card are each named."""
     assert "encoder pixels, 16 ok" in bench("validate", submission).out
     for damage, message in (
-        (lambda p: (p / "replicates.npz").unlink(), "replicates.npz is missing"),
+        (lambda p: (p / "replicates.npz").unlink(), "replicates.npz: is missing"),
         (lambda p: (p / "records.jsonl").write_text("{}\n"), "records.jsonl: line 1"),
         (lambda p: (p / "encoder.yaml").write_text("name: pixels\n"), "encoder.yaml"),
     ):

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from medtransfer.cli import main
-from medtransfer.specs.base import read_yaml
-from medtransfer.specs.encoder import EncoderCard
+from medtransfer.encoders.resolution import locate
 from medtransfer.specs.protocol import load_protocol
+from medtransfer.specs.task import load_tasks
 from medtransfer.specs.verification import read_status
+from medtransfer.verification.coverage import Coverage, measure_coverage
 from medtransfer.verification.entries import Entry, read_entries
 from medtransfer.verification.rerun import Rerun, choose_cells, compare
 from medtransfer.verification.tasks import open_tasks
@@ -266,6 +267,56 @@ def add_link(folder: Path) -> None:
     (folder / "replicates.npz").symlink_to("../elsewhere.npz")
 
 
+def add_key(folder: Path) -> None:
+    """The eye finds the first of two values, and the reader takes the last."""
+    path = folder / "records.jsonl"
+    path.write_text(path.read_text().replace('"draw":0', '"draw":5,"draw":0', 1))
+
+
+def add_mark(folder: Path) -> None:
+    path = folder / "records.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+def inflate_array(folder: Path) -> None:
+    """A small file that is a gigabyte of zeros after a header of 200 numbers."""
+    arrays = dict(np.load(folder / "replicates.npz"))
+    with zipfile.ZipFile(folder / "replicates.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array)
+                if name == REPLICATE:
+                    for _ in range(2**5):
+                        member.write(bytes(2**20))
+
+
+def swap_draws(folder: Path) -> None:
+    """Draw 1 is called 0, and 0 is called 1; replicates, too."""
+    path = folder / "records.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    first, second = (
+        next(line for line in lines if name_cell(line) == f"small 10-shot linear {draw}")
+        for draw in (0, 1)
+    )
+    for name in ("metrics", "intervals", "selected", "counts", "cost"):
+        first[name], second[name] = second[name], first[name]
+    hashes = first["replicates"]["sha256"], second["replicates"]["sha256"]
+    second["replicates"]["sha256"], first["replicates"]["sha256"] = hashes
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def change(arrays: dict[str, Any]) -> None:
+        for split in ("in_domain", "elsewhere", "corrupted"):
+            one, two = (f"small/10-shot/linear/{draw}/{split}" for draw in (0, 1))
+            arrays[one], arrays[two] = arrays[two], arrays[one]
+
+    rewrite(folder, "replicates.npz", change)
+
+
+def link_predictions(folder: Path) -> None:
+    (folder / "predictions").rename(folder.parent / "elsewhere")
+    (folder / "predictions").symlink_to("../elsewhere")
+
+
 REPLICATE = "small/10-shot/linear/0/in_domain"
 PREDICTION = "10-shot/linear/in_domain"
 LATER = "small 10-shot linear 1"
@@ -451,6 +502,19 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         change_line("finished", "2020-01-01T00:00:00+00:00"),
         "finished: '2020-01-01T00:00:00+00:00' is before it started",
     ),
+    "in the future": (
+        change_line("finished", "2999-01-01T00:00:00+00:00"),
+        "finished: '2999-01-01T00:00:00+00:00' is in the future",
+    ),
+    "key twice": (add_key, "records.jsonl: line 1: 'draw' is there twice; keep one"),
+    "mark before the first line": (add_mark, "records.jsonl: line 1: the document: Invalid JSON"),
+    "bomb": (inflate_array, f"{REPLICATE}: cannot be read, damaged: not the bytes of shape"),
+    "draws swapped": (swap_draws, "10-shot linear #0): metrics.in_domain.auroc"),
+    "predictions left out": (
+        lambda f: (f / "predictions" / "small.npz").unlink(),
+        "predictions/small.npz: is missing, but a record needs it",
+    ),
+    "linked folder": (link_predictions, "predictions: a link; only plain files"),
     "weights": (change_line("environment", "weights", "0" * 64), "environment.weights: 000"),
     "failed called ok": (
         change_line("status", "ok", cell="few 10-shot knn 0"),
@@ -490,7 +554,10 @@ def test_what_was_not_touched_passes(made: Path, copy: Path, bench: Bench) -> No
     assert "right: cards: 3 not_applicable, 18 ok; encoder pixels, identity computed" in outcome.out
     assert "right: recomputed: 8 cells of draw 0 from their predictions" in outcome.out
     assert "note: missing: few 1-shot linear #0, " in outcome.out
-    assert "right: status: declared" in outcome.out
+    assert outcome.out.splitlines()[-1] == (
+        "status: declared: 21 cells; 11 of the 32 ranked cells of these tasks, protocol quick, are "
+        "missing; --rerun 3 runs some of them again, which makes it verified"
+    )
     path = copy / "records.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     np.random.default_rng(0).shuffle(lines)
@@ -518,7 +585,109 @@ def test_masks_of_an_encoder_that_is_not_at_hand(made: Path, tmp_path: Path, ben
         outcome = verify(bench, made, copy)
         assert outcome.code == 2 and message in outcome.err, outcome.err
     refused = verify(bench, made, made / "out" / "maps", "--rerun", 1)
-    assert refused.code == 2 and "is not registered here" in refused.err
+    assert refused.code == 2 and refused.out == ""
+    assert "neither shipped nor installed; name its .py file with --encoder" in refused.err
+
+
+def test_the_encoder_may_be_named(made: Path, tmp_path: Path, bench: Bench) -> None:
+    """With --encoder the user's own code is run again; other code is refused, in one line."""
+    copy = Path(shutil.copytree(made / "out" / "maps", tmp_path / "maps"))
+    other = tmp_path / "maps.py"
+    other.write_text(MAPS + "\n")
+    refused = verify(bench, made, copy, "--encoder", other)
+    assert refused.code == 2 and refused.out == ""
+    assert "maps.py' is another one than was evaluated" in refused.err
+    assert len(refused.err.splitlines()) == 1
+    outcome = verify(bench, made, copy, "--encoder", made / "maps.py", "--rerun", 1)
+    assert outcome.code == 0, outcome.err
+    assert "identity computed from the card" in outcome.out
+    assert "right: run again: discs 10-shot decoder #0" in outcome.out
+    assert "status: verified: 1 cells; " in outcome.out
+
+
+def test_weights_that_are_not_beside_the_card(made: Path, tmp_path: Path, bench: Bench) -> None:
+    """They are named with --encoder, or laid beside the card; others are refused."""
+    torch = pytest.importorskip("torch")
+    timm = pytest.importorskip("timm")
+    own, name = tmp_path / "own", "tiny"
+    own.mkdir()
+    for file, seed in (("weights.pt", 0), ("others.pt", 1)):
+        torch.manual_seed(seed)
+        torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), own / file)
+    card = {"name": name, "architecture": {"timm": "test_vit"}, "input": {"size": 160}}
+    card["weights"] = {"path": "weights.pt"}
+    (own / "encoder.yaml").write_text(json.dumps(card))
+    for part in ("cards", "few.npz"):
+        (tmp_path / part).symlink_to(made / part)
+    evaluate(tmp_path, own, "--task", "few", "--budget", "1-shot", "--adaptation", "knn")
+    folder = tmp_path / "out" / name
+    refused = verify(bench, made, folder, "--rerun", 1)
+    assert refused.code == 2 and refused.out == ""
+    assert "weights.path: 'weights.pt' is not beside it; put the weights there, or" in refused.err
+    refused = verify(bench, made, folder, "--encoder", own / "others.pt")
+    assert refused.code == 2 and "others.pt' is another one than was evaluated" in refused.err
+    for encoder in (own / "weights.pt", own):
+        outcome = verify(bench, made, folder, "--encoder", encoder, "--rerun", 1)
+        assert outcome.code == 0 and "status: verified: 3 cells; " in outcome.out, outcome.err
+    shutil.copy(own / "weights.pt", folder)
+    outcome = verify(bench, made, folder, "--rerun", 1)
+    assert outcome.code == 0 and "status: verified: " in outcome.out, outcome.err
+
+
+def test_another_encoders_results_are_known(made: Path, copy: Path, bench: Bench) -> None:
+    """The results of one encoder under two names are found from either, whatever the hashes say."""
+    thief = copy.parent / "mine"
+    shutil.copytree(copy, thief)
+    change_card("name: pixels", "name: mine")(thief)
+    edit(thief, put("encoder", "name", "mine"), cell="")
+    rewrite(thief, "predictions/small.npz", lambda arrays: arrays.update(nudge_all(arrays)))
+    repair(thief, "predictions")
+    outcome = verify(bench, made, thief)
+    assert outcome.code == 2 and "replicates: those of encoder 'pixels' in " in outcome.err
+    assert "(and so in 14 more records)" in outcome.err, outcome.err
+    outcome = verify(bench, made, copy)
+    assert outcome.code == 2 and "replicates: those of encoder 'mine' in " in outcome.err
+
+
+def nudge_all(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Probabilities that differ in the last bits, so that all hashes do."""
+    name = "10-shot/linear/in_domain"
+    return {name: np.nextafter(arrays[name], np.float32(0.5))}
+
+
+def test_where_the_folder_is(made: Path, copy: Path, bench: Bench) -> None:
+    """A misspelt folder, one of several submissions and a renamed one are each one clear line."""
+    for folder, message in (
+        (made / "out" / "pixel", "no such folder; did you mean 'pixels'?"),
+        (made / "out", "holds no encoder.yaml; the folder of a submission is expected; name one "),
+        (made / "cards", "holds no encoder.yaml; the folder of a submission is expected\n"),
+    ):
+        outcome = verify(bench, made, folder)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert message in outcome.err and len(outcome.err.splitlines()) == 1
+    outcome = verify(bench, made, copy.rename(copy.parent / "renamed"))
+    assert outcome.code == 2 and "but the folder is 'renamed'" in outcome.err
+
+
+def test_the_suite_is_what_the_tasks_are_of() -> None:
+    """A part of a suite is counted against the whole; tasks of several, or a user's own, alone."""
+    cards = load_tasks()
+    protocol = load_protocol("quick")
+
+    def measure(*names: str) -> Coverage:
+        [found] = measure_coverage([], {name: cards[name] for name in names}, [protocol])
+        return found
+
+    whole = measure("phantom_ct")
+    assert (whole.of, whole.planned, len(whole.missing)) == ("suite phantom", 100, 100)
+    part = measure("phantom_lungs", "phantom_organs")
+    assert part.of == "suite phantom-segmentation"
+    assert measure("organ_axial", "organ_coronal", "organ_sagittal").of == "suite ct"
+    mixed = measure("phantom_ct", "phantom_organs")
+    assert mixed.of == "these tasks" and {cell.task for cell in mixed.missing} == {
+        "phantom_ct",
+        "phantom_organs",
+    }
 
 
 def test_absent_data_are_said(made: Path, copy: Path, bench: Bench, tmp_path: Path) -> None:
@@ -579,7 +748,10 @@ def test_cells_are_run_again(made: Path, copy: Path, bench: Bench) -> None:
     outcome = verify(bench, made, copy, "--rerun", 50)
     assert (outcome.code, outcome.err) == (0, ""), outcome.err
     assert outcome.out.count("right: run again: ") == 18
-    assert "right: status: verified" in outcome.out
+    assert outcome.out.splitlines()[-1] == (
+        "status: verified: 21 cells; 11 of the 32 ranked cells of these tasks, protocol quick, are "
+        "missing"
+    )
     written = json.loads((copy / "verification.json").read_text())
     assert {cell["cell"] for cell in written["cells"]} >= {
         "small full linear #0",
@@ -587,7 +759,7 @@ def test_cells_are_run_again(made: Path, copy: Path, bench: Bench) -> None:
     }
     assert written["cells"][0].keys() == {"cell", "split", "recorded", "again"}
     assert read_status(copy) == "verified"
-    assert "right: status: verified" in verify(bench, made, copy).out
+    assert "status: verified: 21 cells" in verify(bench, made, copy).out
     for name in written["files"]:
         before = (copy / name).read_bytes()
         (copy / name).write_bytes(before + b"\n")
@@ -610,18 +782,17 @@ def test_what_only_a_run_can_find(made: Path, copy: Path, bench: Bench) -> None:
     assert outcome.code == 2
     assert "(small full linear #0): cost.adaptation_flops" in outcome.err
     assert not (copy / "verification.json").exists()
-    assert "right: status: declared" in outcome.out
+    assert outcome.out.splitlines()[-1] == "status: not right, so nothing was verified"
 
 
 def test_a_close_choice_is_run_as_it_was_made(made: Path) -> None:
-    """Where another L2 is selected now, the recorded one is run for the comparison of scores."""
+    """Where another L2 is selected now, the recorded one is run; a bad one was not selected."""
     folder = made / "out" / "pixels"
     entries, _ = read_entries(folder)
     entry = find_entry(entries, "small full linear 0")
     task = open_tasks(["small"], task_folder=made / "cards", data=made)["small"]
     assert task.data is not None
-    card = EncoderCard.parse(read_yaml(folder / "encoder.yaml"), origin="encoder.yaml")
-    rerun = Rerun(card, folder, data={"small": task.data}, device="cpu")
+    rerun = Rerun(locate("pixels"), folder, data={"small": task.data}, device="cpu")
     protocol = load_protocol("quick")
     assert not list(rerun.run(entry, protocol, {}))
     chosen = entry.record.selected["l2"]
@@ -630,7 +801,8 @@ def test_a_close_choice_is_run_as_it_was_made(made: Path) -> None:
     selected = {**entry.record.selected, "l2": other}
     changed = Entry(1, entry.record.model_copy(update={"selected": selected}))
     before = len(rerun.cells)
-    list(rerun.run(changed, protocol, {}))
+    problems = list(rerun.run(changed, protocol, {}))
+    assert any(f"selected.l2: {other:g}, of which the log loss" in text for text in problems)
     scores = [
         [cell.again for cell in part] for part in (rerun.cells[:before], rerun.cells[before:])
     ]

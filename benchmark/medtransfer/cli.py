@@ -24,6 +24,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="<str>", help="Only this task; may be repeated."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -71,10 +75,14 @@ def evaluate(
         str | None,
         typer.Option(help="Named list of tasks. Default: phantom, or all cards of --tasks."),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="One task; may be repeated.")] = None,
-    budget: Annotated[list[str] | None, typer.Option(help="Only this budget; repeat.")] = None,
+    task: TaskOption = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="<str>", help="Only this budget; may be repeated."),
+    ] = None,
     adaptation: Annotated[
-        list[str] | None, typer.Option(help="Only this adaptation; repeat.")
+        list[str] | None,
+        typer.Option(metavar="<str>", help="Only this adaptation; may be repeated."),
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="v1 (the benchmark), quick (two cores), or medmnist (a recipe).")
@@ -85,7 +93,11 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes. Default: one on a GPU, else as suits the machine."),
+        typer.Option(
+            min=1,
+            metavar="<int>",
+            help="Processes. Default: one on a GPU, else as suits the machine.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells, their FLOPs and a time; run none.")
@@ -185,7 +197,8 @@ def show(
         typer.Option("--predictions", help="Draw the predicted masks of a submission, as PNG."),
     ] = False,
     task: Annotated[
-        list[str] | None, typer.Option(help="With --predictions: only this task; repeat.")
+        list[str] | None,
+        typer.Option(metavar="<str>", help="With --predictions: only this task; may be repeated."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -247,7 +260,6 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 SuiteOption = Annotated[str | None, typer.Option(help="The tasks of this suite.")]
-TaskOption = Annotated[list[str] | None, typer.Option(help="Only this task; repeat.")]
 
 
 @data_app.command("list")

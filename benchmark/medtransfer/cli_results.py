@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,10 +30,14 @@ TasksOption = Annotated[
 ]
 
 
+SubmissionsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--submissions", metavar="<path>", help="Folder of submissions; may be repeated."),
+]
+
+
 def leaderboard(
-    submissions: Annotated[
-        list[Path] | None, typer.Option(help="Folder of submissions; may be repeated.")
-    ] = None,
+    submissions: SubmissionsOption = None,
     out: Annotated[Path, typer.Option(help="Where the leaderboard is written.")] = Path(
         "leaderboard"
     ),
@@ -37,19 +45,24 @@ def leaderboard(
         bool, typer.Option("--check", help="Write nothing; fail if the files would differ.")
     ] = False,
 ) -> None:
-    """Rank the submissions: README.md, leaderboard.csv and the page index.html."""
+    """Rank the submissions: README.md, figures/, leaderboard.csv and the page index.html."""
     from medtransfer import ranking
     from medtransfer.specs.errors import InputError
 
+    gc.disable()  # what is made stays to the end; looking for garbage takes a tenth of the time
     folders = submissions or [Path("submissions")]
-    if not (found := ranking.load_submissions(folders)):
-        raise InputError(
-            f"{', '.join(map(str, folders))}: holds no submission (<encoder>/ folders)"
-        )
-    boards = ranking.shipped_boards(found)
+    processes = os.cpu_count() or 1
+    found = ranking.load_submissions(folders, processes=processes)
+    _note_merged(folders, [submission.card.name for submission in found])
     studies = [
         study for folder in folders for study in ranking.load_published(folder / ranking.PUBLISHED)
     ]
+    if not (found or studies):
+        raise InputError(
+            f"{', '.join(map(str, folders))}: holds no submission (<encoder>/ folders) and no "
+            f"published study ({ranking.PUBLISHED}/<study>/ folders)"
+        )
+    boards = ranking.shipped_boards(found, processes=processes)
     cards = {submission.card.name: submission.card for submission in found}
     if check:
         differing = ranking.check_leaderboard(boards, out, cards=cards, studies=studies)
@@ -57,7 +70,8 @@ def leaderboard(
             raise InputError(
                 f"{out}: out of date: {', '.join(differing)}; run `bench leaderboard` and commit"
             )
-        print(f"{out} is up to date")
+        rest = "" if ranking.has_charts() else f"; without the page and the figures{_WITHOUT}"
+        print(f"{out} is up to date{rest}")
         return
     try:
         written = ranking.write_leaderboard(boards, out, cards=cards, studies=studies)
@@ -73,55 +87,84 @@ def leaderboard(
     for study in studies:
         print(f"published results of {study.study.name}: on a board of their own")
     print(f"wrote {', '.join(f'{out}/{name}' for name in written)}")
-    if "index.html" not in written:
-        print("index.html needs the extra page: pip install 'medtransfer[page]'")
+    if not ranking.has_charts():
+        print(f"without the page and the figures{_WITHOUT}")
 
 
 def compare(
     first: Annotated[str, typer.Argument(help="An encoder with a submission.")],
     second: Annotated[str, typer.Argument(help="Another one.")],
-    submissions: Annotated[
-        list[Path] | None, typer.Option(help="Folder of submissions; may be repeated.")
-    ] = None,
+    submissions: SubmissionsOption = None,
 ) -> None:
     """Compare two encoders: paired differences with their intervals, for each view and task."""
     from medtransfer import console, ranking
 
-    found = ranking.load_submissions(submissions or [Path("submissions")])
+    folders = submissions or [Path("submissions")]
+    found = ranking.load_submissions(folders)
+    _note_merged(folders, (first, second))
     for layout, differences in ranking.compare(found, first, second):
         console.print_differences(layout, differences, (first, second))
     print(
-        "Scores: 0 is chance, 1 is perfect, over the cells that both have. Intervals: paired "
-        "bootstrap over\ntest items and few-shot draws, one by one; of twenty rows without a "
-        "difference one will show one."
+        "* shown to be better: the interval of the difference does not contain 0. Scores: 0 is\n"
+        "chance, 1 is perfect, over the cells that both have. Intervals: paired bootstrap over\n"
+        "test items and few-shot draws, one by one; of twenty rows without a difference one will\n"
+        "show one."
     )
 
 
 def validate(
-    path: Annotated[Path, typer.Argument(help="A card, a folder of cards, or a submission.")],
+    path: Annotated[
+        Path, typer.Argument(help="A card, a submission, or a folder of cards or submissions.")
+    ],
     data: DataOption = None,
 ) -> None:
-    """Check a task card, an encoder card, a folder of cards or a submission."""
+    """Check task cards, encoder cards and submissions: are they complete and well-formed?"""
+    from medtransfer.specs.errors import InputError
     from medtransfer.validation import validate as check
+    from medtransfer.verification.report import plain
 
+    faults = 0
     for line in check(path, data=find_data(data)):
-        print(line)
+        if isinstance(line, InputError):
+            faults += 1
+            print(f"error: {plain(str(line))}", file=sys.stderr)
+        else:
+            print(line)
+    if faults:
+        raise typer.Exit(2)
 
 
 def verify(
     submission: Annotated[Path, typer.Argument(help="Its folder, such as submissions/resnet18.")],
     data: DataOption = None,
     tasks: TasksOption = None,
-    rerun: Annotated[int, typer.Option(min=0, help="Run so many cells again.")] = 0,
+    rerun: Annotated[
+        int, typer.Option(min=0, metavar="<int>", help="Run so many cells again.")
+    ] = 0,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            "-e",
+            help="What was evaluated, as bench evaluate took it (of a checkpoint the file), where "
+            "the submission holds no weights and the encoder is not installed.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda, for --rerun.")] = "auto",
 ) -> None:
     """Recompute the numbers of a submission, and print all that does not fit together."""
-    from medtransfer.verification import checks
+    from medtransfer.verification.checks import verify as check
+    from medtransfer.verification.report import print_checks
 
-    found = checks.verify(
-        submission, task_folder=tasks, data=find_data(data), rerun=rerun, device=device
+    found = check(
+        submission,
+        task_folder=tasks,
+        data=find_data(data),
+        rerun=rerun,
+        encoder=encoder,
+        device=device,
     )
-    if checks.print_checks(found):
+    if print_checks(found):
         raise typer.Exit(2)
 
 
@@ -142,10 +185,24 @@ def import_(
     for note in imported.notes:
         print(f"note: {note}")
     study = imported.study
-    print(
-        f"wrote {len(imported.records)} records of {len(study.encoders)} encoders on "
-        f"{len(study.targets)} targets to {folder}"
+    counts = {"record": imported.records, "encoder": study.encoders, "target": study.targets}
+    records, encoders, targets = (
+        f"{len(found)} {noun}{'s' if len(found) != 1 else ''}" for noun, found in counts.items()
     )
+    print(f"wrote {records} of {encoders} on {targets} to {folder}")
+
+
+_WITHOUT = ", which need the extra page: pip install 'medtransfer[page]'"
+
+
+def _note_merged(folders: Sequence[Path], encoders: Sequence[str]) -> None:
+    for name in encoders:
+        places = [str(folder / name) for folder in folders if (folder / name).is_dir()]
+        if len(places) > 1:
+            print(
+                f"note: {name} is in {' and '.join(places)}: taken as one, and of a cell that is "
+                "in several the first"
+            )
 
 
 def find_data(data: Path | None) -> Path | None:

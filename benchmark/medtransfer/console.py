@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -248,41 +249,69 @@ def print_comparison(compared: pd.DataFrame, *, own: str, title: str) -> None:
     _wide().print(table)
 
 
-_VERDICTS = {"none": "no difference shown", "unknown": "no replicates: unknown"}
+_NARROW = 12  # columns of a score, whatever the encoder is called: a terminal may have 80 in all
 
 
 def print_differences(
     layout: Layout, differences: Sequence[Difference], names: tuple[str, str]
 ) -> None:
-    """Two encoders on one protocol and suite: views, domains and tasks, with a verdict each."""
-    first, second = names
-    title = f"{first} minus {second}: protocol {layout.protocol}, suite {layout.suite}"
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("", "test", first, second, "difference", "95 %", "shown to be better"):
-        table.add_column(escape(name), justify="left" if name in ("", "test") else "right")
-    part = differences[0].part
+    """Two encoders on one protocol and suite: who is better, then views, domains and tasks."""
+    from medtransfer.ranking import shared_cells  # with pandas, which is here by now
+
+    shared = shared_cells(layout.ranked, *names)
+    absent = sorted({cell.task for cell in layout.cells} - set(shared))
+    without = f", without {', '.join(absent)}, which not both have" if absent else ""
     for row in differences:
+        if (row.view, row.part) == ("overall", "view"):
+            print(_sum_up(row, names))
+    print(
+        f"Protocol {layout.protocol}, suite {layout.suite}: {sum(shared.values())} of its "
+        f"{len(layout.cells)} cells{without}."
+    )
+    for split in dict.fromkeys(row.split for row in differences):
+        rows = [row for row in differences if row.split == split]
+        _wide().print(_tabulate_differences(rows, names), "")
+
+
+def _sum_up(row: Difference, names: tuple[str, str]) -> str:
+    """One sentence: who is better overall, by how much, and how sure that is."""
+    first, second = names
+    where = row.split.replace("_", "-").capitalize()
+    change = row.first - row.second
+    if row.verdict in ("first", "second"):
+        better, worse = names if row.verdict == "first" else (second, first)
+        low, high = sorted((abs(row.low), abs(row.high)))
+        by = f"{abs(change):.3f} (95 %: {low:.3f} to {high:.3f})"
+        return f"{where}, {better} is better than {worse} by {by}."
+    minus = f"{first} minus {second} is {change:+.3f}"
+    if row.verdict == "none":
+        interval = f"(95 %: {row.low:+.3f} to {row.high:+.3f})"
+        return f"{where}, neither is shown to be better: {minus} {interval}."
+    return f"{where}, {minus}; without bootstrap replicates nobody knows how sure that is."
+
+
+def _tabulate_differences(rows: Sequence[Difference], names: tuple[str, str]) -> Table:
+    """One row a view, domain and task of one test split; who is better there has a star."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False)
+    table.add_column(rows[0].split.replace("_", "-"), overflow="fold")
+    for name in names:
+        head = "\n".join(textwrap.wrap(name, _NARROW))
+        table.add_column(escape(head), justify="right", no_wrap=True)
+    for name in ("difference", "95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    part = rows[0].part
+    for row in rows:
         if row.part != part:
             table.add_section()
             part = row.part
-        winner = {"first": first, "second": second}.get(row.verdict) or _VERDICTS[row.verdict]
-        known = row.verdict != "unknown"
         table.add_row(
             escape(row.view),
-            row.split.replace("_", "-"),
-            f"{row.first:.3f}",
-            f"{row.second:.3f}",
+            f"{row.first:.3f}{'*' if row.verdict == 'first' else ' '}",
+            f"{row.second:.3f}{'*' if row.verdict == 'second' else ' '}",
             f"{row.first - row.second:+.3f}",
-            f"{row.low:+.3f} to {row.high:+.3f}" if known else "-",
-            escape(winner),
+            f"{row.low:+.3f} to {row.high:+.3f}" if row.verdict != "unknown" else "unknown",
         )
-    _wide().print(table)
-    from medtransfer.ranking import shared_cells  # with pandas, which is here by now
-
-    shared = shared_cells(layout.ranked, first, second)
-    absent = sorted({cell.task for cell in layout.cells} - {cell.task for cell in shared})
-    without = f"; without {', '.join(absent)}, which not both have" if absent else ""
-    print(f"Over {len(shared)} of the {len(layout.cells)} cells of the suite{without}.")
+    return table
 
 
 def print_estimate(estimate: Estimate) -> None:
@@ -323,13 +352,13 @@ def print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
     if failed:
         print("no comparison: some cells failed; the same command tries them again")
     else:
-        _print_comparisons([*shipped, Submission(card, tuple(records))], prepared, records)
+        _print_comparisons([*shipped, Submission.of(card, records)], prepared, records)
     cells = {record.cell: record for record in records}
     if any(cell.adaptation in OPTIONAL for cell in cells):
         # Beside what an earlier call ran on these tasks.
         all_cells = {**prepared.existing, **cells}.values()
         known = tuple(record for record in all_cells if record.task.name in prepared.data)
-        print_table(*tabulate(compare_records(Submission(card, known))))
+        print_table(*tabulate(compare_records(Submission.of(card, known))))
     print(f"records: {prepared.ledger.path}")
 
 

@@ -116,8 +116,8 @@ def read_sheets(
             f"{folder}: --predictions needs the folder of a submission, such as results/resnet18, "
             "with its encoder.yaml"
         )
-    submission = load_submission(folder)
-    records = _find_records(folder, submission.records, names)
+    encoder, all_records = load_submission(folder)
+    records = _find_records(folder, all_records, names)
     cards = load_tasks(task_folder)
     opened: dict[str, TaskData] = {}
     sheets = []
@@ -129,7 +129,7 @@ def read_sheets(
                 )
             opened[name] = open_task(card, folder=data, progress=progress, fetch=False)
         sheets.append(_read_sheet(folder, record, opened[name]))
-    return submission.card.name, sheets
+    return encoder.name, sheets
 
 
 def _find_records(folder: Path, records: Sequence[Record], names: Sequence[str]) -> list[Record]:

@@ -1,4 +1,7 @@
-"""`bench validate`: check cards and submissions without running anything. No torch."""
+"""`bench validate`: check cards and submissions without running anything. No torch.
+
+Of a folder every file is looked at: what is wrong with one is a line, and the next is checked.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from medtransfer.data.duplicates import Duplicates, compare, fingerprint
 from medtransfer.data.labels import count_labels
 from medtransfer.data.store import Split, TaskData, open_task
 from medtransfer.data.survey import survey_task
-from medtransfer.ranking import load_submission, quantity
+from medtransfer.ranking import PUBLISHED, load_published, quantity
 from medtransfer.specs.base import InputError, read_yaml, suggest
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.source import PhantomSource
@@ -24,61 +27,106 @@ from medtransfer.specs.task import (
     load_suites,
     load_tasks,
 )
-from medtransfer.verification.files import check_references
+from medtransfer.verification.arrays import Archives
+from medtransfer.verification.entries import LEDGER, read_entries
+from medtransfer.verification.files import (
+    check_archives,
+    check_references,
+    refuse_links,
+    suggest_beside,
+)
 
 __all__ = ["validate"]
 
 
-def validate(path: Path, *, data: Path | None = None) -> Iterator[str]:
-    """Check a task card, an encoder card, a folder of task cards, or a submission.
+def validate(path: Path, *, data: Path | None = None) -> Iterator[str | InputError]:
+    """Check a task card, an encoder card, a submission, or a folder of cards or submissions.
 
     Args:
         path: What to check; what it is follows from its name and content.
         data: Where the cards' files are; with it the data are checked against the cards too.
 
     Yields:
-        One line for each thing that is right.
+        One line for each thing that is right; for each file or submission that is not, the first
+        thing that is wrong with it.
 
     Raises:
-        InputError: For the first thing that is wrong.
+        InputError: When there is nothing to check at ``path``.
     """
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
+        raise InputError(f"{path}: no such file or folder{suggest_beside(path)}")
     if path.is_file():
         if path.suffix not in (".yaml", ".yml"):
             raise InputError(f"{path}: a card (*.yaml) or a folder is expected")
         if path.name == "encoder.yaml":
-            card = EncoderCard.parse(read_yaml(path), origin=str(path))
-            yield from _check_encoder(card)
-            yield f"{path}: encoder {card.name}"
+            yield from _collect(_check_encoder(path))
         else:
-            yield from _check_task(load_card(path), path, data)
+            yield from _collect(_check_task(path, data))
     elif (path / "encoder.yaml").is_file():
-        yield from _check_submission(path)
+        yield from _collect(_check_submission(path))
+    elif any(path.glob("*/study.yaml")):
+        yield from _collect(_check_published(path))
+    elif folders := _list_submissions(path):
+        yield from _check_submissions(path, folders)
     else:
-        yield from _check_folder(path, data)
+        yield from _check_tasks(path, data)
 
 
-def _check_folder(path: Path, data: Path | None) -> Iterator[str]:
+def _collect(lines: Iterator[str]) -> Iterator[str | InputError]:
+    """The lines up to the first fault, and the fault."""
+    try:
+        yield from lines
+    except InputError as error:
+        yield error
+
+
+def _list_submissions(path: Path) -> list[Path]:
+    """The submissions in a folder, even those that lack their card or their records."""
+    files = (file for name in ("encoder.yaml", LEDGER) for file in path.glob(f"*/{name}"))
+    return sorted({file.parent for file in files})
+
+
+def _check_submissions(path: Path, folders: list[Path]) -> Iterator[str | InputError]:
+    """Each submission of a folder, and the published studies beside them."""
+    for folder in folders:
+        yield from _collect(_check_submission(folder))
+    yield from _collect(_check_published(path / PUBLISHED))
+
+
+def _check_published(path: Path) -> Iterator[str]:
+    for published in load_published(path):
+        name = published.study.name
+        yield f"{path / name}: {len(published.records)} published results"
+
+
+def _check_tasks(path: Path, data: Path | None) -> Iterator[str | InputError]:
     """Every card of a folder, and the suites if they are there."""
     files = card_files(path)
+    right = True
+    for file in files:
+        for line in _collect(_check_task(file, data)):
+            right = right and not isinstance(line, InputError)
+            yield line
     for name, count in Counter(file.stem for file in files).items():
         if count > 1:
             twins = ", ".join(str(file) for file in files if file.stem == name)
-            raise InputError(f"{path}: the name '{name}' is taken {count} times: {twins}")
+            yield InputError(f"{path}: the name '{name}' is taken {count} times: {twins}")
+    if right and (path / "suites.yaml").is_file():
+        yield from _collect(_check_suites(path / "suites.yaml", files))
+
+
+def _check_suites(path: Path, files: list[Path]) -> Iterator[str]:
     cards = {file.stem: load_card(file) for file in files}
-    for file in files:
-        yield from _check_task(cards[file.stem], file, data)
-    if (path / "suites.yaml").is_file():
-        for name, suite in load_suites(path / "suites.yaml").items():
-            for task in suite.tasks:
-                if find_task(task, cards) is None:
-                    raise InputError(f"{path / 'suites.yaml'}: {name}: unknown task '{task}'")
-        yield f"{path / 'suites.yaml'}: every task exists"
+    for name, suite in load_suites(path).items():
+        for task in suite.tasks:
+            if find_task(task, cards) is None:
+                raise InputError(f"{path}: {name}: unknown task '{task}'{suggest(task, cards)}")
+    yield f"{path}: every task exists"
 
 
-def _check_task(card: TaskCard, path: Path, data: Path | None) -> Iterator[str]:
+def _check_task(path: Path, data: Path | None) -> Iterator[str]:
     """One card; and its data where they are all there, for nothing is downloaded here."""
+    card = load_card(path)
     survey = survey_task(card, data)
     if survey.absent and not survey.missing and data is not None:
         raise InputError(f"{path}: {survey.absent}")
@@ -138,7 +186,13 @@ def _report_duplicates(name: str, found: Duplicates, task: TaskData) -> str:
     )
 
 
-def _check_encoder(card: EncoderCard) -> Iterator[str]:
+def _check_encoder(path: Path) -> Iterator[str]:
+    card = EncoderCard.parse(read_yaml(path), origin=str(path))
+    yield from _note_domains(card)
+    yield f"{path}: encoder {card.name}"
+
+
+def _note_domains(card: EncoderCard) -> Iterator[str]:
     """Domains decide the transfer relation, so one that no task has is worth a word."""
     known = {task.domain for task in load_tasks().values()}
     for domain in sorted(set(card.pretraining.domains or ()) - known):
@@ -149,17 +203,26 @@ def _check_encoder(card: EncoderCard) -> Iterator[str]:
 
 def _check_submission(path: Path) -> Iterator[str]:
     """The card, every record, and that they belong together; or an encoder's own folder."""
-    submission = load_submission(path)
-    yield from _check_encoder(submission.card)
-    for record in submission.records:
-        for name, problem in check_references(record):
-            raise InputError(f"{path}: {record.cell}: {name}: {problem}")
-        for reference in (record.replicates, record.predictions):
-            if reference is not None and not (path / reference.file).is_file():
-                raise InputError(f"{path}: {record.cell}: {reference.file} is missing")
-    if not (path / "records.jsonl").exists():
-        yield f"{path}: encoder {submission.card.name}"
+    file = path / "encoder.yaml"
+    if not (path / LEDGER).exists():
+        yield from _check_encoder(file)
         return
-    status = Counter(record.status for record in submission.records)
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(status.items()))
-    yield f"{path}: submission of encoder {submission.card.name}, {counts or 'no records'}"
+    refuse_links(path)
+    if not file.is_file():
+        raise InputError(f"{path}: holds no encoder.yaml; a submission's folder needs its card")
+    card = EncoderCard.parse(read_yaml(file), origin=str(file))
+    yield from _note_domains(card)
+    entries, problems = read_entries(path)
+    for entry in entries:
+        name = entry.record.encoder.name
+        problems += entry.expect("encoder.name", name, card.name, source="encoder.yaml says")
+        problems += [entry.fault(*fault) for fault in check_references(entry.record)]
+    if not problems:
+        with Archives(path) as archives:
+            problems += check_archives(archives, entries)
+    if problems:
+        more = f" (and {len(problems) - 1} more: `bench verify {path}`)" if problems[1:] else ""
+        raise InputError(f"{path}: {problems[0]}{more}")
+    counts = Counter(entry.record.status for entry in entries)
+    text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    yield f"{path}: submission of encoder {card.name}, {text}"

@@ -1,1 +1,1 @@
-"""What an evaluation costs: FLOPs, parameters, memory and the device."""
+"""What an evaluation costs: FLOPs, parameters, memory, energy and the device."""

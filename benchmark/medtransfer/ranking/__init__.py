@@ -10,8 +10,13 @@ import pandas as pd
 from medtransfer.ranking.adaptations import compare_records, tabulate
 from medtransfer.ranking.board import Board, boards
 from medtransfer.ranking.comparison import Difference, compare_pair, shared_cells
-from medtransfer.ranking.files import check_leaderboard, render_csv, tidy, write_leaderboard
-from medtransfer.ranking.frame import frame
+from medtransfer.ranking.files import (
+    check_leaderboard,
+    has_charts,
+    render_csv,
+    tidy,
+    write_leaderboard,
+)
 from medtransfer.ranking.layout import Layout, lay_out
 from medtransfer.ranking.markdown import render_markdown
 from medtransfer.ranking.published import load_published
@@ -39,7 +44,7 @@ __all__ = [
     "compare",
     "compare_records",
     "escape",
-    "frame",
+    "has_charts",
     "leaderboard",
     "load_submission",
     "load_submissions",
@@ -55,10 +60,17 @@ __all__ = [
 ]
 
 
-def shipped_boards(submissions: Sequence[Submission]) -> list[Board]:
+def shipped_boards(submissions: Sequence[Submission], *, processes: int = 1) -> list[Board]:
     """The boards of the shipped protocols and suites; those of v1, the benchmark, come first."""
-    lineages = {task: card.corpora for task, card in _suite_cards().items()}
-    return boards(submissions, load_suites(), _protocols(), kinds=_suite_kinds(), lineages=lineages)
+    cards = _suite_cards()
+    return boards(
+        submissions,
+        load_suites(),
+        _protocols(),
+        kinds={task: card.kind for task, card in cards.items()},
+        lineages={task: card.corpora for task, card in cards.items()},
+        processes=processes,
+    )
 
 
 def compare(
@@ -77,11 +89,11 @@ def compare(
         raise InputError(f"'{first}' twice; name two encoders")
     found = []
     both = [by_name[first], by_name[second]]
-    for layout in lay_out(both, load_suites(), _protocols(), kinds=_suite_kinds()):
-        if layout.kind or len(layout.encoders) < 2:  # a part is among the views of the whole
+    kinds = {task: card.kind for task, card in _suite_cards().items()}
+    for layout in lay_out(both, load_suites(), _protocols(), kinds=kinds, single=True):
+        if layout.kind or len(layout.submissions) < 2:  # a part is among the views of the whole
             continue
-        replicates = layout.replicates.select(layout.cells)
-        if differences := compare_pair(layout.ranked, replicates, first, second):
+        if differences := compare_pair(layout.ranked, layout.replicates, first, second):
             found.append((layout, differences))
     if not found:
         raise InputError(
@@ -100,10 +112,6 @@ def _suite_cards() -> dict[str, TaskCard]:
     tasks = {task for suite in load_suites().values() for task in suite.tasks}
     found = {task: find_task(task, cards) for task in sorted(tasks)}
     return {task: card for task, card in found.items() if card}
-
-
-def _suite_kinds() -> dict[str, str]:
-    return {task: card.kind for task, card in _suite_cards().items()}
 
 
 def leaderboard(submissions: str | Path | Sequence[str | Path]) -> pd.DataFrame:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medtransfer.ranking.adaptations import compare_adaptations
 from medtransfer.ranking.columns import (
@@ -19,20 +21,22 @@ from medtransfer.ranking.columns import (
 )
 from medtransfer.ranking.contamination import contamination, overlapping
 from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.grid import GROUP, Grid, average
 from medtransfer.ranking.layout import OTHER_TASKS, Layout, lay_out
 from medtransfer.ranking.pareto import mark_fronts
 from medtransfer.ranking.resampling import Replicates
 from medtransfer.ranking.sources import Sources, compare_sources
 from medtransfer.ranking.standing import judge
 from medtransfer.ranking.submissions import Submission
-from medtransfer.ranking.table import average, cell_scores
 from medtransfer.ranking.uncertainty import Significance
-from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
-from medtransfer.specs.task import Suite, split_family
+from medtransfer.specs.task import Suite
 
 __all__ = ["Board", "boards"]
+
+_RESULTS = ["encoder", "domain", "task", "metric", "chance", "split", "adaptation", "budget"]
+_RESULTS += ["draws", "have", "diverged", "mean", "std", "low", "high"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def boards(
     *,
     kinds: Mapping[str, str] | None = None,
     lineages: Mapping[str, Sequence[str]] | None = None,
+    processes: int = 1,
 ) -> list[Board]:
     """One board per protocol and suite, as `lay_out` has them.
 
@@ -96,24 +101,23 @@ def boards(
         protocols: By name.
         kinds: Kind of each task by its card, for those that nobody ran.
         lineages: Source corpora of each task by its card.
+        processes: How many draw the bootstrap replicates.
     """
     found = [
         _board(layout, lineages or {})
-        for layout in lay_out(submissions, suites, protocols, kinds=kinds)
+        for layout in lay_out(submissions, suites, protocols, kinds=kinds, processes=processes)
     ]
     return [board for board in found if not board.kind or board.table["rank"].notna().any()]
 
 
 def _board(layout: Layout, lineages: Mapping[str, Sequence[str]]) -> Board:
-    own = {task: lineages.get(task, ()) for task in layout.rows["task"].unique()}
-    mixed = KIND_SCORES if layout.ranked["kind"].nunique() > 1 else ()
-    domains = domain_columns(layout.rows["domain"].unique())
+    own = {task: lineages.get(task, ()) for task in layout.domains}
+    mixed = KIND_SCORES if layout.ranked.groups["kind"].nunique() > 1 else ()
+    domains = domain_columns(set(layout.domains.values()))
     columns = (*SCORES, *mixed, *domains, *TRANSFER, *COSTS)
     table, seen = _table(layout, columns, own)
     ranked = list(table.index[table["rank"].notna()])
-    standing = judge(
-        cell_scores(layout.ranked), ranked, layout.replicates.select(layout.cells), own
-    )
+    standing = judge(layout.ranked, ranked, layout.replicates, own)
     return Board(
         protocol=layout.protocol,
         title=layout.title,
@@ -122,7 +126,7 @@ def _board(layout: Layout, lineages: Mapping[str, Sequence[str]]) -> Board:
         columns=columns,
         table=table.join(standing.table),
         results=_results(layout.whole, layout.replicates),
-        adaptations=compare_adaptations(cell_scores(layout.whole)),
+        adaptations=compare_adaptations(layout.whole),
         significance=standing.significance,
         sources=compare_sources(
             table.loc[ranked], {name: layout.submissions[name].card for name in ranked}
@@ -145,30 +149,30 @@ def _table(
     Returns:
         The table, and for each task that a ranked encoder has seen in pre-training who has.
     """
-    cards = {name: submission.card for name, submission in layout.submissions.items()}
-    cells = _describe(cell_scores(layout.ranked), cards)
-    scores = cells[IN_DOMAIN].groupby(level="encoder")
-    table = pd.DataFrame({"have": scores.count(), "expected": scores.size()})
+    grid = layout.ranked
+    cards = {name: layout.submissions[name].card for name in grid.encoders}
+    table = pd.DataFrame(index=pd.Index(grid.encoders, name="encoder"))
+    table["have"] = grid.splits[IN_DOMAIN].have.sum(axis=0)
+    table["expected"] = int(grid.groups["draws"].sum())
     table["coverage"] = table["have"] / table["expected"]
-    table["title"] = [cards[name].title for name in table.index]
-    failed = layout.ranked[layout.ranked["status"] == "failed"]
-    table["error"] = failed.groupby("encoder")["error"].first()
+    table["title"] = [card.title for card in cards.values()]
+    table["error"] = grid.failures.groupby("encoder")["error"].first()
     for column in columns:
-        table[column.name] = column.how(cells)
+        table[column.name] = column.how(grid)
     incomplete = table["have"] < table["expected"]
     table.loc[incomplete, [column.name for column in columns if column.unit == "score"]] = None
-    for domain in sorted(layout.ranked["domain"].unique()):
-        table[f"relation_{domain}"] = [cards[name].relation(domain) for name in table.index]
+    for domain in sorted(grid.relations.index):
+        table[f"relation_{domain}"] = grid.relations.loc[domain]
     table = table.join(mark_fronts(table))
     table["rank"] = _rank(table[IN_DOMAIN])
-    table["init"] = [cards[name].pretraining.init for name in table.index]
+    table["init"] = [card.pretraining.init for card in cards.values()]
     table["status"] = [layout.submissions[name].status for name in table.index]
-    table["contamination"] = [contamination(cards[name], lineages) for name in table.index]
+    table["contamination"] = [contamination(card, lineages) for card in cards.values()]
     seen: dict[str, list[str]] = {}
     for name in table.index[table["rank"].notna()]:
         for task in overlapping(cards[name], lineages):
             seen.setdefault(task, []).append(name)
-    unseen = average(cells[~cells.index.isin(list(seen), level="task")], IN_DOMAIN)
+    unseen = average(grid, IN_DOMAIN, where=lambda groups: ~groups["task"].isin(list(seen)))
     table["clean_score"] = unseen.where(~incomplete)
     table["clean_rank"] = _rank(table["clean_score"])
     order = table.reset_index().sort_values(
@@ -181,54 +185,43 @@ def _rank(scores: pd.Series[float]) -> pd.Series[int]:
     return scores.rank(ascending=False, method="min").astype("Int64")
 
 
-def _describe(cells: pd.DataFrame, cards: Mapping[str, EncoderCard]) -> pd.DataFrame:
-    """Add to each cell what the encoder's card says: its relation to the task, and its price."""
-    places = cells.index.to_frame()[["encoder", "domain"]]
-    known = {
-        (encoder, domain): cards[encoder].relation(domain)
-        for encoder, domain in places.drop_duplicates().itertuples(index=False, name=None)
-    }
-    spent = {
-        name: 0.0 if card.pretraining.objective == "none" else card.pretraining.cost.flops
-        for name, card in cards.items()
-    }
-    relations: list[Any] = [known[key] for key in places.itertuples(index=False, name=None)]
-    return cells.assign(
-        relation=relations,
-        pretraining_flops=places["encoder"].map(spent).astype(float),
-    )
-
-
-def _results(laid_out: pd.DataFrame, replicates: Replicates) -> pd.DataFrame:
-    by = ["encoder", "domain", "task", "metric", "split", "adaptation", "budget"]
-    rows = laid_out.assign(
-        diverged=laid_out["status"] == "diverged",
-        split=laid_out["split"].map(split_family),
-        missing=laid_out["value"].isna(),
-    )
-    # Graded corruptions of a split are one: their mean, where all are there.
-    kinds = rows.groupby([*by, "draw"], sort=False, dropna=False)
-    draws = kinds.agg(
-        value=("value", "mean"), diverged=("diverged", "any"), missing=("missing", "any")
-    ).reset_index()
-    draws["value"] = draws["value"].mask(draws.pop("missing"))
-    groups = draws.groupby(by, sort=False, dropna=False, as_index=False)
-    results = groups.agg(
-        mean=("value", "mean"),
-        std=("value", "std"),
-        have=("value", "count"),
-        draws=("value", "size"),
-        diverged=("diverged", "sum"),
-    )
-    partial = results["have"] < results["draws"]
-    results.loc[partial, ["mean", "std"]] = None
-    chance = results["task"].map(laid_out.groupby("task")["chance"].max())
-    results["chance"] = chance
-    keys = ["encoder", "split", "task", "budget", "adaptation"]
-    results = results.merge(replicates.bounds(), on=keys, how="left")
-    for bound in ("low", "high"):  # from the scale of scores back to the metric's
-        results[bound] = results[bound] * (1 - chance) + chance
-    return results
+def _results(grid: Grid, replicates: Replicates) -> pd.DataFrame:
+    """Task by task, its test splits, in-domain first, then groups, then encoders."""
+    groups, names = grid.groups, grid.encoders
+    if not names or groups.empty:
+        return pd.DataFrame(columns=_RESULTS)
+    rows = replicates.find(groups)
+    bounds = np.stack([replicates.bounds[name][:, rows] for name in names], axis=-1)
+    chance = groups["chance"].to_numpy(float)[:, None]
+    low, high = bounds * (1 - chance) + chance  # from the scale of scores back to the metric's
+    unknown = np.full(low.shape, np.nan)
+    about = {name: groups[name].to_numpy() for name in (*GROUP, "domain", "metric", "draws")}
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _RESULTS}
+    of_task, tasks = pd.factorize(groups["task"])
+    for task in range(len(tasks)):
+        own = np.flatnonzero(of_task == task)
+        for name, split in grid.splits.items():
+            if name != IN_DOMAIN and not groups.at[own[0], f"has_{name}"]:
+                continue
+            inside = name == IN_DOMAIN
+            values = {
+                "mean": split.mean,
+                "std": split.std,
+                "have": split.have,
+                "diverged": grid.diverged,
+                "low": low if inside else unknown,
+                "high": high if inside else unknown,
+            }
+            columns = {
+                **{key: np.repeat(value[own], len(names)) for key, value in about.items()},
+                "chance": np.repeat(chance[own, 0], len(names)),
+                "encoder": np.tile(np.array(names, dtype=object), len(own)),
+                "split": np.full(len(own) * len(names), name, dtype=object),
+                **{key: value[own].ravel() for key, value in values.items()},
+            }
+            for key, value in columns.items():
+                parts[key].append(value)
+    return pd.DataFrame({name: np.concatenate(found) for name, found in parts.items()})
 
 
 _OTHER_TASKS_NOTE = (
@@ -238,7 +231,7 @@ _OTHER_TASKS_NOTE = (
 
 
 def _count(rows: pd.DataFrame) -> str:
-    records = int((rows["split"] == IN_DOMAIN).sum())
+    records = len(rows)
     encoders = ", ".join(sorted(rows["encoder"].unique()))
     return f"{records} record{'s' if records > 1 else ''} of {encoders}"
 

@@ -1,39 +1,93 @@
-"""The charts of the page: Vega-Lite specifications without data, which the page fills in.
+"""The charts: Vega-Lite specifications without data, which the page fills in, or `draw`.
 
 Fields have fixed names, so nothing that a card or a record says becomes part of a specification;
-colours come from the page's theme, by the names of styles and of the ranges of categories.
+colours come from a theme, by the names of styles and of the ranges of categories.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import altair as alt
 import vl_convert
 
-__all__ = ["chart_library", "chart_specifications"]
+__all__ = ["chart_library", "chart_specifications", "draw"]
+
+Json = dict[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+Padding = dict[str, int]
 
 _ROWS = alt.NamedData("rows")
 _FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
+_VERSION = alt.SCHEMA_VERSION.rpartition(".")[0]
+
+_WIDTH = 860  # of a picture: about that of a page on GitHub
+# The page's light theme. The paper is painted, so that a picture can be read on a dark page.
+_INK, _MUTED, _LINE, _FAINT = "#16191d", "#59616b", "#d8dce1", "#8b95a1"
+_ACCENT, _PAPER = "#0b57a4", "#ffffff"
+_COLOURS = {
+    "cost": [_ACCENT, _FAINT],
+    "curves": [_ACCENT, "#c4480f", "#1a7f4b", "#8b3fae", "#a8123e", "#0e8a94", "#7a5c00", _MUTED],
+}
+# How wide a text is, each machine measures by its own fonts: nothing may be cut, left out or moved
+# for it.
+_UNMEASURED = {
+    "limit": 0,
+    "labelLimit": 0,
+    "labelOverlap": False,
+    "labelFlush": False,
+}
+_THEME = {
+    "background": _PAPER,
+    "font": "Helvetica, Arial, sans-serif",
+    "aria": False,
+    "view": {"stroke": None},
+    "title": {
+        "anchor": "start",
+        "frame": "group",
+        "limit": 0,
+        "color": _INK,
+        "fontSize": 15,
+        "subtitleColor": _MUTED,
+        "subtitleFontSize": 12,
+        "subtitlePadding": 5,
+    },
+    "axis": {
+        **_UNMEASURED,
+        "labelColor": _MUTED,
+        "titleColor": _MUTED,
+        "titleFontWeight": "normal",
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+        "gridColor": _LINE,
+        "gridOpacity": 0.6,
+        "domainColor": _MUTED,
+        "tickColor": _MUTED,
+    },
+    "text": {"color": _INK, "fontSize": 11},
+    "style": {"front": {"stroke": _ACCENT, "strokeWidth": 1.2, "opacity": 0.7}},
+}
 
 
+@cache
 def chart_library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, from the installed package: no network."""
-    version = alt.SCHEMA_VERSION.rpartition(".")[0]
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _VERSION)
 
 
-def chart_specifications() -> dict[str, dict[str, Any]]:
+def chart_specifications() -> dict[str, Json]:
     """By name: ``cost``, ``curve`` and ``domains``; each reads its data set ``rows``."""
     return {"cost": _cost(), "curve": _curve(), "domains": _domains()}
 
 
-def _plain(chart: alt.TopLevelMixin) -> dict[str, Any]:
+def _plain(chart: alt.TopLevelMixin) -> Json:
     """Without Altair's own theme."""
     return {key: value for key, value in chart.to_dict().items() if key != "config"}
 
 
-def _cost() -> dict[str, Any]:
+def _cost() -> Json:
     """Score against cost; rows: encoder, score, cost, best, and the labels right and left."""
     base = alt.Chart(_ROWS, width="container", height=300).encode(
         x=alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=14))
@@ -60,7 +114,7 @@ def _cost() -> dict[str, Any]:
     return _plain(layers)
 
 
-def _curve() -> dict[str, Any]:
+def _curve() -> Json:
     """Score over budget; rows: encoder, budget (in the order of the rows) and score."""
     chart = (
         alt.Chart(_ROWS, width="container", height=220, autosize=_FIT)
@@ -79,7 +133,7 @@ def _curve() -> dict[str, Any]:
     return _plain(chart)
 
 
-def _domains() -> dict[str, Any]:
+def _domains() -> Json:
     """Score by domain; rows: source, target, score, encoders, intra, and the colours ink, outline.
 
     The page sets its height, from the number of sources.
@@ -110,3 +164,122 @@ def _domains() -> dict[str, Any]:
         autosize=_FIT,
     )
     return _plain(layers.resolve_scale(color="independent"))
+
+
+def draw(chart: str, rows: Rows, *, title: tuple[str, str]) -> str:
+    """A figure of the README as SVG: the same bytes whatever fonts there are.
+
+    Args:
+        chart: ``scores``, ``cost``, ``curves`` or ``domains``.
+        rows: What the chart reads.
+        title: Two lines.
+    """
+    charts = {"scores": _scores, "cost": _priced, "curves": _panels, "domains": _heat}
+    specification, padding = charts[chart](rows)
+    whole = {
+        "datasets": {"rows": list(rows)},
+        **_unmeasured(specification),
+        "title": {"text": title[0], "subtitle": title[1], "dx": 20 - padding["left"], "offset": 18},
+        "autosize": "none",
+        "padding": padding,
+        # At a given distance: else the titles of axes stand off as far as the labels are long.
+        "config": {
+            **_THEME,
+            "range": {"category": _COLOURS.get(chart, []), "heatmap": ["#eef3f9", _ACCENT]},
+            "axisX": {"titleY": padding["bottom"] - 24, "grid": chart == "scores"},
+            "axisY": {"titleX": 24 - padding["left"]},
+        },
+    }
+    return vl_convert.vegalite_to_svg(whole, _VERSION) + "\n"
+
+
+def _unmeasured(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _UNMEASURED.get(key, _unmeasured(part)) for key, part in value.items()}
+    return [_unmeasured(part) for part in value] if isinstance(value, list) else value
+
+
+def _scores(rows: Rows) -> tuple[Json, Padding]:
+    """A forest plot; rows: encoder, score, low, high and the note at the right."""
+    left, right = 240, 160
+    width = _WIDTH - left - right
+    base = alt.Chart(_ROWS, width=width, height=alt.Step(22)).encode(
+        y=alt.Y("encoder:N", sort=None, title=None).axis(
+            domain=False, ticks=False, labelPadding=10, labelColor=_INK
+        )
+    )
+    values = [row[name] for row in rows for name in ("score", "low", "high")]
+    scale = alt.Scale(domain=_range(values), nice=True, zero=False)
+    score = alt.X("score:Q", scale=scale, title="In-domain score").axis(tickCount=6)
+    layers = alt.layer(
+        base.mark_rule(color=_ACCENT, strokeWidth=1.6).encode(x="low:Q", x2="high:Q"),
+        base.mark_circle(color=_ACCENT, size=56, opacity=1).encode(x=score),
+        base.mark_text(align="left", dx=16).encode(x=alt.value(width), text="note:N"),
+    )
+    return _plain(layers), {"left": left, "top": 72, "right": right, "bottom": 56}
+
+
+def _priced(rows: Rows) -> tuple[Json, Padding]:
+    left, right = 76, 30
+    found = {**_cost(), "width": _WIDTH - left - right, "height": 340}
+    return found, {"left": left, "top": 72, "right": right, "bottom": 60}
+
+
+def _panels(rows: Rows) -> tuple[Json, Padding]:
+    """A panel of curves after the other, and who is who; rows: panel, encoder, budget, score."""
+    left, names, gap, height = 56, 200, 42, 260
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    width = (_WIDTH - left - names - gap * len(panels)) // len(panels)
+    curve = {name: part for name, part in _curve().items() if name not in ("$schema", "autosize")}
+    # One scale for all panels.
+    domain = _range([row["score"] for row in rows])
+    curve["encoding"]["y"]["scale"] |= {"domain": domain, "nice": True}
+    views = [
+        {
+            **curve,
+            "transform": [{"filter": {"field": "panel", "equal": panel}}],
+            "title": {"text": panel, "fontSize": 12, "fontWeight": "normal"},
+            "width": width,
+            "height": height,
+        }
+        for panel in panels
+    ]
+    base = alt.Chart(_ROWS, width=names, height=alt.Step(20)).encode(
+        y=alt.Y("encoder:N", sort=None, axis=None)
+    )
+    base = base.transform_aggregate(score="max(score)", groupby=["encoder"])  # a row for each
+    colour = alt.Color("encoder:N", sort=None, legend=None)
+    key = alt.layer(
+        base.mark_circle(size=64, opacity=1).encode(x=alt.value(6), color=colour),
+        base.mark_text(align="left").encode(x=alt.value(18), text="encoder:N"),
+    )
+    found = alt.hconcat(key, spacing=gap, bounds="flush").to_dict()
+    found["hconcat"] = [*views, *found["hconcat"]]
+    found.pop("config")
+    # The size of a row of views is nothing by itself.
+    return found, {"left": left, "top": 92, "right": _WIDTH - left, "bottom": height + 40}
+
+
+def _heat(rows: Rows) -> tuple[Json, Padding]:
+    left, right = 240, 30
+    low, high = _range([row["score"] for row in rows])
+    inks = [_INK if (row["score"] - low) / (high - low) < 0.68 else _PAPER for row in rows]
+    found = {
+        **_domains(),
+        "width": _WIDTH - left - right,
+        "height": 34 * len({row["source"] for row in rows}),
+        "datasets": {
+            "rows": [
+                {**row, "ink": ink, "outline": _INK} for row, ink in zip(rows, inks, strict=True)
+            ]
+        },
+    }
+    slanted = 4 * max(len(row["target"]) for row in rows)
+    return found, {"left": left, "top": 72, "right": right, "bottom": 64 + slanted}
+
+
+def _range(values: Sequence[float | None]) -> list[float]:
+    """The smallest and the largest value; a scale needs some room between them."""
+    known = [value for value in values if value is not None]
+    low, high = min(known), max(known)
+    return [low, high] if high > low else [low - 0.05, high + 0.05]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal
 
 import pandas as pd
 
 from medtransfer.ranking.frame import IN_DOMAIN, KINDS
-from medtransfer.ranking.table import average, totals
+from medtransfer.ranking.grid import Grid, Where, average, largest, peak, total
 
 __all__ = [
     "COSTS",
@@ -34,7 +35,7 @@ class Column:
     Attributes:
         name: In the CSV.
         title: For people.
-        how: From the table of :func:`cell_scores` to one value per encoder.
+        how: From the grid to one value per encoder.
         unit: Of the values.
         section: Of the board.
         domain: The one domain that is scored; null for all other columns.
@@ -42,74 +43,92 @@ class Column:
 
     name: str
     title: str
-    how: Callable[[pd.DataFrame], pd.Series[Any]]
+    how: Callable[[Grid], pd.Series[Any]]
     unit: Unit = "score"
     section: Section = "overall"
     domain: str | None = None
 
 
-def _view(cells: pd.DataFrame, query: str, column: str = IN_DOMAIN) -> pd.Series[float]:
-    return average(cells.query(query), column)
+def few_shot(groups: pd.DataFrame) -> pd.Series[bool]:
+    return groups["budget"] != "full"
 
 
-def _domain(cells: pd.DataFrame, domain: str) -> pd.Series[float]:
-    return average(cells[cells.index.isin([domain], level="domain")], IN_DOMAIN)
+def full(groups: pd.DataFrame) -> pd.Series[bool]:
+    return groups["budget"] == "full"
 
 
-def _gap(cells: pd.DataFrame) -> pd.Series[float]:
-    external = cells.query("elsewhere")
-    return average(external, IN_DOMAIN) - average(external, "out_of_domain")
+def _has(groups: pd.DataFrame, name: str, value: str) -> pd.Series[bool]:
+    return groups[name] == value
 
 
-def _largest(cells: pd.DataFrame, name: str) -> pd.Series[float]:
-    return cells[name].groupby(level="encoder").max()
+def _frozen(groups: pd.DataFrame) -> pd.Series[bool]:
+    return groups["adaptation"].isin(["knn", "linear", "decoder"])
 
 
-def _peak(cells: pd.DataFrame, name: str) -> pd.Series[float]:
-    """The largest value; null when any cell's is unknown, which might be the largest."""
-    return _largest(cells, name).where(totals(cells, name).notna())
+def _finetuned(groups: pd.DataFrame) -> pd.Series[bool]:
+    return groups["adaptation"] == "finetune"
 
 
-def _total(cells: pd.DataFrame) -> pd.Series[float]:
+def _view(
+    grid: Grid, where: Where, column: str = IN_DOMAIN, relation: str | None = None
+) -> pd.Series[float]:
+    scores: pd.Series[float] = average(grid, column, where=where, relation=relation)
+    return scores
+
+
+def _elsewhere(grid: Grid, column: str) -> pd.Series[float]:
+    """Over the tasks that have such test splits."""
+    return _view(grid, itemgetter(column), column)
+
+
+def _gap(grid: Grid) -> pd.Series[float]:
+    inside = _view(grid, itemgetter("out_of_domain"))
+    return inside - _elsewhere(grid, "out_of_domain")
+
+
+def _total_flops(grid: Grid) -> pd.Series[float]:
     """Pre-training, as declared, and adaptation."""
-    return totals(cells, "adaptation_flops") + _largest(cells, "pretraining_flops")
+    return total(grid, "adaptation_flops") + largest(grid, "pretraining_flops")
 
 
-def _devices(cells: pd.DataFrame) -> pd.Series[str]:
-    names = cells["device"].dropna().reset_index()[["encoder", "device"]].drop_duplicates()
-    return names.sort_values("device").groupby("encoder")["device"].agg(", ".join)
+def _devices(grid: Grid) -> pd.Series[str]:
+    names = grid.devices[["encoder", "device"]].drop_duplicates().sort_values("device")
+    return names.groupby("encoder")["device"].agg("; ".join)
 
 
 SCORES = (
-    Column(IN_DOMAIN, "In-domain", lambda cells: average(cells, IN_DOMAIN)),
-    Column(
-        "out_of_domain", "Out-of-domain", partial(_view, query="elsewhere", column="out_of_domain")
-    ),
+    Column(IN_DOMAIN, "In-domain", partial(average, column=IN_DOMAIN)),
+    Column("out_of_domain", "Out-of-domain", partial(_elsewhere, column="out_of_domain")),
     Column("gap", "Gap", _gap),
-    Column("few_shot", "Few-shot", partial(_view, query="budget != 'full'")),
-    Column("full", "Full", partial(_view, query="budget == 'full'")),
-    Column("frozen", "Frozen", partial(_view, query="adaptation in ['knn', 'linear', 'decoder']")),
-    Column("finetuned", "Fine-tuned", partial(_view, query="adaptation == 'finetune'")),
+    Column("few_shot", "Few-shot", partial(_view, where=few_shot)),
+    Column("full", "Full", partial(_view, where=full)),
+    Column("frozen", "Frozen", partial(_view, where=_frozen)),
+    Column(
+        "finetuned",
+        "Fine-tuned",
+        partial(_view, where=partial(_has, name="adaptation", value="finetune")),
+    ),
 )
 
 KIND_SCORES = tuple(
-    Column(kind, kind.capitalize(), partial(_view, query=f"kind == '{kind}'")) for kind in KINDS
+    Column(kind, kind.capitalize(), partial(_view, where=partial(_has, name="kind", value=kind)))
+    for kind in KINDS
 )
 
 TRANSFER = tuple(
     Column(
         f"{relation}_{name}",
         f"{relation.capitalize()}, {name.replace('_', '-')}",
-        partial(_view, query=f"relation == '{relation}' and {query}"),
+        partial(_view, where=where, relation=relation),
         section="transfer",
     )
     for relation in ("intra", "inter")
-    for name, query in (("few_shot", "budget != 'full'"), ("full", "budget == 'full'"))
+    for name, where in (("few_shot", few_shot), ("full", full))
 ) + tuple(
     Column(
         name,
         title,
-        partial(_view, query=f"{name}.notna()", column=name),
+        partial(_elsewhere, column=name),
         section="transfer",
     )
     for name, title in (("external", "External"), ("corrupted", "Corrupted"))
@@ -121,28 +140,28 @@ COSTS = (
     _cost(
         "adaptation_flops",
         "Adaptation FLOPs",
-        partial(totals, column="adaptation_flops"),
+        partial(total, column="adaptation_flops"),
         unit="FLOP",
     ),
     _cost(
         "inference_flops_per_image",
         "FLOPs per image",
-        partial(_largest, name="inference_flops_per_image"),
+        partial(largest, column="inference_flops_per_image"),
         unit="FLOP",
     ),
     _cost(
         "pretraining_flops",
         "Pre-training FLOPs",
-        partial(_largest, name="pretraining_flops"),
+        partial(largest, column="pretraining_flops"),
         unit="FLOP",
     ),
-    _cost("total_flops", "Total FLOPs", _total, unit="FLOP"),
-    _cost("parameters", "Parameters", partial(_largest, name="parameters"), unit="count"),
-    _cost("seconds", "Time", partial(totals, column="seconds"), unit="seconds"),
+    _cost("total_flops", "Total FLOPs", _total_flops, unit="FLOP"),
+    _cost("parameters", "Parameters", partial(largest, column="parameters"), unit="count"),
+    _cost("seconds", "Time", partial(total, column="seconds"), unit="seconds"),
     _cost(
-        "peak_memory_bytes", "Peak memory", partial(_peak, name="peak_memory_bytes"), unit="bytes"
+        "peak_memory_bytes", "Peak memory", partial(peak, column="peak_memory_bytes"), unit="bytes"
     ),
-    _cost("energy_joules", "Energy", partial(totals, column="energy_joules"), unit="joules"),
+    _cost("energy_joules", "Energy", partial(total, column="energy_joules"), unit="joules"),
     _cost("device", "Device", _devices, unit="text"),
 )
 
@@ -153,7 +172,7 @@ def domain_columns(domains: Iterable[str]) -> tuple[Column, ...]:
         Column(
             f"domain_{domain}",
             domain,
-            partial(_domain, domain=domain),
+            partial(_view, where=partial(_has, name="domain", value=domain)),
             section="domains",
             domain=domain,
         )

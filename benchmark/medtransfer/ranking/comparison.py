@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,10 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.grid import Grid
 from medtransfer.ranking.resampling import Replicates, weigh
-from medtransfer.ranking.table import cell_scores
 from medtransfer.ranking.uncertainty import interval
-from medtransfer.specs.record import Cell
 
 __all__ = ["Difference", "compare_pair", "shared_cells"]
 
@@ -51,72 +49,48 @@ class Difference:
         return "first" if self.low > 0 else "second" if self.high < 0 else "none"
 
 
-def compare_pair(
-    laid_out: pd.DataFrame, replicates: Replicates, first: str, second: str
-) -> list[Difference]:
+def compare_pair(grid: Grid, replicates: Replicates, first: str, second: str) -> list[Difference]:
     """Compare two encoders in every view, over the cells that both have.
 
     Args:
-        laid_out: Table of `grid` with rows of both.
-        replicates: Of its cells.
+        grid: What both did, among others.
+        replicates: In-domain and out-of-domain, of its cells.
         first: Name of an encoder.
         second: Name of another.
 
     Returns:
         The views, then the domains, then the tasks; none of groups of which one lacks a cell.
     """
-    cells = cell_scores(laid_out)
-    places = cells.index.to_frame()[["task", "domain"]].drop_duplicates()
-    domains = dict(places.itertuples(index=False, name=None))
-    kinds = {str(task): kind for task, kind in cells["kind"].groupby(level="task").first().items()}
+    groups, rows = grid.groups, replicates.find(grid.groups)
+    domains = dict(zip(groups["task"], groups["domain"], strict=True))
     found = []
-    for split in (IN_DOMAIN, "out_of_domain"):
-        scores = [_group_scores(cells, replicates.groups, split, name) for name in (first, second)]
-        values = [
-            replicates.inside(name) if split == IN_DOMAIN else replicates.outside(name)
-            for name in (first, second)
-        ]
-        both = np.isfinite(scores[0]) & np.isfinite(scores[1])
-        for (view, part), chosen in _views(replicates.groups, domains, kinds).items():
-            rows = chosen & both
-            if not rows.any() or (part == "view" and view != "overall" and (rows == both).all()):
+    for split, drawn in ((IN_DOMAIN, replicates.inside), ("out_of_domain", replicates.outside)):
+        scores = grid.columns[split][:, grid.find([first, second])]
+        difference = drawn[first][rows] - drawn[second][rows]
+        both = np.isfinite(scores).all(axis=1)
+        for (view, part), chosen in _views(groups).items():
+            own = chosen & both
+            if not own.any() or (part == "view" and view != "overall" and (own == both).all()):
                 continue
-            weights = weigh(replicates.groups[rows], domains)
-            drawn = weights @ (values[0][rows] - values[1][rows])
-            low, high = interval(drawn)
-            a, b = (float(weights @ own[rows]) for own in scores)
-            found.append(Difference(view, part, split, a, b, float(low), float(high)))
+            weights = weigh(groups[own], domains)
+            low, high = interval(weights @ difference[own])
+            a, b = weights @ scores[own]
+            found.append(Difference(view, part, split, float(a), float(b), float(low), float(high)))
     return found
 
 
-def shared_cells(laid_out: pd.DataFrame, first: str, second: str) -> list[Cell]:
-    """The cells of which both have the in-domain result."""
-    rows = laid_out[(laid_out["split"] == IN_DOMAIN) & laid_out["value"].notna()]
-    names = list(Cell._fields)
-    first_has, second_has = (
-        set(rows.loc[rows["encoder"] == name, names].itertuples(index=False, name=None))
-        for name in (first, second)
-    )
-    return [Cell(*key) for key in sorted(first_has & second_has)]
-
-
-def _group_scores(
-    cells: pd.DataFrame, groups: pd.DataFrame, column: str, encoder: str
-) -> NDArray[np.float64]:
-    """Mean over the draws of each group, (G,); NaN unless all are there."""
-    own = cells[cells.index.isin([encoder], level="encoder")][column]
-    keys = ["task", "budget", "adaptation"]
-    by_group = own.groupby(level=keys)
-    means = by_group.mean().where(by_group.count() == by_group.size())
-    return means.reindex(pd.MultiIndex.from_frame(groups[keys])).to_numpy(float)
+def shared_cells(grid: Grid, first: str, second: str) -> dict[str, int]:
+    """By task the number of cells in the groups of which both have every in-domain result."""
+    scores = grid.columns[IN_DOMAIN][:, grid.find([first, second])]
+    both = grid.groups[np.isfinite(scores).all(axis=1)]
+    return {str(task): int(count) for task, count in both.groupby("task")["draws"].sum().items()}
 
 
 def _views(
-    groups: pd.DataFrame, domains: Mapping[str, str], kinds: Mapping[str, str]
+    groups: pd.DataFrame,
 ) -> dict[tuple[str, Literal["view", "domain", "task"]], NDArray[np.bool_]]:
     """Which groups belong to each view."""
     budget, adaptation = groups["budget"], groups["adaptation"]
-    domain, kind = groups["task"].map(dict(domains)), groups["task"].map(dict(kinds))
     views: dict[tuple[str, Literal["view", "domain", "task"]], pd.Series[bool]] = {
         ("overall", "view"): budget.notna(),
         ("few-shot", "view"): budget != "full",
@@ -124,11 +98,10 @@ def _views(
         ("frozen", "view"): adaptation.isin(_FROZEN),
         ("fine-tuned", "view"): adaptation == "finetune",
     }
-    views |= {(name, "view"): kind == name for name in _names(kind)}
-    views |= {(name, "domain"): domain == name for name in sorted(_names(domain))}
-    views |= {(name, "task"): groups["task"] == name for name in _names(groups["task"])}
+    kinds = groups["kind"].dropna().unique()
+    views |= {(name, "view"): groups["kind"] == name for name in kinds}
+    views |= {
+        (name, "domain"): groups["domain"] == name for name in sorted(groups["domain"].unique())
+    }
+    views |= {(name, "task"): groups["task"] == name for name in groups["task"].unique()}
     return {key: mask.to_numpy() for key, mask in views.items()}
-
-
-def _names(values: pd.Series[str]) -> Sequence[str]:
-    return list(dict.fromkeys(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Literal
 
 from medtransfer.specs.encoder import EncoderCard
@@ -32,6 +33,7 @@ def contamination(card: EncoderCard, lineages: Mapping[str, Iterable[str]]) -> C
     return "unknown" if card.pretraining.datasets is None else "clean"
 
 
+@cache
 def _plain(name: str) -> str:
     """A corpus's name without what people write differently: CIFAR-10, cifar10, Cifar_10."""
     return "".join(character for character in name.lower() if character.isalnum())

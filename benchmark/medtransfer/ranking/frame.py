@@ -1,110 +1,60 @@
-"""Records -> one long table: a row per encoder, cell and test split."""
+"""The records of all encoders in one table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from medtransfer.ranking.submissions import Submission
-from medtransfer.specs.record import Record
+from medtransfer.ranking.submissions import Submission, stack
 
-__all__ = ["COSTS", "IN_DOMAIN", "KINDS", "frame", "most_common"]
+__all__ = ["IN_DOMAIN", "KINDS", "Frame", "join", "most_common"]
 
 IN_DOMAIN = "in_domain"
 # What boards and tables tell apart; labels that exclude each other or occur together are one.
 KINDS = ("classification", "segmentation")
 
-COSTS = [
-    "adaptation_flops",
-    "inference_flops_per_image",
-    "parameters",
-    "trainable_parameters",
-    "seconds",
-    "peak_memory_bytes",
-    "energy_joules",
-]
-_KEY = ["encoder", "protocol", "protocol_fingerprint", "task", "fingerprint", "adaptation"]
-_KEY += ["budget", "draw", "split"]
-_TYPES = {"draw": int, "value": float, "chance": float} | dict.fromkeys(COSTS, float)
-_COLUMNS = [
-    *_KEY,
-    "domain",
-    "kind",
-    "metric",
-    "chance",
-    "status",
-    "error",
-    "value",
-    *COSTS,
-    "device",
-]
 
+@dataclass(frozen=True)
+class Frame:
+    """The records of some encoders.
 
-def frame(submissions: Sequence[Submission]) -> pd.DataFrame:
-    """All records in long form: one row per encoder, cell and test split.
-
-    The test splits of a task are those that any ``ok`` record of the same fingerprint has. A
-    ``diverged`` cell has the value of chance on each of them; a ``failed`` or ``not_applicable``
-    one has none.
-
-    Returns:
-        Columns encoder, protocol, protocol_fingerprint, task, fingerprint, adaptation, budget,
-        draw, split, domain, kind, metric (its name), chance, status, error, value, the costs of the
-        cell (repeated on each split), device, and score = (value - chance) / (1 - chance), which
-        is negative below chance. Sorted, whatever the order of the submissions.
+    Attributes:
+        cells: One row a record: the columns of `Submission.cells`, and encoder.
+        values: One row a test split of a record: the columns of `Submission.values`; cell is in the
+            index of ``cells``, which counts from 0.
     """
-    records = [record for submission in submissions for record in submission.records]
-    splits: dict[tuple[str, str], set[str]] = {}
-    for record in records:
-        known = splits.setdefault((record.task.name, record.task.fingerprint), {IN_DOMAIN})
-        if record.status == "ok":
-            known.update(record.metrics)
-    rows = [
-        _row(record, split)
-        for record in records
-        for split in splits[record.task.name, record.task.fingerprint]
-    ]
-    table = pd.DataFrame(rows, columns=_COLUMNS).astype(_TYPES)
-    table["score"] = (table["value"] - table["chance"]) / (1 - table["chance"])
-    return table.sort_values(_KEY, ignore_index=True)
+
+    cells: pd.DataFrame
+    values: pd.DataFrame
+
+    def choose(self, rows: NDArray[np.bool_]) -> Frame:
+        """Only some rows of ``cells``, with their values."""
+        if rows.all():
+            return self
+        number = np.cumsum(rows) - 1
+        values = self.values[rows[self.values["cell"]]]
+        values = values.assign(cell=number[values["cell"]])
+        return Frame(self.cells[rows].reset_index(drop=True), values.reset_index(drop=True))
 
 
-def _row(record: Record, split: str) -> dict[str, Any]:
-    task = record.task
-    value: float | None = None
-    if record.status == "ok":
-        value = record.metrics.get(split, {}).get(task.metric)
-    elif record.status == "diverged":
-        value = task.chance
-    row = {
-        "encoder": record.encoder.name,
-        "protocol": record.protocol.name,
-        "protocol_fingerprint": record.protocol.fingerprint,
-        "task": task.name,
-        "fingerprint": task.fingerprint,
-        "adaptation": record.adaptation,
-        "budget": record.budget,
-        "draw": record.draw,
-        "split": split,
-        "domain": task.domain,
-        "kind": task.kind,
-        "metric": task.metric,
-        "chance": task.chance,
-        "status": record.status,
-        "error": record.error,
-        "value": value,
-    }
-    if record.cost:
-        row |= {name: getattr(record.cost, name) for name in [*COSTS, "device"]}
-    return row
+def join(submissions: Sequence[Submission]) -> Frame:
+    """The records of all encoders, of at least one, sorted by encoder."""
+    ordered = sorted(submissions, key=lambda submission: submission.card.name)
+    cells, values = stack(ordered)
+    sizes = [len(one.cells) for one in ordered]
+    names = [one.card.name for one in ordered]
+    codes = np.repeat(np.arange(len(names)), sizes)
+    return Frame(cells.assign(encoder=pd.Categorical.from_codes(codes, pd.Index(names))), values)
 
 
-def most_common(rows: pd.DataFrame, column: str) -> dict[str, str]:
+def most_common(cells: pd.DataFrame, column: str) -> dict[str, str]:
     """For every task the value of ``column`` that most records have; ties to the first by name."""
-    records = rows[rows["split"] == IN_DOMAIN]
-    counts = records.groupby(["task", column]).size().reset_index(name="rows")
+    counts = cells.groupby(["task", column], observed=True).size().reset_index(name="rows")
+    counts = counts.astype({"task": object, column: object})
     counts = counts.sort_values(["task", "rows", column], ascending=[True, False, True])
     first = counts.drop_duplicates("task")
     return dict(zip(first["task"], first[column], strict=True))

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from medtransfer.ranking.frame import IN_DOMAIN, KINDS, frame, most_common
-from medtransfer.ranking.resampling import Replicates, Results, resample
+from medtransfer.ranking.frame import KINDS, join, most_common
+from medtransfer.ranking.grid import GROUP, Grid, broad_kind, fill_grid
+from medtransfer.ranking.resampling import Block, Replicates, resample, split_blocks
 from medtransfer.ranking.submissions import Submission
-from medtransfer.ranking.table import (
-    applicable,
-    broad_kind,
-    expected_cells,
-    expected_fingerprints,
-    grid,
-)
+from medtransfer.ranking.table import applicable, expected_cells, is_any, is_current
 from medtransfer.specs.protocol import Protocol
-from medtransfer.specs.record import Cell, Record
-from medtransfer.specs.task import Suite, split_family
+from medtransfer.specs.record import Cell
+from medtransfer.specs.task import Suite
 
 __all__ = ["OTHER_TASKS", "Layout", "lay_out"]
 
@@ -38,12 +34,12 @@ class Layout:
         suite: Name of the suite.
         kind: Kind of its tasks where the board has only these; else empty.
         submissions: By encoder, sorted.
-        rows: Rows of `frame` that count.
-        stale: Rows made under another version of the protocol.
-        foreign: Rows made with other data than most.
+        whole: What they did on every cell.
+        domains: Of the tasks that anybody ran, by task.
+        stale: Records made under another version of the protocol.
+        foreign: Records made with other data than most.
         planned: The ranked cells of the protocol on the suite.
         cells: Those that apply.
-        every: These and the cells of the optional adaptations.
         drawn: Gives the replicates of all layouts of the protocol, which are drawn once.
     """
 
@@ -52,33 +48,23 @@ class Layout:
     suite: str
     kind: str
     submissions: Mapping[str, Submission]
-    rows: pd.DataFrame = field(repr=False)
+    whole: Grid = field(repr=False)
+    domains: Mapping[str, str]
     stale: pd.DataFrame = field(repr=False)
     foreign: pd.DataFrame = field(repr=False)
     planned: Sequence[Cell] = field(repr=False)
     cells: Sequence[Cell] = field(repr=False)
-    every: Sequence[Cell] = field(repr=False)
     drawn: Callable[[], Replicates] = field(repr=False)
 
-    @property
-    def encoders(self) -> list[str]:
-        """Names of the encoders with current records, sorted."""
-        return list(self.submissions)
-
     @cached_property
-    def ranked(self) -> pd.DataFrame:
-        """Table of `grid` of the cells that decide the rank."""
-        return grid(self.rows, self.cells, self.encoders)
-
-    @cached_property
-    def whole(self) -> pd.DataFrame:
-        """Table of `grid` of every cell."""
-        return grid(self.rows, self.every, self.encoders)
+    def ranked(self) -> Grid:
+        """What they did on the cells that decide the rank."""
+        return self.whole.choose(_rows(self.whole, self.cells))
 
     @cached_property
     def replicates(self) -> Replicates:
-        """Bootstrap replicates of every cell."""
-        return self.drawn().select(self.every)
+        """Bootstrap replicates of every cell, and of others."""
+        return self.drawn()
 
 
 def lay_out(
@@ -87,6 +73,8 @@ def lay_out(
     protocols: Mapping[str, Protocol],
     *,
     kinds: Mapping[str, str] | None = None,
+    single: bool = False,
+    processes: int = 1,
 ) -> Iterator[Layout]:
     """One layout per protocol and suite, in the order of the two mappings.
 
@@ -101,72 +89,96 @@ def lay_out(
         suites: By name.
         protocols: By name.
         kinds: Kind of each task by its card, for those that nobody ran.
+        single: Whether replicates of single groups are wanted, too.
+        processes: How many draw the replicates.
     """
-    rows = frame(submissions)
+    if not submissions:
+        return
+    frame = join(submissions)
     encoders = {submission.card.name: submission for submission in submissions}
-    unknown = sorted(set(rows["protocol"]) - set(protocols))
+    unknown = sorted(set(frame.cells["protocol"].unique()) - set(protocols))
     for name in [*protocols, *unknown]:
-        protocol, own = protocols.get(name), rows[rows["protocol"] == name]
+        protocol, of_protocol = protocols.get(name), (frame.cells["protocol"] == name).to_numpy()
+        own = frame.cells[of_protocol]
         known = {**(kinds or {}), **most_common(own, "kind")}
-        stale = own["protocol_fingerprint"] != expected_fingerprints(own, protocol)
-        current = own[~stale]
-        foreign = current["fingerprint"] != current["task"].map(most_common(current, "fingerprint"))
-        valid = current[~foreign]
-        drawn = cache(partial(_draw, valid, encoders))
-        for key, suite in _shown(suites, set(own["task"])).items():
-            for kind, chosen in _by_kind(suite, known).items():
-                planned = expected_cells(chosen, known, protocol) if protocol else []
-                optional = (
-                    expected_cells(chosen, known, protocol, optional=True) if protocol else []
-                )
-                part, of_suite, stale_part, foreign_part = (
-                    table[table["task"].isin(chosen.tasks)]
-                    for table in (valid, current, own[stale], current[foreign])
-                )
-                cells = applicable(planned, part)
-                yield Layout(
-                    protocol=name,
-                    title=protocol.title if protocol else "",
-                    suite=key,
-                    kind=kind,
-                    submissions={e: encoders[e] for e in sorted(of_suite["encoder"].unique())},
-                    rows=part,
-                    stale=stale_part,
-                    foreign=foreign_part,
-                    planned=planned,
-                    cells=cells,
-                    every=[*cells, *applicable(optional, part)],
-                    drawn=drawn,
-                )
+        fresh = is_current(own, protocol)
+        stale, current = own[~fresh], own[fresh]
+        most = most_common(current, "fingerprint")
+        usual = is_any(current, ["task", "fingerprint"], most.items())
+        foreign = current[~usual]
+        chosen_rows = np.zeros(len(frame.cells), bool)
+        chosen_rows[current.index[usual]] = True
+        valid = frame.choose(chosen_rows)
+        boards = {
+            (key, kind): (chosen, *_cells(chosen, known, protocol, valid.cells))
+            for key, suite in _shown(suites, set(own["task"].unique())).items()
+            for kind, chosen in _by_kind(suite, known).items()
+        }
+        pairs = current[["task", "encoder"]].drop_duplicates()
+        ran = pairs.groupby("task", observed=True)["encoder"].agg(list).to_dict()
+        every = dict.fromkeys(cell for *_, cells in boards.values() for cell in cells)
+        current_encoders = current["encoder"].unique()
+        cards = {encoder: encoders[encoder].card for encoder in sorted(current_encoders)}
+        grid = fill_grid(valid, list(every), cards)
+        blocks = dict.fromkeys(
+            block
+            for _, _, ranked, _ in boards.values()
+            for block in _blocks(grid, _rows(grid, ranked))
+        )
+        drawn = cache(
+            partial(
+                _draw, valid.cells, grid, blocks=list(blocks), single=single, processes=processes
+            )
+        )
+        domains = most_common(valid.cells, "domain")
+        for (key, kind), (suite, planned, ranked, cells) in boards.items():
+            tasks = set(suite.tasks)
+            here = sorted({encoder for task in tasks for encoder in ran.get(task, ())})
+            yield Layout(
+                protocol=name,
+                title=protocol.title if protocol else "",
+                suite=key,
+                kind=kind,
+                submissions={encoder: encoders[encoder] for encoder in here},
+                whole=grid.choose(_rows(grid, cells), here),
+                domains={task: domain for task, domain in domains.items() if task in tasks},
+                stale=stale[stale["task"].isin(tasks)],
+                foreign=foreign[foreign["task"].isin(tasks)],
+                planned=planned,
+                cells=ranked,
+                drawn=drawn,
+            )
 
 
-def _draw(rows: pd.DataFrame, submissions: Mapping[str, Submission]) -> Replicates:
-    """Replicates of every record that counts."""
-    inside = rows[rows["split"] == IN_DOMAIN]
-    names = list(Cell._fields)
-    cells = [Cell(*key) for key in inside[names].drop_duplicates().itertuples(index=False)]
-    families = rows["split"].map(split_family)
-    splits = {str(task): sorted(set(own)) for task, own in families.groupby(rows["task"])}
-    return resample(
-        {
-            str(encoder): _results(submissions[str(encoder)], own)
-            for encoder, own in inside.groupby("encoder")
-        },
-        [cell for cell in cells if cell.task in splits],
-        splits,
-    )
+def _cells(
+    suite: Suite, kinds: Mapping[str, str], protocol: Protocol | None, records: pd.DataFrame
+) -> tuple[list[Cell], list[Cell], list[Cell]]:
+    """The ranked cells of a suite, those of them that apply, and these with the optional ones."""
+    if protocol is None:
+        return [], [], []
+    planned = expected_cells(suite, kinds, protocol)
+    ranked = applicable(planned, records)
+    optional = applicable(expected_cells(suite, kinds, protocol, optional=True), records)
+    return planned, ranked, [*ranked, *optional]
 
 
-def _results(submission: Submission, rows: pd.DataFrame) -> Results:
-    """The records that count, with the folders of their arrays."""
-    keys = ["task", "fingerprint", "protocol_fingerprint", "adaptation"]
-    counted = set(rows[keys].drop_duplicates().itertuples(index=False, name=None))
-    found: dict[Cell, tuple[Record, Path]] = {}
-    for record, folder in zip(submission.records, submission.folders, strict=False):
-        task, made = record.task, record.protocol.fingerprint
-        if (task.name, task.fingerprint, made, record.adaptation) in counted:
-            found[record.cell] = record, folder
-    return found
+def _rows(grid: Grid, cells: Sequence[Cell]) -> NDArray[np.intp]:
+    """The groups of some cells, in the order of the cells."""
+    wanted = dict.fromkeys((cell.task, cell.budget, cell.adaptation) for cell in cells)
+    index = pd.MultiIndex.from_frame(grid.groups[GROUP])
+    return index.get_indexer(pd.MultiIndex.from_tuples(list(wanted), names=GROUP))
+
+
+def _blocks(grid: Grid, rows: NDArray[np.intp]) -> list[Block]:
+    return split_blocks(rows, grid.groups["task"].iloc[rows])
+
+
+def _draw(
+    cells: pd.DataFrame, grid: Grid, *, blocks: Sequence[Block], single: bool, processes: int
+) -> Replicates:
+    by_encoder = dict(iter(cells.groupby("encoder", observed=True)))
+    parts = {str(name): by_encoder[name] for name in grid.encoders}
+    return resample(parts, grid.groups, blocks=blocks, single=single, processes=processes)
 
 
 def _by_kind(suite: Suite, kinds: Mapping[str, str]) -> dict[str, Suite]:

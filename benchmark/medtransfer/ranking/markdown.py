@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from medtransfer.ranking.adaptations import tabulate
 from medtransfer.ranking.board import Board
-from medtransfer.ranking.columns import Column, Unit
+from medtransfer.ranking.columns import Column, Section
+from medtransfer.ranking.figures import Figure, figures
 from medtransfer.ranking.frame import IN_DOMAIN, KINDS
 from medtransfer.ranking.pareto import PRICES, best_under
-from medtransfer.ranking.text import MISSING, escape, pipe_table, quantity
+from medtransfer.ranking.task_tables import render_tasks
+from medtransfer.ranking.text import MISSING, escape, pipe_table, quantity, spans
 from medtransfer.specs.protocol import OPTIONAL
 
 __all__ = ["render_markdown"]
 
 _NAMED = 10  # pairs of encoders in a sentence
+_MOST = 30  # encoders in a table: GitHub cuts a page off after half a megabyte
 
 _HEAD = """\
 # Leaderboard
@@ -51,7 +55,7 @@ cell of a board has no rank and no score there: no mean is taken over what happe
   **Unseen tasks only**: the rank without all tasks that any encoder here has seen.
 - **Intra**: over the tasks of domains that the encoder was pre-trained on, so other tasks for
   other encoders; **inter**: over the rest. **External** and **corrupted** are the two parts of
-  out-of-domain.
+  out-of-domain, shown where it has both.
 - **Few-shot** (all budgets but full), **full**, **frozen** (knn and linear; of masks decoder),
   **fine-tuned**, **classification**, **segmentation** and the domains are in-domain scores of a
   part of the cells.
@@ -60,12 +64,14 @@ cell of a board has no rank and no score there: no mean is taken over what happe
 - **Optional adaptations** (partial, lora) are shown beside the ranked ones, over the tasks on which
   an encoder has all of them, and change no rank.
 - **(intra)**: the encoder was pre-trained on that domain. **(unknown)**: it does not say.
-- **±**: standard deviation over the draws. **†**: training diverged on at least one draw, which
-  counts as chance. **3/10 draws**: not finished.
+- **±**: standard deviation over the draws. **(diverged)**: training did on at least one draw,
+  which counts as chance. **3/10 draws**: not finished.
 - **FLOPs per image** and **parameters** are those of the largest cell, with its head or decoder.
 - **Adaptation FLOPs**: floating point operations of all training and selection, summed over the
   cells of the board. **Time** is a sum, too, and like **peak memory** depends on the device.
-- The tables of single tasks hold the primary metric itself. All scores, and each encoder's
+- **Figures** are missing where the leaderboard was made without `pip install -e '.[page]'`.
+- The tables of single tasks hold the primary metric itself, and stand on the first board of a
+  protocol that has the task. All scores, and each encoder's
   transfer relation to each domain, are in `leaderboard.csv`.
 """
 
@@ -77,13 +83,21 @@ def render_markdown(boards: Sequence[Board], *, published: str = "") -> str:
         boards: In their order.
         published: A section on results that were not measured here.
     """
-    parts = [_HEAD, *(_board(board) for board in boards)]
-    if not boards:
-        parts.append("No records yet.\n")
-    return "\n".join([*parts, *([published] if published else []), _FOOT])
+    parts, told = [], defaultdict[str, set[str]](set)
+    for board in boards:
+        parts.append(_board(board, told[board.protocol]))
+        if not board.kind:
+            told[board.protocol] |= set(board.results["task"].unique())
+    return _join(_HEAD, *(parts or ["No records yet.\n"]), published, _FOOT)
 
 
-def _board(board: Board) -> str:
+def _board(board: Board, told: Collection[str]) -> str:
+    """One board.
+
+    Args:
+        board: The board.
+        told: Tasks whose own tables stand above.
+    """
     ranked = board.table[board.table["rank"].notna()]
     unranked = board.table[board.table["rank"].isna()]
     only = f", {board.kind} only" if board.kind else ""
@@ -92,94 +106,112 @@ def _board(board: Board) -> str:
         f"{escape(board.title or 'This protocol is not shipped')}. "
         f"{len(ranked)} of {len(board.table)} encoders are ranked.\n",
     ]
-    if board.kind:
+    if len(board.table) > _MOST:
         parts.append(
-            f"The {board.kind} tasks of the suite by themselves; single tasks stand on its own "
-            "board.\n"
+            f"The tables show the first {_MOST}; all are in `leaderboard.csv` and on the page.\n"
         )
+    if board.kind:
+        parts.append("Single tasks and figures stand on the board of the whole suite.\n")
     if ranked.empty:
         parts.append("No encoder has every cell of this board yet.\n")
     else:
+        drawn = {name: _picture(figure) for name, figure in figures(board).items()}
         parts += [
             _overall(board, ranked),
-            _certainty(board, ranked),
+            _certainty(board, ranked, drawn),
             _domains(board, ranked),
-            _transfer(board, ranked),
-            _costs(board, ranked),
+            _join("### Few-shot curves\n", drawn["curves"]) if "curves" in drawn else "",
+            _transfer(board, ranked, drawn),
+            _costs(board, ranked, drawn),
         ]
     if not board.kind:  # whose tables stand on the board of the whole suite
-        parts += [*_adaptations(board), *_tasks(board)]
+        parts += [*_adaptations(board), *render_tasks(board, most=_MOST, told=told)]
     if len(unranked):
         parts.append(_unranked(board, unranked))
     if board.notes:
         parts.append("### Notes\n\n" + "".join(f"- {escape(note)}\n" for note in board.notes))
-    return "\n".join(parts)
+    return _join(*parts)
+
+
+def _picture(figure: Figure) -> str:
+    return f"![{escape(figure.alt)}]({figure.name})\n\n{escape(figure.caption)}\n"
+
+
+def _join(*parts: str | None) -> str:
+    return "\n".join(part for part in parts if part)
 
 
 def _overall(board: Board, ranked: pd.DataFrame) -> str:
     """The headline: every score but those of parts, and the cost beside them."""
-    shown = [
-        column
-        for column in board.columns
-        if column.section == "overall" or column.name == "adaptation_flops"
-    ]
-    return "### Overall\n\n" + _leaders(ranked, shown)
+    cost = [column for column in board.columns if column.name == "adaptation_flops"]
+    return "### Overall\n\n" + _leaders(ranked, [*_columns(board, "overall"), *cost])
 
 
-def _certainty(board: Board, ranked: pd.DataFrame) -> str:
+def _columns(board: Board, section: Section) -> list[Column]:
+    return [column for column in board.columns if column.section == section]
+
+
+def _certainty(board: Board, ranked: pd.DataFrame, drawn: Mapping[str, str]) -> str:
     """Intervals, ties and tests: how far the places can be trusted."""
     columns = _trust(ranked)
     rows = [
-        [str(row["rank"]), escape(encoder), *(values[number] for values in columns.values())]
-        for number, (encoder, row) in enumerate(ranked.iterrows())
+        [str(rank), escape(encoder), *(values[number] for values in columns.values())]
+        for number, (encoder, rank) in enumerate(ranked["rank"].head(_MOST).items())
     ]
     table = pipe_table(["Rank", "Encoder", *columns], rows, align="rl" + "r" * len(columns))
-    return "### How sure the ranks are\n\n" + table + _significance(board)
+    return _join("### How sure the ranks are\n", table, _significance(board), drawn.get("scores"))
 
 
 def _significance(board: Board) -> str:
-    """What the tests over tasks say, in one paragraph."""
+    """Two questions that are easily taken for one, each with its answer."""
     found, ties = board.significance, board.table["tie"].max()
     if len(board.table["rank"].dropna()) < 2:
         return ""
     lines = []
     if pd.notna(ties):
-        lines.append(
-            f"The test items and draws tell {ties} group{'s' if ties > 1 else ''} of encoders "
-            "apart (Tie)."
-        )
+        groups = f"{ties} groups of encoders apart" if ties > 1 else "no encoder from the best"
+        lines.append(f"- On these very tasks, test items and draws tell {groups} (Tie).\n")
+    question = "- Would it be so on other tasks like these? "
     if found.friedman is None:
-        lines.append(f"Over {found.tasks} task{'s' if found.tasks > 1 else ''} nothing is tested.")
+        tasks = f"{found.tasks} task{'s' if found.tasks > 1 else ''}"
+        lines.append(f"{question}Nothing is tested: {tasks} cannot say.\n")
     else:
         shown = found.pairs[found.pairs["holm"] < 0.05]
         named = [f"{escape(p.better)} over {escape(p.worse)}" for p in shown.itertuples()]
         rest = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         pairs = ", ".join(named[:_NAMED]) + rest
+        verdict = "not all alike" if found.friedman < 0.05 else "not shown to differ"
         lines.append(
-            f"Over {found.tasks} tasks: Friedman's test p = {found.friedman:.2g}; signed-rank "
-            f"tests of the {len(found.pairs)} pairs, corrected by Holm's method, show "
-            f"{pairs or 'no difference'}."
+            f"{question}As far as {found.tasks} tasks can say, the encoders are {verdict} "
+            f"(Friedman's test, p = {found.friedman:.2g}); of their {len(found.pairs)} pairs, "
+            f"signed-rank tests with Holm's correction show {pairs or 'none to differ'}.\n"
         )
-    return "\n" + " ".join(lines) + "\n"
+    return "".join(lines)
 
 
 def _domains(board: Board, ranked: pd.DataFrame) -> str:
-    shown = [column for column in board.columns if column.section == "domains"]
-    return "### In-domain score by domain\n\n" + _leaders(ranked, shown)
+    return "### In-domain score by domain\n\n" + _leaders(ranked, _columns(board, "domains"))
 
 
-def _transfer(board: Board, ranked: pd.DataFrame) -> str:
-    shown = [column for column in board.columns if column.section == "transfer"]
-    text = "### Transfer\n\n"
+def _transfer(board: Board, ranked: pd.DataFrame, drawn: Mapping[str, str]) -> str:
+    columns = _columns(board, "transfer")
+    shown = [one for one in columns if not _repeats(ranked, one.name, "out_of_domain")]
+    parts = ["### Transfer\n"]
     if ranked[[column.name for column in shown]].notna().to_numpy().any():
-        text += _leaders(ranked, shown)
+        parts.append(_leaders(ranked, shown))
     if not ranked["intra_full"].notna().any():
-        text += (
-            "\nIntra and inter transfer, and how much the source domain matters, will stand here "
+        parts.append(
+            "Intra and inter transfer, and how much the source domain matters, will stand here "
             "once an encoder is ranked whose card declares pre-training on a domain of this board "
             "(`bench evaluate` of such an encoder).\n"
         )
-    return text + _sources(board) + _adapted(board, ranked)
+    return _join(*parts, *_sources(board), drawn.get("domains"), _adapted(board, ranked))
+
+
+def _repeats(ranked: pd.DataFrame, name: str, other: str) -> bool:
+    """Whether a column says for every encoder what another one says."""
+    one, two = (ranked[column].to_numpy(float) for column in (name, other))
+    return np.allclose(one, two, rtol=1e-12, atol=0, equal_nan=True)
 
 
 def _adapted(board: Board, ranked: pd.DataFrame) -> str:
@@ -187,18 +219,15 @@ def _adapted(board: Board, ranked: pd.DataFrame) -> str:
     own = ranked[ranked["init"].notna()]
     if own.empty:
         return (
-            "\nWhat further pre-training on a domain brings, in-domain, on external test data and "
+            "What further pre-training on a domain brings, in-domain, on external test data and "
             "under corruptions, against its compute, will stand here once an encoder is ranked "
             "whose card names its parent (`pretraining.init`).\n"
         )
-    shown = [
-        column
-        for column in board.columns
-        if column.name in (IN_DOMAIN, "external", "corrupted", "pretraining_flops")
-    ]
+    wanted = (IN_DOMAIN, "external", "corrupted", "pretraining_flops")
+    shown = [column for column in board.columns if column.name in wanted]
     parents = ranked.loc[ranked.index.isin(own["init"])]
     rows = pd.concat([own, parents[~parents.index.isin(own.index)]])
-    rows = rows.sort_values(["pretraining_flops", "rank"])
+    rows = rows.sort_values(["pretraining_flops", "rank"]).head(_MOST)
     head = ["Encoder", "From", *(column.title for column in shown)]
     lines = [
         [
@@ -208,47 +237,55 @@ def _adapted(board: Board, ranked: pd.DataFrame) -> str:
         ]
         for name, row in rows.iterrows()
     ]
-    text = "\nFurther pre-training, by its compute, beside the parents that are ranked:\n\n"
+    text = "Further pre-training, by its compute, beside the parents that are ranked:\n\n"
     return text + pipe_table(head, lines, align="ll" + "r" * len(shown))
 
 
-def _sources(board: Board) -> str:
+def _sources(board: Board) -> list[str]:
     """Source domains against target domains, and what being at home is worth."""
     heat = board.sources
-    if heat.scores.empty:
-        return ""
+    if len(heat.scores) < 2:
+        return []
     head = ["Pre-trained on", "Encoders", *map(str, heat.scores.columns)]
     rows = [
         [escape(source), str(heat.encoders[source]), *(quantity(float(v), "score") for v in row)]
         for source, row in zip(heat.scores.index, heat.scores.to_numpy(), strict=True)
     ]
-    text = "\nMean score of the encoders of a source domain on each target domain:\n\n"
-    text += pipe_table(head, rows)
+    parts = ["Mean score of the encoders of a source domain on each target domain:\n"]
+    parts.append(pipe_table(head, rows))
     if heat.pairs:
-        text += (
-            f"\nAt home against away (the same target domain, encoders of other sources): "
-            f"{heat.difference:+.3f} over {heat.pairs} pair{'s' if heat.pairs > 1 else ''}"
+        tested = f", signed-rank test p = {heat.p:.2g}" if heat.p is not None else ""
+        parts.append(
+            "At home against away (the same target domain, encoders of other sources): "
+            f"{heat.difference:+.3f} over {heat.pairs} pair{'s' if heat.pairs > 1 else ''}{tested}"
+            ".\n"
         )
-        text += f", signed-rank test p = {heat.p:.2g}.\n" if heat.p is not None else ".\n"
-    return text
+    return parts
 
 
-def _costs(board: Board, ranked: pd.DataFrame) -> str:
-    shown = [column for column in board.columns if column.section == "cost"]
-    text = "### Cost\n\n" + _leaders(ranked, shown, titles=True)
+def _costs(board: Board, ranked: pd.DataFrame, drawn: Mapping[str, str]) -> str:
+    columns = _columns(board, "cost")
+    if not ranked["pretraining_flops"].gt(0).any():  # of no use: nothing, and the same sum again
+        columns = [c for c in columns if c.name not in ("pretraining_flops", "total_flops")]
+    parts = ["### Cost\n", _leaders(ranked, columns, titles=True)]
+    fronts: dict[str, list[str]] = {}
     for name, price in PRICES.items():
+        title = next((column.title for column in columns if column.name == price), None)
         front = ranked.index[ranked[name].fillna(False).astype(bool)]
-        if len(front):
-            title = next(column.title for column in shown if column.name == price)
-            text += f"\nPareto front, score against {title}: {', '.join(map(escape, front))}.\n"
+        if title and len(front):
+            fronts.setdefault(", ".join(map(escape, front)), []).append(title)
+    parts += [
+        f"Pareto front, score against {' and against '.join(titles)}: {front}.\n"
+        for front, titles in fronts.items()
+    ]
     best = best_under(ranked, "adaptation_flops")
     if len(best) > 1:
-        found = ", ".join(
-            f"{quantity(budget, 'FLOP')} {escape(encoder)}"
-            for budget, encoder in zip(best["budget"], best["encoder"], strict=True)
-        )
-        text += f"\nBest under a budget of adaptation FLOPs: {found}.\n"
-    return text
+        found = [
+            f"{quantity(b, 'FLOP')} {escape(e)}"
+            for b, e in zip(best["budget"], best["encoder"], strict=True)
+        ]
+        parts.append(f"Best under a budget of adaptation FLOPs: {', '.join(found)}.\n")
+    return _join(*parts, drawn.get("cost"))
 
 
 def _leaders(
@@ -257,28 +294,24 @@ def _leaders(
     *,
     titles: bool = False,
 ) -> str:
-    """One row per ranked encoder; a column that is empty for all of them is left out."""
+    """One row an encoder; a column that is empty for all of them is left out."""
     shown = [column for column in columns if ranked[column.name].notna().any()]
-    head = ["Rank", "Encoder", *(column.title for column in shown)]
+    rows = ranked.head(_MOST)
+    cells = {"Rank": [str(rank) for rank in rows["rank"]], "Encoder": [*map(escape, rows.index)]}
+    cells |= {column.title: _entries(rows, column) for column in shown}
     align = "rl" + "".join("l" if column.unit == "text" else "r" for column in shown)
-    rows = [
-        [str(row["rank"]), escape(encoder), *(_entry(row, column) for column in shown)]
-        for encoder, row in ranked.iterrows()
-    ]
     if titles:
-        head, align = [*head, "What it is"], align + "l"
-        for row, title in zip(rows, ranked["title"], strict=True):
-            row.append(escape(title))
-    return pipe_table(head, rows, align=align)
+        cells["What it is"], align = [*map(escape, rows["title"])], align + "l"
+    return pipe_table(list(cells), list(map(list, zip(*cells.values(), strict=True))), align=align)
 
 
 def _trust(ranked: pd.DataFrame) -> dict[str, list[str]]:
     """How sure the places are: columns by title, those that say nothing left out."""
     found = {
-        "In-domain, 95 %": _spans(ranked, f"{IN_DOMAIN}_low", f"{IN_DOMAIN}_high", "score"),
-        "Rank, 95 %": _spans(ranked, "rank_low", "rank_high", "count"),
+        "In-domain, 95 %": spans(ranked, f"{IN_DOMAIN}_low", f"{IN_DOMAIN}_high", "score"),
+        "Rank, 95 %": spans(ranked, "rank_low", "rank_high", "count"),
         "Tie": [quantity(value, "count") for value in ranked["tie"]],
-        "Rank on other tasks": _spans(ranked, "rank_low_tasks", "rank_high_tasks", "count"),
+        "Rank on other tasks": spans(ranked, "rank_low_tasks", "rank_high_tasks", "count"),
         "Mean rank": [f"{value:.1f}" for value in ranked["mean_rank"]],
         "Win rate": [quantity(value, "score") for value in ranked["win_rate"]],
     }
@@ -290,91 +323,36 @@ def _trust(ranked: pd.DataFrame) -> dict[str, list[str]]:
     return {name: values for name, values in found.items() if set(values) != {MISSING}}
 
 
-def _spans(ranked: pd.DataFrame, low: str, high: str, unit: Unit) -> list[str]:
-    """Intervals, ``1 to 3``, or one number where they have no width."""
-    rows = []
-    for bounds in ranked[[low, high]].itertuples(index=False, name=None):
-        if pd.isna(bounds[0]):
-            rows.append(MISSING)
-        else:
-            ends = dict.fromkeys(quantity(float(bound), unit) for bound in bounds)
-            rows.append(" to ".join(ends))
-    return rows
-
-
-def _entry(row: pd.Series[Any], column: Column) -> str:
-    value = row[column.name]
+def _entries(rows: pd.DataFrame, column: Column) -> list[str]:
+    values = rows[column.name]
     if column.unit == "text":
-        return escape(value) if pd.notna(value) else MISSING
-    text = quantity(value, column.unit)
+        return [escape(value) if pd.notna(value) else MISSING for value in values]
+    texts = [quantity(value, column.unit) for value in values]
     if column.domain is None:
-        return text
-    relation = row[f"relation_{column.domain}"]
-    mark = {"intra": " (intra)", "unknown": " (unknown)"}
-    return text + mark.get("unknown" if pd.isna(relation) else relation, "")
+        return texts
+    marks = {"intra": " (intra)", "unknown": " (unknown)"}
+    relations = rows[f"relation_{column.domain}"].fillna("unknown")
+    return [text + marks.get(relation, "") for text, relation in zip(texts, relations, strict=True)]
 
 
 def _adaptations(board: Board) -> list[str]:
     """The optional adaptations beside the ranked ones."""
     if board.adaptations.empty:
         return []
-    head, rows = tabulate(board.adaptations)
+    shown = board.adaptations["encoder"].isin(board.table.index[:_MOST])
+    head, rows = tabulate(board.adaptations[shown])
     escaped = [[escape(value) for value in row] for row in rows]
     table = pipe_table(head, escaped, align="llll" + "r" * (len(head) - 4))
     return ["### Optional adaptations beside the ranked ones\n\n" + table]
 
 
-def _tasks(board: Board) -> list[str]:
-    """For every task and test split the primary metric; out-of-domain splits are folded away."""
-    parts = []
-    for task, results in board.results.groupby("task", sort=False):
-        parts.append(f"### {escape(task)}\n")
-        if not results["have"].any():
-            parts.append("No results yet.\n")
-            continue
-        inside, *outside = [
-            f"{escape(part['metric'].iloc[0])}, "
-            f"{escape('in-domain' if split == IN_DOMAIN else split)}\n\n"
-            f"{_split(part, board.table.index)}"
-            for split, part in results.groupby("split", sort=False)
-        ]
-        parts.append(inside)
-        if outside:
-            parts += ["<details><summary>Out-of-domain</summary>\n", *outside, "</details>\n"]
-    return parts
-
-
-def _split(results: pd.DataFrame, order: pd.Index[str]) -> str:
-    """One row per encoder and one column per adaptation and budget; empty ones are left out."""
-    columns = list(dict.fromkeys(zip(results["adaptation"], results["budget"], strict=True)))
-    entries = {
-        (row.encoder, row.adaptation, row.budget): _result(row)
-        for row in results[results["have"] > 0].itertuples()
-    }
-    filled = {key[1:] for key in entries}
-    columns = [column for column in columns if column in filled]
-    present = {encoder for encoder, *_ in entries}
-    rows = [
-        [escape(encoder), *(entries.get((encoder, *column), MISSING) for column in columns)]
-        for encoder in order
-        if encoder in present
-    ]
-    head = ["Encoder", *(f"{adaptation} {budget}" for adaptation, budget in columns)]
-    return pipe_table(head, rows)
-
-
-def _result(row: Any) -> str:
-    if row.have < row.draws:
-        return f"{row.have}/{row.draws} draws"
-    spread = "" if pd.isna(row.std) else f" ± {row.std:.3f}"
-    return f"{row.mean:.3f}{spread}{' †' if row.diverged else ''}"
-
-
 def _unranked(board: Board, unranked: pd.DataFrame) -> str:
     needed = ~board.results["adaptation"].isin(OPTIONAL)
+    shown = unranked.head(_MOST)
     inside = board.results[needed & (board.results["split"] == IN_DOMAIN)]
+    inside = inside[inside["encoder"].isin(shown.index)]
     rows = []
-    for encoder, row in unranked.iterrows():
+    for encoder, row in shown.iterrows():
         own = inside[inside["encoder"] == encoder]
         missing = (own["draws"] - own["have"]).groupby(own["task"], sort=False).sum()
         text = ", ".join(f"{escape(task)} {count}" for task, count in missing.items() if count)

@@ -10,6 +10,7 @@ from string import Template
 
 from medtransfer.ranking.board import Board
 from medtransfer.ranking.charts import chart_library
+from medtransfer.ranking.published import Published
 from medtransfer.ranking.site.payload import embed_json, payload
 from medtransfer.specs.encoder import EncoderCard
 
@@ -17,11 +18,16 @@ __all__ = ["render_page"]
 
 _STATIC = files("medtransfer.ranking.site")
 # In the order in which they build on each other.
-_SCRIPTS = ("elements", "data", "state", "table", "figures", "encoder", "main")
+_SCRIPTS = ("elements", "data", "state", "table", "figures", "transfer", "study", "encoder", "main")
 
 
-def render_page(boards: Sequence[Board], cards: Mapping[str, EncoderCard]) -> str:
-    """The whole page; the same boards and cards give the same text.
+def render_page(
+    boards: Sequence[Board],
+    cards: Mapping[str, EncoderCard],
+    *,
+    studies: Sequence[Published] = (),
+) -> str:
+    """The whole page; the same boards, cards and studies give the same text.
 
     All that a card or a record says stands in one block of JSON; only the scripts and the style
     whose hashes the page's security policy names can run, and nothing can be loaded.
@@ -29,6 +35,7 @@ def render_page(boards: Sequence[Board], cards: Mapping[str, EncoderCard]) -> st
     Args:
         boards: In the order in which the page offers them.
         cards: By encoder; every encoder of a board needs its card.
+        studies: Published results, each on a board of its own after the measured ones.
     """
     style = _read("style.css")
     scripts = "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
@@ -38,7 +45,7 @@ def render_page(boards: Sequence[Board], cards: Mapping[str, EncoderCard]) -> st
         script_hashes=f"{_hash(library)} {_hash(script)}",
         style_hash=_hash(style),
         style=style,
-        data=embed_json(payload(boards, cards)),
+        data=embed_json(payload(boards, cards, studies)),
         library=library,
         script=script,
     )

@@ -5,15 +5,18 @@ Nothing here was measured here, and nothing of it stands beside what was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from medtransfer.ranking.columns import TRANSFER, few_shot, full
 from medtransfer.ranking.frame import IN_DOMAIN
-from medtransfer.ranking.table import LEVELS, average
+from medtransfer.ranking.grid import Scores, Where, average, mean, total
 from medtransfer.specs.base import InputError
 from medtransfer.specs.published import (
     Expectation,
@@ -26,15 +29,16 @@ from medtransfer.specs.published import (
 
 __all__ = ["VIEWS", "Published", "PublishedBoard", "load_published", "published_board"]
 
-# Title, and a query of the cells by the levels of the table and the transfer relation.
-VIEWS: dict[str, tuple[str, str | None]] = {
-    "intra_few_shot": ("Intra, few-shot", "relation == 'intra' and budget != 'full'"),
-    "intra_full": ("Intra, full", "relation == 'intra' and budget == 'full'"),
-    "inter_few_shot": ("Inter, few-shot", "relation == 'inter' and budget != 'full'"),
-    "inter_full": ("Inter, full", "relation == 'inter' and budget == 'full'"),
-    "overall": ("Overall", None),
+# Title, and from the scores to one value an encoder.
+VIEWS: dict[str, tuple[str, Callable[[Any], pd.Series[Any]]]] = {
+    **{
+        column.name: (column.title, column.how)
+        for column in TRANSFER
+        if column.name.startswith(("intra", "inter"))
+    },
+    "overall": ("Overall", partial(average, column=IN_DOMAIN)),
 }
-_REGIMES = {"few-shot": "budget != 'full'", "full": "budget == 'full'"}
+_REGIMES = {"few-shot": few_shot, "full": full}
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,12 @@ def published_board(published: Published) -> PublishedBoard:
     """
     study = published.study
     values = _values(published)
-    cells = _cells(values, study)
+    scores = _scores(values, study)
     results = _results(values, study)
     return PublishedBoard(
         study=study,
-        table=_table(cells, study),
-        domains=_domains(cells),
+        table=_table(scores, study),
+        domains=_domains(scores),
         results=results,
         findings=_findings(values, results, study),
     )
@@ -130,61 +134,65 @@ def _values(published: Published) -> pd.DataFrame:
     return table.astype(dict.fromkeys(study.metrics.values(), float))
 
 
-def _cells(values: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Index :data:`LEVELS`; the score and the transfer relation of every cell."""
-    tasks, encoders = study.target_cards, study.encoder_cards
-    cells = values.reset_index()
-    cells["adaptation"] = study.adaptation
-    cells["domain"] = cells["task"].map({name: card.domain for name, card in tasks.items()})
+def _scores(values: pd.DataFrame, study: Study) -> Scores:
+    """The score of every encoder, target and budget, and how many of its draws are there."""
+    encoders = study.encoder_cards
+    groups, scores, have = [], [], []
+    for name, card in study.target_cards.items():
+        own = values.xs(name, level="task")[card.metric].unstack("encoder")[list(encoders)]
+        for budget, draws in own.groupby(level="budget", sort=False):
+            groups.append((name, budget, study.adaptation, card.domain, len(draws)))
+            found = (draws.to_numpy(float) - card.chance) / (1 - card.chance)
+            scores.append(mean(found, np.zeros(len(found), np.intp))[0])
+            have.append((~np.isnan(found)).sum(axis=0).astype(float))
+    table = pd.DataFrame(groups, columns=["task", "budget", "adaptation", "domain", "draws"])
+    domains = table["domain"].unique()
     relations = {
-        (name, card.domain): encoder.relation(card.domain)
-        for name, encoder in encoders.items()
-        for card in tasks.values()
+        name: [card.relation(domain) for domain in domains] for name, card in encoders.items()
     }
-    pairs = zip(cells["encoder"], cells["domain"], strict=True)
-    cells["relation"] = pd.Series([relations[pair] for pair in pairs], dtype=object)
-    cells[IN_DOMAIN] = float("nan")
-    for name, card in tasks.items():
-        own = cells["task"] == name
-        cells.loc[own, IN_DOMAIN] = (cells.loc[own, card.metric] - card.chance) / (1 - card.chance)
-    return cells.set_index(LEVELS)[["relation", IN_DOMAIN]]
+    return Scores(
+        groups=table,
+        encoders=list(encoders),
+        columns={IN_DOMAIN: np.stack(scores), "have": np.stack(have)},
+        relations=pd.DataFrame(relations, index=domains),
+    )
 
 
-def _counts(cells: pd.DataFrame) -> pd.DataFrame:
-    scores = cells[IN_DOMAIN].groupby(level="encoder")
-    return pd.DataFrame({"have": scores.count(), "expected": scores.size()})
-
-
-def _table(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
-    table = _counts(cells)
+def _table(scores: Scores, study: Study) -> pd.DataFrame:
+    table = pd.DataFrame(index=pd.Index(scores.encoders, name="encoder"))
     cards = study.encoder_cards
+    table["have"] = total(scores, "have").astype(int)
+    table["expected"] = int(scores.groups["draws"].sum())
     table["title"] = [cards[name].title for name in table.index]
     table["parameters"] = [cards[name].parameters or float("nan") for name in table.index]
-    for view, (_, query) in VIEWS.items():
-        table[view] = average(cells.query(query) if query else cells, IN_DOMAIN)
+    for view, (_, how) in VIEWS.items():
+        table[view] = how(scores)
     table["rank"] = table["overall"].rank(ascending=False, method="min").astype("Int64")
-    table["coverage"] = table["have"] / table["expected"]
     order = table.reset_index().sort_values(
-        ["rank", "coverage", "encoder"], ascending=[True, False, True]
+        ["rank", "have", "encoder"], ascending=[True, False, True]
     )
-    return order.drop(columns="coverage").set_index("encoder")
+    return order.set_index("encoder")
 
 
-def _domains(cells: pd.DataFrame) -> pd.DataFrame:
+def _domains(scores: Scores) -> pd.DataFrame:
     names = ["domain", "regime", "encoder", "relation", "score", "rank", "have", "expected"]
     parts = []
-    for domain in dict.fromkeys(cells.index.get_level_values("domain")):
-        inside = cells[cells.index.isin([domain], level="domain")]
-        for regime, query in _REGIMES.items():
-            part = inside.query(query)
-            if part.empty:
+    for domain in scores.relations.index:
+        for regime, chosen in _REGIMES.items():
+
+            def here(groups: pd.DataFrame, domain: str = domain, chosen: Where = chosen) -> Any:
+                return chosen(groups) & (groups["domain"] == domain)
+
+            inside = here(scores.groups).to_numpy()
+            if not inside.any():
                 continue
-            table = _counts(part).assign(domain=domain, regime=regime)
-            table["relation"] = part["relation"].groupby(level="encoder").first()
-            table["score"] = average(part, IN_DOMAIN)
+            table = pd.DataFrame({"encoder": scores.encoders, "domain": domain, "regime": regime})
+            table["relation"] = scores.relations.loc[domain].to_numpy()
+            table["have"] = scores.columns["have"][inside].sum(axis=0).astype(int)
+            table["expected"] = int(scores.groups["draws"][inside].sum())
+            table["score"] = average(scores, IN_DOMAIN, where=here).to_numpy()
             table["rank"] = table["score"].rank(ascending=False, method="min").astype("Int64")
-            ordered = table[table["have"] > 0].reset_index()
-            ordered = ordered.sort_values(
+            ordered = table[table["have"] > 0].sort_values(
                 ["rank", "have", "encoder"], ascending=[True, False, True]
             )
             parts.append(ordered[names])

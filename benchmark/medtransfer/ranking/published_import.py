@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from medtransfer.ranking.published_names import misspelt
 from medtransfer.specs.base import InputError, suggest
 from medtransfer.specs.published import PublishedRecord, RowCondition, Study, load_study
 
@@ -44,10 +45,11 @@ def import_results(path: Path, mapping: Path) -> Imported:
         InputError: Naming the file, the line, the column, the value and what would be right.
     """
     study = load_study(mapping)
+    notes = misspelt(study)
     text = _read(path, _needed(path, mapping, study))
     out = _matching(text, study.left_out, f"{mapping}: left_out")
-    notes = [
-        f"left out {_rows(found)} with {condition}: {condition.reason}"
+    notes += [
+        f"left out {_rows(found.sum())} with {condition}: {condition.reason}"
         for condition, found in zip(study.left_out, out, strict=True)
     ]
     marked = _matching(text, study.marked.values(), f"{mapping}: marked")
@@ -56,11 +58,12 @@ def import_results(path: Path, mapping: Path) -> Imported:
     if text.empty:
         raise InputError(f"{path}: no row of results is left")
     table = _translate(path, text, study)
+    notes += _mixed_scales(text, table, study)
     marks: dict[str, set[tuple[int, ...]]] = {}
     for (mark, condition), every in zip(study.marked.items(), marked, strict=True):
         found = every[text.index]
         marks[mark] = set(table.loc[found, _KEY].itertuples(index=False, name=None))
-        notes.append(f"marked '{mark}' {_rows(found)} with {condition}: {condition.reason}")
+        notes.append(f"marked '{mark}' {_rows(found.sum())} with {condition}: {condition.reason}")
     once = _unique(path, table, study)
     if repeated := len(table) - len(once):
         notes.append(f"rows that repeat another: {repeated}")
@@ -232,6 +235,23 @@ def _values(path: Path, text: pd.Series[str], study: Study) -> pd.Series[float]:
     return values if top == 1 else (values / top).round(12)
 
 
+def _mixed_scales(text: pd.DataFrame, table: pd.DataFrame, study: Study) -> Iterator[str]:
+    """Notes on metrics in per cent of which some values look like fractions."""
+    if study.scale != "percent":
+        return
+    metric, value = study.columns.metric, study.columns.value
+    for code, name in enumerate(study.metrics):
+        own = table.loc[table["metric"] == code, "value"]
+        small = own.index[own.between(0, 0.01, inclusive="right")]
+        if len(small):
+            first = small[0]
+            yield (
+                f"{metric} {_shown(name)}: {_rows(len(small))} of at most 1 per "
+                f"cent, the first on line {first}: {_shown(str(text.at[first, value]))}; "
+                "fractions among percentages?"
+            )
+
+
 def _unique(path: Path, table: pd.DataFrame, study: Study) -> pd.DataFrame:
     """The table without rows that repeat another."""
     key = [*_KEY, "metric"]
@@ -275,8 +295,7 @@ def _records(
     )
 
 
-def _rows(found: pd.Series[bool]) -> str:
-    count = int(found.sum())
+def _rows(count: int) -> str:
     return f"{count} row{'s' if count != 1 else ''}"
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
 from medtransfer.ranking.published import VIEWS, Published, PublishedBoard, published_board
+from medtransfer.ranking.published_text import (
+    HOW_FINDINGS_ARE_READ,
+    claims,
+    holds,
+    summarise,
+    tabulate_comparisons,
+    tabulate_target,
+)
 from medtransfer.ranking.text import MISSING, escape, pipe_table, quantity
-from medtransfer.specs.published import Study
 
 __all__ = ["render_published"]
 
@@ -36,22 +42,13 @@ def _board(board: PublishedBoard) -> str:
     parts = [
         f"### {escape(study.title)}\n",
         f"{escape(study.citation)}. Licence: {escape(study.licence)}. {escape(study.url)}\n",
-        "".join(f"- {escape(note)}\n" for note in _notes(study)),
+        "".join(f"- {escape(note)}\n" for note in study.remarks),
         _overall(board),
         *_domains(board),
         *_findings(board),
         *_tasks(board),
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _notes(study: Study) -> list[str]:
-    notes = [f"Adaptation: {study.adaptation}.", *study.notes]
-    for condition in study.left_out:
-        notes.append(f"Left out, because {condition.reason}: rows with {condition}.")
-    for mark, condition in study.marked.items():
-        notes.append(f"† {mark}: {condition.reason}.")
-    return notes
 
 
 def _overall(board: PublishedBoard) -> str:
@@ -111,99 +108,31 @@ def _standing(table: pd.DataFrame, encoder: str) -> tuple[str, str]:
 def _findings(board: PublishedBoard) -> list[str]:
     """Each finding with its verdict, what it rests on, and its comparisons, folded away."""
     parts = []
-    for number, finding in enumerate(board.study.findings):
-        rows = board.findings[board.findings["finding"] == number]
-        shown = rows["verdict"].eq("as claimed").all()
+    for finding, rows in claims(board):
+        verdict = "Shown" if holds(rows) else "Not shown"
         parts.append(
-            f"#### Finding: {escape(finding.title)}\n\n**{'Shown' if shown else 'Not shown'}.** "
-            f"{escape(finding.text)}\n"
+            f"#### Finding: {escape(finding.title)}\n\n**{verdict}.** {escape(finding.text)}\n"
         )
-        parts.append("".join(f"- {line}\n" for line in _summary(rows)))
-        parts += ["<details><summary>Comparisons</summary>\n", _comparisons(rows), "</details>\n"]
+        parts.append("".join(f"- {escape(line)}\n" for line in summarise(rows)))
+        head, lines = tabulate_comparisons(rows)
+        table = _table(head, lines, align="llllrrrrl")
+        parts += ["<details><summary>Comparisons</summary>\n", table, "</details>\n"]
     if parts:
-        parts.append(
-            "A finding is shown when all of its comparisons are as claimed. Difference: first "
-            "encoder minus second, over n draws that both have, with its 95 % interval (paired t). "
-            "Not resolved: the interval holds 0. Place: of either encoder by the mean of that "
-            "metric, among those with all draws.\n"
-        )
+        parts.append(f"{HOW_FINDINGS_ARE_READ}\n")
     return parts
-
-
-def _summary(rows: pd.DataFrame) -> list[str]:
-    """One line per expectation: how many comparisons hold, and how large the differences are."""
-    lines = []
-    for (budget, metric, side), part in rows.groupby(["budget", "metric", "expected"], sort=False):
-        counts = part["verdict"].value_counts()
-        others = [
-            f"{counts[verdict]} {verdict}"
-            for verdict in ("opposite", "not resolved", "no data")
-            if verdict in counts
-        ]
-        held = f"{counts.get('as claimed', 0)} of {len(part)} {side}"
-        span = f"{_signed(part['difference'].min())} to {_signed(part['difference'].max())}"
-        lines.append(
-            f"{escape(budget)}, {escape(metric)}: {', '.join([held, *others])}; "
-            f"difference {span if len(part) > 1 else _signed(part['difference'].iloc[0])}"
-        )
-    return lines
-
-
-def _comparisons(rows: pd.DataFrame) -> str:
-    head = ["Encoders", "Target", "Budget", "Metric", "Difference", "95 % interval", "n", "Place"]
-    lines = [
-        [
-            f"{escape(row['a'])} - {escape(row['b'])}",
-            escape(row["task"]),
-            escape(row["budget"]),
-            escape(row["metric"]),
-            _signed(row["difference"]),
-            f"{_signed(row['low'])} to {_signed(row['high'])}",
-            str(row["n"]),
-            f"{_place(row['rank_a'])}, {_place(row['rank_b'])} of {_place(row['ranked'])}",
-            escape(row["verdict"]),
-        ]
-        for _, row in rows.iterrows()
-    ]
-    return pipe_table([*head, "Verdict"], lines, align="llllrrrrl")
-
-
-def _signed(value: float) -> str:
-    return MISSING if pd.isna(value) else f"{round(value, 3) + 0.0:+.3f}"
-
-
-def _place(rank: float) -> str:
-    return MISSING if pd.isna(rank) else f"{rank:.0f}"
 
 
 def _tasks(board: PublishedBoard) -> list[str]:
     """For every target and metric mean and spread over draws; folded away."""
     parts = []
     for name, card in board.study.target_cards.items():
-        own = board.results[board.results["task"] == name]
         title = " ".join(f"{name}: {card.title}".split())
         parts.append(f"<details><summary>{html.escape(title)}</summary>\n")
-        for metric, part in own.groupby("metric", sort=False):
-            primary = " (primary)" if metric == card.metric else ""
-            parts.append(f"{escape(metric)}{primary}\n\n{_budgets(part, board)}")
+        for metric, head, rows in tabulate_target(board, name):
+            parts.append(f"{escape(metric)}\n\n{_table(head, rows)}")
         parts.append("</details>\n")
     return parts
 
 
-def _budgets(part: pd.DataFrame, board: PublishedBoard) -> str:
-    entries = {(row.encoder, row.budget): _result(row) for row in part.itertuples()}
-    budgets = [b for b in board.study.ordered_budgets if b in set(part["budget"])]
-    present = set(part["encoder"])
-    rows = [
-        [escape(encoder), *(entries.get((encoder, budget), MISSING) for budget in budgets)]
-        for encoder in board.study.encoder_cards
-        if encoder in present
-    ]
-    return pipe_table(["Encoder", *budgets], rows)
-
-
-def _result(row: Any) -> str:
-    if row.have < row.draws:
-        return f"{row.have}/{row.draws} draws"
-    spread = "" if pd.isna(row.std) else f" ± {row.std:.3f}"
-    return f"{row.mean:.3f}{spread}{' †' if row.marked else ''}"
+def _table(head: list[str], rows: list[list[str]], *, align: str | None = None) -> str:
+    return pipe_table(head, [[escape(text) for text in row] for row in rows], align=align)

@@ -9,29 +9,34 @@ alone: neither another encoder nor the order of the submissions changes a replic
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.grid import GROUP, mean
+from medtransfer.ranking.parallel import map_in_processes
 from medtransfer.ranking.rows import read_rows
 from medtransfer.specs.base import InputError
-from medtransfer.specs.record import Cell, Record
 
-__all__ = ["REPLICATES", "Replicates", "Results", "resample", "weigh"]
+__all__ = ["REPLICATES", "Block", "Replicates", "resample", "split_blocks", "weigh"]
 
 REPLICATES = 1000
 _FILE = "replicates.npz"
+_MUCH = 20_000  # records; fewer are drawn before a second process has started
 
 Scores = NDArray[np.float32]
 Rows = Mapping[str, NDArray[np.float32]]
-Results = Mapping[Cell, tuple[Record, Path]]
-"""One encoder's records, each with the folder in which its arrays are."""
+
+
+Block = tuple[int, ...]
+"""Rows of groups: those of one task that count on a board."""
 
 
 @dataclass(frozen=True)
@@ -39,65 +44,46 @@ class Replicates:
     """Replicates of the scores of groups of cells; a group is a task, budget and adaptation.
 
     Attributes:
-        groups: One row a group, G of them: task, budget and adaptation.
-        splits: For each encoder and test split, graded corruptions being one, the scores (G, R),
-            averaged over the draws; NaN for groups of which the encoder lacks a cell or the task
-            has no such split.
+        groups: One row a group, G of them: task, budget, adaptation.
+        bounds: For each encoder the 95 % interval of its in-domain scores, (2, G); NaN for groups
+            of which it lacks a cell.
+        means: For each encoder and block the mean in-domain score over the block's groups, (R,).
+        inside: For each encoder the in-domain scores, (G, R); only if single groups were wanted.
+        outside: The same out-of-domain, the mean over the task's other splits, graded corruptions
+            being one.
     """
 
     groups: pd.DataFrame
-    splits: Mapping[str, Mapping[str, Scores]]
+    bounds: Mapping[str, Scores]
+    means: Mapping[str, Mapping[Block, NDArray[np.float64]]]
+    inside: Mapping[str, Scores]
+    outside: Mapping[str, Scores]
 
-    def select(self, cells: Sequence[Cell]) -> Replicates:
-        """Only the groups of some cells."""
-        wanted = {(cell.task, cell.budget, cell.adaptation) for cell in cells}
-        keys = self.groups.itertuples(index=False, name=None)
-        rows = np.array([key in wanted for key in keys], dtype=bool)
-        return Replicates(
-            self.groups[rows].reset_index(drop=True),
-            {
-                encoder: {split: scores[rows] for split, scores in own.items()}
-                for encoder, own in self.splits.items()
-            },
-        )
+    def find(self, groups: pd.DataFrame) -> NDArray[np.intp]:
+        """Rows of these groups, each of which is among its own."""
+        index = pd.MultiIndex.from_frame(self.groups[GROUP])
+        return index.get_indexer(pd.MultiIndex.from_frame(groups[GROUP]))
 
-    def bounds(self) -> pd.DataFrame:
-        """95 % intervals: encoder, split, task, budget, adaptation, low and high (scores)."""
-        parts = []
-        for encoder, own in self.splits.items():
-            for split, scores in own.items():
-                known = ~np.isnan(scores[:, 0])
-                if not known.any():
-                    continue
-                part = self.groups[known].assign(encoder=encoder, split=split)
-                part["low"], part["high"] = np.percentile(scores[known], [2.5, 97.5], axis=1)
-                parts.append(part)
-        names = ["encoder", "split", *self.groups.columns, "low", "high"]
-        return pd.concat(parts)[names] if parts else pd.DataFrame(columns=names)
 
-    def inside(self, encoder: str) -> Scores:
-        """In-domain scores, (G, R)."""
-        return self.splits[encoder][IN_DOMAIN]
+def split_blocks(rows: NDArray[np.intp], tasks: pd.Series[str]) -> list[Block]:
+    """The rows of each task, tasks in the order in which they come first.
 
-    def outside(self, encoder: str) -> Scores:
-        """Out-of-domain scores, (G, R): the mean over a task's other splits, NaN without any."""
-        total = np.zeros_like(self.inside(encoder))
-        count = np.zeros_like(total)
-        for name, scores in self.splits[encoder].items():
-            if name != IN_DOMAIN:
-                known = ~np.isnan(scores)
-                total += np.where(known, scores, 0)
-                count += known
-        mean: Scores = np.where(count, total / np.maximum(count, 1), np.float32(np.nan))
-        return mean
+    Args:
+        rows: Of groups.
+        tasks: Theirs.
+    """
+    codes, names = pd.factorize(tasks)
+    return [tuple(rows[codes == code].tolist()) for code in range(len(names))]
 
 
 def resample(
-    results: Mapping[str, Results],
-    cells: Sequence[Cell],
-    splits: Mapping[str, Sequence[str]],
+    cells: Mapping[str, pd.DataFrame],
+    groups: pd.DataFrame,
     *,
+    blocks: Sequence[Block] = (),
+    single: bool = False,
     replicates: int = REPLICATES,
+    processes: int = 1,
 ) -> Replicates:
     """Draw replicates of what the encoders have, where all draws of a group are there.
 
@@ -107,36 +93,29 @@ def resample(
     Complex Survey Data", JASA 1988); a single draw stays.
 
     Args:
-        results: By encoder.
-        cells: The cells of a board.
-        splits: The test splits of each task, graded corruptions being one.
+        cells: The records of each encoder, as in `Submission`, at most one of a cell.
+        groups: As in `Grid`.
+        blocks: Of which means are wanted; these of hundreds of encoders are megabytes, single
+            groups a gigabyte.
+        single: Whether single groups are wanted, too, in-domain and out-of-domain.
         replicates: Number R of replicates.
+        processes: How many do it, where there is much to do.
 
     Raises:
         InputError: For arrays that a record names and that are not there.
     """
-    blocks: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in cells:
-        blocks.setdefault((cell.task, cell.budget, cell.adaptation), []).append(cell)
-    groups = pd.DataFrame(list(blocks), columns=["task", "budget", "adaptation"])
-    names = sorted({name for cell in cells for name in splits.get(cell.task, ())})
-    chosen_items, chosen_draws = cache(_choose_items), cache(_choose_draws)
-    found: dict[str, dict[str, Scores]] = {}
-    for encoder, own in results.items():
-        folders = {folder for _, folder in own.values()}
-        archives = {folder: _open(folder) for folder in folders if (folder / _FILE).is_file()}
-        scores = {name: np.full((len(blocks), replicates), np.nan, np.float32) for name in names}
-        for row, ((task, budget, _), draws) in enumerate(blocks.items()):
-            if not all(cell in own and _usable(*own[cell], archives) for cell in draws):
-                continue
-            draws = sorted(draws, key=lambda cell: cell.draw)
-            chosen = chosen_draws(task, budget, draws=len(draws), replicates=replicates)
-            for name in splits[task]:
-                stored = _stack([_read(own[cell], name, archives) for cell in draws])
-                items = chosen_items(task, name, stored.shape[1], replicates=replicates)
-                scores[name][row] = stored[chosen, items[:, None]].mean(axis=1)
-        found[encoder] = scores
-    return Replicates(groups, found)
+    work = partial(_draw, groups=groups, blocks=blocks, single=single, replicates=replicates)
+    if sum(map(len, cells.values())) < _MUCH:
+        processes = 1
+    found = map_in_processes(work, list(cells.values()), processes=processes)
+    drawn = dict(zip(cells, found, strict=True))
+    return Replicates(
+        groups=groups[GROUP],
+        bounds={name: one.bounds for name, one in drawn.items()},
+        means={name: dict(zip(blocks, one.means, strict=True)) for name, one in drawn.items()},
+        inside={name: one.inside for name, one in drawn.items() if one.inside is not None},
+        outside={name: one.outside for name, one in drawn.items() if one.outside is not None},
+    )
 
 
 def weigh(groups: pd.DataFrame, domains: Mapping[str, str]) -> NDArray[np.float64]:
@@ -153,24 +132,134 @@ def weigh(groups: pd.DataFrame, domains: Mapping[str, str]) -> NDArray[np.float6
     return np.asarray(1 / (per_task * per_domain * domain.nunique()), dtype=np.float64)
 
 
-def _usable(record: Record, folder: Path, there: Container[Path]) -> bool:
-    """Whether a cell has replicates; the submissions that are installed come without arrays."""
-    if record.status == "diverged":
-        return True
-    return record.status == "ok" and record.replicates is not None and folder in there
+class _Drawn(NamedTuple):
+    """Of one encoder; see `Replicates`."""
+
+    bounds: Scores
+    means: list[NDArray[np.float64]]
+    inside: Scores | None
+    outside: Scores | None
 
 
+def _draw(
+    cells: pd.DataFrame,
+    *,
+    groups: pd.DataFrame,
+    blocks: Sequence[Block],
+    single: bool,
+    replicates: int,
+) -> _Drawn:
+    """Draw the replicates of one encoder."""
+    archives = {
+        folder: _open(Path(folder), None if single else IN_DOMAIN)
+        for folder in cells["folder"].dropna().unique()
+        if (Path(folder) / _FILE).is_file()  # the installed submissions come without arrays
+    }
+    inside = np.full((len(groups), replicates), np.nan, np.float32)
+    outside = np.full_like(inside, np.nan) if single else None
+    names = [str(name).removeprefix("has_") for name in groups if str(name).startswith("has_")]
+    has = {name: groups[f"has_{name}"].to_numpy(bool) for name in names}
+    draws = list(zip(groups["budget"], groups["draws"], strict=True))
+    for task, own in _by_task(cells, groups, archives):
+        rows = own.group[own.number == 0]
+        weights = [
+            _weigh_draws(task, draws[row][0], draws=draws[row][1], replicates=replicates)
+            for row in rows
+        ]
+        scores = {}
+        for name in names if single else [IN_DOMAIN]:
+            if has[name][rows[0]]:
+                stored = _read(own, name, archives)
+                items = _choose_items(task, name, stored.shape[1], replicates=replicates)
+                scores[name] = _average(np.take(stored, items, axis=1), own.number, weights)
+        inside[rows] = scores.pop(IN_DOMAIN)
+        if outside is not None and scores:
+            outside[rows] = sum(scores.values()) / np.float32(len(scores))
+    return _Drawn(
+        bounds=np.percentile(inside, [2.5, 97.5], axis=1),
+        means=[mean(inside[list(block)], np.zeros(len(block), np.intp))[0] for block in blocks],
+        inside=inside if single else None,
+        outside=outside,
+    )
+
+
+class _Cells(NamedTuple):
+    """Some cells of one task, by group and draw: row of the group, number of the draw in it."""
+
+    group: NDArray[np.int64]
+    number: NDArray[np.int64]
+    measured: NDArray[np.bool_]
+    chance: NDArray[np.float32]
+    folder: NDArray[np.object_]
+    key: NDArray[np.object_]
+
+    def take(self, rows: slice) -> _Cells:
+        """Some of them."""
+        return _Cells(**{name: values[rows] for name, values in self._asdict().items()})
+
+
+def _by_task(
+    cells: pd.DataFrame, groups: pd.DataFrame, archives: Mapping[str, Rows]
+) -> Iterator[tuple[str, _Cells]]:
+    """The cells of the groups of which every draw has replicates, task by task."""
+    index = pd.MultiIndex.from_frame(groups[GROUP])
+    group = index.get_indexer(pd.MultiIndex.from_frame(cells[GROUP]))
+    diverged = (cells["status"] == "diverged").to_numpy()
+    measured = (cells["status"] == "ok") & cells["key"].notna() & cells["folder"].isin(archives)
+    usable = (group >= 0) & (diverged | measured.to_numpy())
+    counts = np.bincount(group[usable], minlength=len(groups))
+    usable[usable] = (counts == groups["draws"].to_numpy())[group[usable]]
+    of_task, tasks = pd.factorize(groups["task"])
+    order = np.lexsort((cells["draw"].to_numpy(), group, of_task[group]))
+    order = order[usable[order]]
+    group, starts = group[order], np.flatnonzero(np.diff(group[order], prepend=-1))
+    chosen = _Cells(
+        group=group,
+        number=np.arange(len(group)) - np.repeat(starts, np.diff(starts, append=len(group))),
+        measured=~diverged[order],
+        chance=cells["chance"].to_numpy(np.float32)[order],
+        folder=cells["folder"].to_numpy(object)[order],
+        key=cells["key"].to_numpy(object)[order],
+    )
+    for task in np.unique(of_task[group]):
+        rows = slice(*np.searchsorted(of_task[group], [task, task + 1]))
+        yield str(tasks[task]), chosen.take(rows)
+
+
+def _average(values: Scores, number: NDArray[np.int64], weights: Sequence[Scores]) -> Scores:
+    """Weighted mean over the draws of each group.
+
+    One draw after the other, in single precision: the same bits on every processor, which a
+    library's sum of products does not promise.
+
+    Args:
+        values: (cells, R), by group.
+        number: Of the draw in its group, (cells,).
+        weights: Of each group's draws, (D, R) each.
+    """
+    group = np.cumsum(number == 0) - 1
+    means = np.zeros((len(weights), values.shape[1]), np.float32)
+    for draw in range(number.max() + 1):
+        here = number == draw
+        means[group[here]] += values[here] * np.stack([weights[g][draw] for g in group[here]])
+    return means
+
+
+@cache
 def _choose_items(task: str, split: str, stored: int, *, replicates: int) -> NDArray[np.intp]:
     """Which of the stored replicates of a split are taken, (R,)."""
     return _random("items", task, split).integers(stored, size=replicates)
 
 
-def _choose_draws(task: str, budget: str, *, draws: int, replicates: int) -> NDArray[np.intp]:
-    """Which draws are taken, (R, D - 1); the adaptations of a budget share its few shots."""
+@cache
+def _weigh_draws(task: str, budget: str, *, draws: int, replicates: int) -> Scores:
+    """What each draw counts, (D, R); the adaptations of a budget share its few shots."""
     if draws == 1:
-        return np.zeros((replicates, 1), np.intp)
+        return np.ones((1, replicates), np.float32)
     generator = _random("draws", task, budget, str(draws))
-    return generator.integers(draws, size=(replicates, draws - 1))
+    taken = generator.integers(draws, size=(replicates, draws - 1))
+    counts = (taken == np.arange(draws)[:, None, None]).sum(axis=2)
+    return np.asarray(counts / (draws - 1), np.float32)
 
 
 def _random(*names: str) -> np.random.Generator:
@@ -178,36 +267,42 @@ def _random(*names: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-def _read(result: tuple[Record, Path], split: str, archives: Mapping[Path, Rows]) -> Scores:
-    """The stored replicates of one cell and split as scores, (B,); (1,) where it diverged."""
-    record, folder = result
-    if record.status == "diverged":  # which is chance, whatever the items
-        return np.zeros(1, np.float32)
-    assert record.replicates is not None
-    try:
-        values = archives[folder][f"{record.replicates.key}/{split}"]
-    except KeyError:
-        raise InputError(
-            f"{folder / _FILE}: no replicates of {record.cell}, {split}, which its record names"
-        ) from None
-    # A replicate in which the metric is undefined says nothing; it is the mean of the others.
-    unknown = np.isnan(values)
-    if unknown.any():
-        mean = values[~unknown].mean() if not unknown.all() else record.task.chance
-        values = np.where(unknown, mean, values)
-    chance = np.float32(record.task.chance)
-    return (values - chance) / (1 - chance)
+def _read(cells: _Cells, split: str, archives: Mapping[str, Rows]) -> Scores:
+    """The stored replicates of one split as scores, (cells, B); of cells that diverged zeros.
+
+    Which is chance, whatever the items. A replicate in which the metric is undefined says nothing:
+    it is the mean of the others.
+    """
+    rows = []
+    for folder, key in zip(cells.folder[cells.measured], cells.key[cells.measured], strict=True):
+        try:
+            rows.append(archives[folder][f"{key}/{split}"])
+        except KeyError:
+            raise InputError(
+                f"{Path(folder) / _FILE}: no replicates of {key}, {split}, which a record names"
+            ) from None
+        if len(rows[-1]) != len(rows[0]):
+            raise InputError(
+                f"{Path(folder) / _FILE}: {len(rows[-1])} replicates of {key}, {split}, but "
+                f"{len(rows[0])} of other cells of the task"
+            )
+    stored = np.zeros((len(cells.group), len(rows[0]) if rows else 1), np.float32)
+    if rows:
+        values, chance = np.stack(rows), cells.chance[cells.measured, None]
+        unknown = np.isnan(values)
+        if unknown.any():
+            count = np.maximum((~unknown).sum(axis=1, keepdims=True), 1)
+            mean = np.where(unknown, 0, values).sum(axis=1, keepdims=True) / count
+            mean = np.where(unknown.all(axis=1, keepdims=True), chance, mean)
+            values = np.where(unknown, mean, values)
+        stored[cells.measured] = (values - chance) / (1 - chance)
+    return stored
 
 
-def _open(folder: Path) -> Rows:
+def _open(folder: Path, split: str | None) -> Rows:
     # Not the name in the record: a submission must not point to files elsewhere.
     path = folder / _FILE
     try:
-        return read_rows(path)
+        return read_rows(path, suffix=f"/{split}" if split else "")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-
-
-def _stack(rows: Sequence[Scores]) -> Scores:
-    """Draws as one array (D, B); one that diverged is the same in every replicate."""
-    return np.stack(np.broadcast_arrays(*rows))

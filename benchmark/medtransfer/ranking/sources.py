@@ -50,17 +50,14 @@ def compare_sources(table: pd.DataFrame, cards: Mapping[str, EncoderCard]) -> So
     scores = table[names].astype(float).rename(columns=lambda name: name.removeprefix("domain_"))
     source = pd.Series({name: _source(card) for name, card in cards.items()}, dtype=str)
     source = source.reindex(scores.index)
-    differences = []
-    for encoder, own in scores.iterrows():
-        for domain in cards[str(encoder)].pretraining.domains or ():
-            if domain in scores.columns:
-                away = [
-                    name
-                    for name in scores.index
-                    if cards[name].relation(domain) == "inter" and name != encoder
-                ]
-                if away:
-                    differences.append(own[domain] - scores.loc[away, domain].mean())
+    differences: list[float] = []
+    for domain in scores.columns:
+        relations = pd.Series({name: card.relation(str(domain)) for name, card in cards.items()})
+        relations = relations.reindex(scores.index)
+        away = scores.loc[relations == "inter", domain]
+        if len(away):
+            home = scores.loc[relations == "intra", domain]
+            differences += (home - away.mean()).tolist()
     return Sources(
         scores=scores.groupby(source).mean().sort_index(),
         encoders={str(name): int(count) for name, count in source.value_counts().items()},

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medtransfer.ranking.frame import IN_DOMAIN
-from medtransfer.ranking.resampling import Replicates, weigh
-from medtransfer.ranking.table import average
+from medtransfer.ranking.grid import Grid, average
+from medtransfer.ranking.resampling import Replicates, split_blocks, weigh
 from medtransfer.ranking.uncertainty import (
     Significance,
     compare_over_tasks,
@@ -52,7 +53,7 @@ class Standing:
 
 
 def judge(
-    cells: pd.DataFrame,
+    grid: Grid,
     encoders: Sequence[str],
     replicates: Replicates,
     lineages: Mapping[str, Sequence[str]],
@@ -60,40 +61,46 @@ def judge(
     """Compare the ranked encoders of a board.
 
     Args:
-        cells: Table of `cell_scores`.
+        grid: What they did on the cells that decide the rank; others may be in it.
         encoders: Those with every cell.
-        replicates: Of the same cells.
+        replicates: Of these cells; others may be in it.
         lineages: Source corpora of each task.
     """
     table = pd.DataFrame(index=pd.Index(encoders, name="encoder"), columns=STANDING, dtype=float)
-    own = cells[cells.index.isin(encoders, level="encoder")]
-    tasks = average(own, IN_DOMAIN, by="task").droplevel("domain").unstack("encoder")
-    tasks = tasks[list(encoders)]
+    own = grid.choose(np.arange(len(grid.groups)), encoders)
+    tasks = average(own, IN_DOMAIN, by="task")
     significance = compare_over_tasks(tasks)
     if not len(encoders):
         return Standing(table, significance)
     table["mean_rank"] = tasks.rank(axis=1, ascending=False).mean()
     table["win_rate"] = _win_rates(tasks)
-    places = own.index.to_frame()[["task", "domain"]].drop_duplicates()
-    domains = dict(places.itertuples(index=False, name=None))
-    inside = {encoder: replicates.inside(encoder) for encoder in encoders}
-    weights = weigh(replicates.groups, domains)
-    overall = np.stack([weights @ values for values in inside.values()])
+    drawn = _by_task(own, replicates)
+    domains = dict(zip(own.groups["task"], own.groups["domain"], strict=True))
+    weights = weigh(pd.DataFrame({"task": tasks.index}), domains)
+    overall = np.stack([weights @ values for values in drawn])
     known = np.isfinite(overall).all(axis=1)
-    scores = average(own, IN_DOMAIN)[list(encoders)].to_numpy()
+    scores = average(own, IN_DOMAIN).to_numpy()
     table[[f"{IN_DOMAIN}_low", f"{IN_DOMAIN}_high"]] = interval(overall).T
     table["tie"] = tie_groups(scores, overall)
-    for suffix, drawn in (
+    for suffix, values in (
         ("", overall),
-        ("_tasks", task_replicates(replicates, inside, domains, lineages)),
+        ("_tasks", task_replicates(drawn, list(tasks.index), domains, lineages)),
     ):
-        if drawn is not None:
-            low, high = rank_intervals(drawn)
+        if values is not None:
+            low, high = rank_intervals(values)
             table["rank_low" + suffix] = np.where(known, low, np.nan)
             table["rank_high" + suffix] = np.where(known, high, np.nan)
     table.loc[~known, "tie"] = np.nan
     whole = [name for name in STANDING if name.startswith(("rank", "tie"))]
     return Standing(table.astype(dict.fromkeys(whole, "Int64")), significance)
+
+
+def _by_task(grid: Grid, replicates: Replicates) -> NDArray[np.float64]:
+    """Replicates of the score on each task, (E, tasks, R): the mean over its groups."""
+    blocks = split_blocks(replicates.find(grid.groups), grid.groups["task"])
+    return np.stack(
+        [np.stack([replicates.means[name][block] for block in blocks]) for name in grid.encoders]
+    )
 
 
 def _win_rates(tasks: pd.DataFrame) -> pd.Series[float]:

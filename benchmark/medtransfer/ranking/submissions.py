@@ -2,55 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
+from pandas.api.types import union_categoricals
+
+from medtransfer.ranking.parallel import map_in_processes
 from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.record import Record, read_records
+from medtransfer.specs.record import Record, first_settled, iterate_records
 from medtransfer.specs.verification import Status, read_status
 
-__all__ = ["PUBLISHED", "Submission", "load_submission", "load_submissions"]
+__all__ = ["COSTS", "PUBLISHED", "Submission", "load_submission", "load_submissions", "stack"]
 
 PUBLISHED = "published"
 """The folder beside the submissions with results that others published."""
 
+COSTS = [
+    "adaptation_flops",
+    "inference_flops_per_image",
+    "parameters",
+    "trainable_parameters",
+    "seconds",
+    "peak_memory_bytes",
+    "energy_joules",
+]
+
+_KEY = ["task", "budget", "adaptation", "draw", "sha256", "protocol_fingerprint", "fingerprint"]
+_NAMES = ["sha256", "protocol", "protocol_fingerprint", "task", "fingerprint", "domain", "kind"]
+_NAMES += ["metric", "adaptation", "budget", "status", "device", "folder"]
+_TYPES = {"error": object, "key": object, "draw": np.int64, "chance": float}
+_TYPES |= dict.fromkeys(COSTS, float)
+_read_costs = attrgetter(*COSTS)
+
 
 @dataclass(frozen=True)
 class Submission:
-    """What one encoder hands in: at most one record of a cell, protocol and task fingerprint.
+    """What one encoder hands in, as columns: a board has hundreds of encoders with thousands each.
 
     Attributes:
         card: The encoder's.
-        records: The cells.
-        folders: For each record the folder in which its arrays are; none at all where only the
-            records are at hand.
+        cells: One row a record, at most one of a cell, protocol and task fingerprint: sha256 (the
+            encoder's identity), protocol, protocol_fingerprint, task, fingerprint, domain, kind,
+            metric (the primary one's name), chance, adaptation, budget, draw, status, error, the
+            costs, device, and where its bootstrap replicates are: folder and key, null without.
+        values: The primary metric: cell (its row), split and value (null where it is undefined);
+            one row for each test split of a record with status ``ok``.
         status: Whether `bench verify --rerun` passed on the files as they are.
     """
 
     card: EncoderCard
-    records: tuple[Record, ...]
-    folders: tuple[Path, ...] = ()
+    cells: pd.DataFrame
+    values: pd.DataFrame
     status: Status = "declared"
 
+    @classmethod
+    def of(
+        cls,
+        card: EncoderCard,
+        records: Iterable[Record],
+        *,
+        folder: Path | None = None,
+        status: Status = "declared",
+    ) -> Submission:
+        """Take records from memory.
 
-def load_submissions(folders: Sequence[Path]) -> list[Submission]:
+        Args:
+            card: The encoder's.
+            records: Of several of one cell and origin, the first settled one stands.
+            folder: Where their arrays are, if anywhere.
+            status: Whether they were verified.
+        """
+        rows, values = [], []
+        for number, record in enumerate(records):  # of which no more than one is held at a time
+            rows.append(_row(record, folder))
+            if record.status == "ok":
+                metric = record.task.metric
+                values += [(name, number, own.get(metric)) for name, own in record.metrics.items()]
+        cells = _tabulate(rows, _NAMES, _TYPES)
+        splits = _tabulate(values, ["split"], {"cell": np.int64, "value": float})
+        return cls(card, *_first_settled(cells, splits), status)
+
+
+def load_submissions(folders: Sequence[Path], *, processes: int = 1) -> list[Submission]:
     """Read every ``<folder>/<encoder>/{encoder.yaml,records.jsonl}``, sorted by encoder.
 
     An encoder may stand in several folders, e.g. the shipped submissions and one's own results.
     Its records are then merged: the first settled record of a cell stands, in the order given.
 
+    Args:
+        folders: Of submissions.
+        processes: How many read, where there is much to read.
+
     Raises:
         InputError: For a missing folder or card, a wrong record, records of another encoder than
             the card's, or one name that stands for two encoders.
     """
+    paths = [path for folder in folders for path in _encoder_folders(folder)]
     parts: dict[str, list[tuple[Path, Submission]]] = {}
-    for folder in folders:
-        for path in _encoder_folders(folder):
-            submission = load_submission(path)
-            parts.setdefault(submission.card.name, []).append((path, submission))
+    for path, submission in zip(paths, _load_all(paths, processes), strict=True):
+        parts.setdefault(submission.card.name, []).append((path, submission))
     return [_merge(parts[name]) for name in sorted(parts)]
+
+
+def load_submission(path: Path) -> tuple[EncoderCard, list[Record]]:
+    """Read one ``<encoder>/{encoder.yaml,records.jsonl}``: its card and records.
+
+    Raises:
+        InputError: For a missing or wrong card, or a record that is wrong or another encoder's.
+    """
+    card, records = _open(path)
+    return card, first_settled(records)
+
+
+_MUCH = 2**25  # bytes of ledgers; less is read before a second process has started
+
+
+def _load_all(paths: Sequence[Path], processes: int) -> Iterable[Submission]:
+    ledgers = [path / "records.jsonl" for path in paths]
+    size = sum(ledger.stat().st_size for ledger in ledgers if ledger.is_file())
+    return map_in_processes(_load, paths, processes=processes if size > _MUCH else 1)
+
+
+def _load(path: Path) -> Submission:
+    card, records = _open(path)
+    with _no_collection():
+        return Submission.of(card, records, folder=path, status=read_status(path))
+
+
+def _open(path: Path) -> tuple[EncoderCard, Iterator[Record]]:
+    card_path = path / "encoder.yaml"
+    if not card_path.is_file():
+        raise InputError(f"{path}: holds no encoder.yaml; a submission's folder needs its card")
+    card = EncoderCard.parse(read_yaml(card_path), origin=str(card_path))
+    return card, _own_records(path / "records.jsonl", card.name)
+
+
+def _own_records(ledger: Path, encoder: str) -> Iterator[Record]:
+    for record in iterate_records(ledger):
+        if record.encoder.name != encoder:
+            raise InputError(
+                f"{ledger}: encoder.name: '{record.encoder.name}' in a record ({record.cell}), "
+                f"but '{encoder}' in encoder.yaml"
+            )
+        yield record
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Thousands of records hold no cycles; looking for some takes longer than reading them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _encoder_folders(folder: Path) -> list[Path]:
@@ -66,52 +180,98 @@ def _encoder_folders(folder: Path) -> list[Path]:
     )
 
 
-def load_submission(path: Path) -> Submission:
-    """Read one ``<encoder>/{encoder.yaml,records.jsonl}``.
+def _row(record: Record, folder: Path | None) -> tuple[Any, ...]:
+    """The names, then the other columns of `Submission.cells`."""
+    task, protocol, cost = record.task, record.protocol, record.cost
+    spent = _read_costs(cost) if cost else (None,) * len(COSTS)
+    return (
+        record.encoder.sha256,
+        protocol.name,
+        protocol.fingerprint,
+        task.name,
+        task.fingerprint,
+        task.domain,
+        task.kind,
+        task.metric,
+        record.adaptation,
+        record.budget,
+        record.status,
+        cost.device if cost else None,
+        str(folder) if folder else None,
+        record.error,
+        record.replicates.key if record.replicates else None,
+        record.draw,
+        task.chance,
+        *spent,
+    )
 
-    Raises:
-        InputError: For a missing or wrong card, or a record that is wrong or another encoder's.
-    """
-    card_path = path / "encoder.yaml"
-    if not card_path.is_file():
-        raise InputError(f"{path}: holds no encoder.yaml; a submission's folder needs its card")
-    card = EncoderCard.parse(read_yaml(card_path), origin=str(card_path))
-    ledger = path / "records.jsonl"
-    records = read_records(ledger)
-    for record in records:
-        if record.encoder.name != card.name:
-            raise InputError(
-                f"{ledger}: encoder.name: '{record.encoder.name}' in a record ({record.cell}), "
-                f"but '{card.name}' in encoder.yaml"
-            )
-    return Submission(card, tuple(records), (path,) * len(records), read_status(path))
+
+def _read_values(record: Record) -> list[tuple[str, Any]]:
+    """The primary metric on every test split."""
+    if record.status != "ok":
+        return []
+    metric = record.task.metric
+    return [(split, metrics.get(metric)) for split, metrics in record.metrics.items()]
+
+
+def _tabulate(
+    rows: Sequence[tuple[Any, ...]], names: Sequence[str], types: Mapping[str, Any]
+) -> pd.DataFrame:
+    """A table whose names are categories; null ones stay null."""
+    table = pd.DataFrame(rows, columns=[*names, *types], dtype=object)
+    columns: dict[str, Any] = {name: table[name].astype(kind) for name, kind in types.items()}
+    for name in names:
+        values = table[name].to_numpy()
+        known = pd.Index(sorted(set(values) - {None}), dtype=object)
+        columns[name] = pd.Categorical(values, categories=known)
+    return pd.DataFrame(columns)
 
 
 def _merge(parts: list[tuple[Path, Submission]]) -> Submission:
     """Join the parts of one encoder; the card of the first stands."""
-    identities = {record.encoder.sha256: path for path, part in parts for record in part.records}
+    card = parts[0][1].card
+    identities = {sha: path for path, part in parts for sha in part.cells["sha256"].unique()}
     if len(identities) > 1:
         paths = " and ".join(str(path) for path in dict.fromkeys(sorted(identities.values())))
         raise InputError(
             f"{paths}: encoder.sha256: records of different weights or preprocessing under the "
-            f"one name '{parts[0][1].card.name}'; give each encoder its own name"
+            f"one name '{card.name}'; give each encoder its own name"
         )
-    found = _first_settled((record, path) for path, part in parts for record in part.records)
-    status: Status = (
-        "verified" if all(part.status == "verified" for _, part in parts) else "declared"
-    )
-    return Submission(
-        parts[0][1].card,
-        tuple(record for record, _ in found),
-        tuple(path for _, path in found),
-        status,
-    )
+    if len(parts) == 1:
+        return parts[0][1]
+    verified = all(part.status == "verified" for _, part in parts)
+    cells, values = stack([part for _, part in parts])
+    return Submission(card, *_first_settled(cells, values), "verified" if verified else "declared")
 
 
-def _first_settled(records: Iterable[tuple[Record, Path]]) -> list[tuple[Record, Path]]:
-    chosen: dict[tuple[object, ...], tuple[Record, Path]] = {}
-    for record, path in records:
-        key = (record.cell, record.protocol.fingerprint, record.task.fingerprint)
-        if key not in chosen or not chosen[key][0].settled:
-            chosen[key] = record, path
-    return list(chosen.values())
+def stack(submissions: Sequence[Submission]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The cells and the values of at least one submission, in their order, numbered anew."""
+    starts = np.cumsum([0, *(len(one.cells) for one in submissions)])
+    values = [
+        one.values.assign(cell=one.values["cell"] + start)
+        for start, one in zip(starts, submissions, strict=False)
+    ]
+    return _concatenate([one.cells for one in submissions]), _concatenate(values)
+
+
+def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """As `pandas.concat`, which makes plain texts of names whose categories differ."""
+    columns = {
+        name: union_categoricals([table[name] for table in tables], sort_categories=True)
+        if isinstance(tables[0][name].dtype, pd.CategoricalDtype)
+        else np.concatenate([table[name].to_numpy() for table in tables])
+        for name in tables[0].columns
+    }
+    return pd.DataFrame(columns)
+
+
+def _first_settled(cells: pd.DataFrame, values: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of several records of one cell and origin, the first settled one stands."""
+    if not cells.duplicated(_KEY).any():
+        return cells, values
+    settled_first = (cells["status"] == "failed").sort_values(kind="stable").index
+    kept = cells.loc[settled_first].drop_duplicates(_KEY).index.sort_values()
+    number = pd.Series(np.arange(len(kept)), index=kept)
+    values = values[values["cell"].isin(kept)]
+    values = values.assign(cell=values["cell"].map(number))
+    return cells.loc[kept].reset_index(drop=True), values.reset_index(drop=True)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from operator import itemgetter
 
 import pandas as pd
 
-from medtransfer.ranking.frame import IN_DOMAIN, frame
+from medtransfer.ranking.frame import IN_DOMAIN, join
+from medtransfer.ranking.grid import average, fill_grid, total
 from medtransfer.ranking.submissions import Submission
-from medtransfer.ranking.table import (
-    applicable,
-    average,
-    cell_scores,
-    expected_fingerprints,
-    grid,
-    totals,
-)
+from medtransfer.ranking.table import applicable, is_any, is_current
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
 
@@ -42,20 +37,19 @@ def summary(
         Best first: encoder, in_domain and out_of_domain (scores as on the board, over ``cells``
         alone), one column per task (mean primary metric in-domain) and adaptation_flops.
     """
-    rows = frame(submissions)
-    same_protocol = rows["protocol_fingerprint"] == expected_fingerprints(rows, protocol)
-    same_task = rows["fingerprint"] == rows["task"].map(dict(fingerprints))
-    rows = rows[same_protocol & same_task]
-    wanted = applicable(sorted(cells), rows)
-    table = cell_scores(grid(rows, wanted, encoders=sorted(rows["encoder"].unique())))
-    means = average(table, "value", by="task")
-    compared = pd.DataFrame({"in_domain": average(table, IN_DOMAIN)})
-    compared["out_of_domain"] = average(table[table["elsewhere"]], "out_of_domain")
-    for task in dict.fromkeys(cell.task for cell in wanted):
-        own = means[means.index.isin([task], level="task")]
-        compared[task] = own.droplevel(["domain", "task"])
-    compared["adaptation_flops"] = totals(table, "adaptation_flops")
+    order = ["in_domain", "encoder"]
+    if not submissions:
+        return pd.DataFrame(columns=["encoder", "in_domain"])
+    frame = join(submissions)
+    same = is_any(frame.cells, ["task", "fingerprint"], fingerprints.items())
+    frame = frame.choose(same & is_current(frame.cells, protocol))
+    names = set(frame.cells["encoder"].unique())
+    cards = {one.card.name: one.card for one in submissions if one.card.name in names}
+    wanted = applicable(sorted(cells), frame.cells)
+    grid = fill_grid(frame, wanted, cards)
+    compared = pd.DataFrame({"in_domain": average(grid, IN_DOMAIN)})
+    compared["out_of_domain"] = average(grid, "out_of_domain", where=itemgetter("out_of_domain"))
+    compared = compared.join(average(grid, "value", by="task").T)
+    compared["adaptation_flops"] = total(grid, "adaptation_flops")
     complete = compared[compared["in_domain"].notna()].rename_axis("encoder").reset_index()
-    return complete.sort_values(
-        ["in_domain", "encoder"], ascending=[False, True], ignore_index=True
-    )
+    return complete.sort_values(order, ascending=[False, True], ignore_index=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from medtransfer.ranking.columns import Unit
 
-__all__ = ["MISSING", "escape", "pipe_table", "quantity"]
+__all__ = ["MISSING", "escape", "pipe_table", "quantity", "shorten", "spans"]
 
 MISSING = "-"
 
@@ -20,6 +20,17 @@ def escape(text: object) -> str:
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         line = line.replace(character, entity)
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
+
+
+def shorten(text: object, most: int) -> str:
+    """Text of unknown origin as one line of at most ``most`` characters, cut in its middle.
+
+    Characters that cannot be seen, such as marks that turn the direction of writing, are dropped.
+    """
+    line = "".join(c if c.isprintable() else " " * c.isspace() for c in str(text))
+    line = " ".join(line.split())
+    head = most // 2
+    return line if len(line) <= most else f"{line[:head]}…{line[head + 1 - most :]}"
 
 
 def quantity(value: float, unit: Unit) -> str:
@@ -37,6 +48,18 @@ def quantity(value: float, unit: Unit) -> str:
         value, power = value / 1000, power + 1
     symbol = {"FLOP": "FLOP", "bytes": "B", "joules": "J"}.get(unit, "")
     return f"{value:.{1 if power else 0}f} {' kMGTPE'[power].strip()}{symbol}".strip()
+
+
+def spans(table: pd.DataFrame, low: str, high: str, unit: Unit) -> list[str]:
+    """Intervals, ``1 to 3``, or one number where they have no width."""
+    rows = []
+    for bounds in table[[low, high]].itertuples(index=False, name=None):
+        if pd.isna(bounds[0]):
+            rows.append(MISSING)
+        else:
+            ends = dict.fromkeys(quantity(float(bound), unit) for bound in bounds)
+            rows.append(" to ".join(ends))
+    return rows
 
 
 def pipe_table(

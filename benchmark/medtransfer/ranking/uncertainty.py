@@ -10,8 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from medtransfer.ranking.resampling import Replicates
-
 __all__ = [
     "Significance",
     "clusters",
@@ -52,7 +50,8 @@ def rank_intervals(replicates: Floats) -> tuple[NDArray[np.int64], NDArray[np.in
     count = len(replicates)
     better = np.zeros((count, count), bool)  # [i, j]: i is shown to be better than j
     for row, own in enumerate(replicates):
-        better[row] = np.percentile(own - replicates, 5, axis=1) > 0
+        above = np.count_nonzero(own > replicates, axis=1)
+        better[row] = above >= 0.95 * replicates.shape[1]
     return 1 + better.sum(axis=0), count - better.sum(axis=1)
 
 
@@ -60,7 +59,7 @@ def tie_groups(scores: Floats, replicates: Floats) -> NDArray[np.int64]:
     """Number the groups of encoders that the data do not tell apart.
 
     The best encoder leads the first group; to it belongs every encoder whose paired difference to
-    the leader has an interval that contains 0. The best of the others leads the next group.
+    the leader has a 95 % interval that contains 0. The best of the others leads the next group.
 
     Args:
         scores: (E,).
@@ -75,8 +74,9 @@ def tie_groups(scores: Floats, replicates: Floats) -> NDArray[np.int64]:
         left = order[groups[order] == 0]
         if not len(left):
             break
-        low, _ = interval(replicates[left[0]] - replicates[left])
-        groups[left[~(low > 0)]] = number  # without replicates nothing is told apart
+        above = np.count_nonzero(replicates[left[0]] > replicates[left], axis=1)
+        # Without replicates nothing is told apart.
+        groups[left[above < 0.975 * replicates.shape[1]]] = number
     return groups
 
 
@@ -100,42 +100,36 @@ def clusters(lineages: Mapping[str, Sequence[str]]) -> dict[str, int]:
 
 
 def task_replicates(
-    replicates: Replicates,
-    scores: Mapping[str, Floats],
+    replicates: Floats,
+    tasks: Sequence[str],
     domains: Mapping[str, str],
     lineages: Mapping[str, Sequence[str]],
 ) -> NDArray[np.float64] | None:
     """Replicates of the overall score in which the tasks are resampled too, by source corpus.
 
     Args:
-        replicates: Of the groups.
-        scores: For each encoder the replicates to average, (G, R).
+        replicates: Of the score on each task, (E, T, R).
+        tasks: Their names.
         domains: Of each task; one of which no task is drawn is left out of that replicate's mean.
         lineages: The source corpora of each task.
 
     Returns:
         (E, R), or ``None`` with fewer than two independent tasks.
     """
-    tasks = list(dict.fromkeys(replicates.groups["task"]))
     number = clusters({task: lineages.get(task, ()) for task in tasks})
     own = np.unique([number[task] for task in tasks], return_inverse=True)[1]
     count = own.max() + 1 if len(tasks) else 0
     if count < 2:
         return None
-    rounds = next(iter(scores.values())).shape[1]
+    rounds = replicates.shape[-1]
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=rounds)
-    times = drawn[:, own].T.astype(np.float64)  # (tasks, R)
-    belongs = (replicates.groups["task"].to_numpy() == np.array(tasks)[:, None]).astype(np.float64)
-    belongs /= belongs.sum(axis=1, keepdims=True)
+    times = drawn[:, own].T.astype(np.float64)  # (T, R)
     names = np.array([domains[task] for task in tasks])
-    member = (names == np.unique(names)[:, None]).astype(np.float64)  # (domains, tasks)
+    member = (names == np.unique(names)[:, None]).astype(np.float64)  # (domains, T)
     size = member @ times
     present = (size > 0).sum(axis=0)
-    means = []
-    for values in scores.values():
-        per_domain = member @ ((belongs @ values) * times) / np.maximum(size, 1)
-        means.append(per_domain.sum(axis=0) / present)
-    return np.stack(means)
+    share = times * (member.T @ (1 / np.maximum(size, 1))) / present  # of each task's score, (T, R)
+    return np.stack([(own * share).sum(axis=0) for own in replicates])
 
 
 @dataclass(frozen=True)
@@ -147,7 +141,8 @@ class Significance:
         friedman: p-value that no encoder is better than another; ``None`` with fewer than three
             encoders or two tasks, 1 where all are equal.
         pairs: One row a pair: better, worse, p (of the signed-rank test) and holm (corrected for
-            all pairs by Holm's method), sorted by p.
+            all pairs by Holm's method), sorted by p; both null where so few tasks could not show
+            one of so many pairs, however clear it was.
     """
 
     tasks: int
@@ -171,7 +166,11 @@ def compare_over_tasks(scores: pd.DataFrame) -> Significance:
     difference = values[:, first] - values[:, second]
     p = np.ones(len(first))
     some = (difference != 0).any(axis=0)
-    if some.any():
+    # The exact test of so few tasks has no smaller p-value than this.
+    hopeless = len(first) * 2.0 ** (1 - tasks) >= 0.05
+    if hopeless:
+        p[some] = np.nan
+    elif some.any():
         p[some] = stats.wilcoxon(difference[:, some], axis=0, zero_method="zsplit").pvalue
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from medtransfer.adaptation import ADAPTATIONS, Job, Outcome
+from medtransfer.cost.energy import Energy, measure_energy
 from medtransfer.cost.machine import device_name, peak_memory, reset_peak_memory, versions
 from medtransfer.cost.profile import Profile
 from medtransfer.data.store import Split, TaskData
@@ -105,7 +106,8 @@ class Runner:
         try:
             job = self.job(cell, previous)
             adapter = ADAPTATIONS[cell.adaptation]
-            outcome = adapter.adapt(job)
+            with measure_energy(self.encoder.device) as energy:
+                outcome = adapter.adapt(job)
             seconds = time.perf_counter() - clock
             cost = self._cost(
                 job,
@@ -113,8 +115,10 @@ class Runner:
                 flops=adapter.flops(job, self.profile(cell)),
                 inference=adapter.inference_flops(job, self.profile(cell)),
                 seconds=seconds,
+                energy=energy,
             )
-            return self._measure(cell, job, outcome, cost, started)
+            environment = self._environment(job.data, outcome.part, energy)
+            return self._measure(cell, job, outcome, cost, environment, started)
         except Exception as error:
             return Finished(self._record(cell, started, status="failed", error=_one_line(error)))
 
@@ -123,13 +127,19 @@ class Runner:
         return Finished(self._record(cell, _now(), status="failed", error=error))
 
     def _measure(
-        self, cell: Cell, job: Job, outcome: Outcome, cost: Cost, started: str
+        self,
+        cell: Cell,
+        job: Job,
+        outcome: Outcome,
+        cost: Cost,
+        environment: dict[str, Any],
+        started: str,
     ) -> Finished:
         shared: dict[str, Any] = {
             "selected": outcome.selected,
             "counts": job.counts,
             "cost": cost,
-            "environment": self._environment(job.data, outcome.part),
+            "environment": environment,
         }
         if outcome.diverged:
             error = "training went to NaN at every learning rate"
@@ -185,7 +195,14 @@ class Runner:
         )
 
     def _cost(
-        self, job: Job, outcome: Outcome, *, flops: int, inference: int, seconds: float
+        self,
+        job: Job,
+        outcome: Outcome,
+        *,
+        flops: int,
+        inference: int,
+        seconds: float,
+        energy: Energy,
     ) -> Cost:
         return Cost(
             adaptation_flops=flops,
@@ -195,10 +212,11 @@ class Runner:
             images_seen=outcome.images_seen,
             seconds=round(seconds, 3),
             peak_memory_bytes=peak_memory(self.encoder.device),
+            energy_joules=energy.joules,
             device=device_name(self.encoder.device),
         )
 
-    def _environment(self, data: TaskData, part: int) -> dict[str, Any]:
+    def _environment(self, data: TaskData, part: int, energy: Energy) -> dict[str, Any]:
         return {
             **versions(),
             "weights": self.encoder.state,
@@ -207,6 +225,7 @@ class Runner:
             "native_size": list(data.splits["train"].images.shape[1:3]),
             "threads": torch.get_num_threads(),
             **({"images_at_a_time": part} if part else {}),
+            **({"energy": energy.source} if energy.source else {}),
         }
 
     def _record(self, cell: Cell, started: str, **fields: Any) -> Record:

@@ -26,6 +26,10 @@ __all__ = ["Ledger"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
+# Not compressed: they are noise, of which a sixth would be saved, and a board of hundreds of
+# encoders takes twice as long to read them.
+_REPLICATES = "replicates.npz"
+
 
 class Ledger:
     """The folder ``<out>/<encoder>`` of one evaluation. Only the driving process writes to it.
@@ -89,7 +93,7 @@ class Ledger:
         cell = record.cell
         if replicates:
             key = f"{cell.task}/{cell.budget}/{cell.adaptation}/{cell.draw}"
-            reference = self._add("replicates.npz", key, replicates)
+            reference = self._add(_REPLICATES, key, replicates)
             record = record.model_copy(update={"replicates": reference})
         if predictions:
             key = f"{cell.budget}/{cell.adaptation}"
@@ -117,7 +121,7 @@ class Ledger:
 
         The records go first: an array without a record is never read.
         """
-        replicates = self.folder / "replicates.npz"
+        replicates = self.folder / _REPLICATES
         _names(replicates)
         if self.path.exists():
             _replace(self.path, b"".join(record.line().encode() + b"\n" for record in keep))
@@ -128,7 +132,7 @@ class Ledger:
         if replicates.exists():
             with np.load(replicates, allow_pickle=False) as archive:
                 kept = {key: archive[key] for key in archive if key.split("/")[0] in tasks}
-            _replace(replicates, _compress(kept))
+            _replace(replicates, _pack(replicates, kept))
 
     def _drop_torn_line(self) -> None:
         """Cut off a last line that has no end: its cell was never finished."""
@@ -152,12 +156,13 @@ def _extend(path: Path, arrays: Arrays) -> None:
     known = _names(path) & {f"{name}.npy" for name in arrays}
     if known:  # those of a cell whose record was never written
         with np.load(path, allow_pickle=False) as loaded:
-            _replace(path, _compress({**loaded, **arrays}))
+            _replace(path, _pack(path, {**loaded, **arrays}))
         return
     with _replacing(path) as temporary:
         if path.exists():
             shutil.copyfile(path, temporary)
-        with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
+        method = zipfile.ZIP_STORED if path.name == _REPLICATES else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(temporary, "a", method) as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
@@ -180,9 +185,11 @@ def _names(path: Path) -> set[str]:
         ) from None
 
 
-def _compress(arrays: Arrays) -> bytes:
+def _pack(path: Path, arrays: Arrays) -> bytes:
+    """The bytes of an archive."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    save = np.savez if path.name == _REPLICATES else np.savez_compressed
+    save(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

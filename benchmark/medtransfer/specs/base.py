@@ -59,6 +59,9 @@ def _fields(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     return list(cls.model_fields)
 
 
+_SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def read_yaml(path: Path) -> Any:
     """Read a small YAML document.
 
@@ -71,9 +74,9 @@ def read_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         if len(text) > 1_000_000:
             raise InputError(f"{path}: larger than 1 MB; a card or protocol is a page of YAML")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, _SAFE)):
             raise InputError(f"{path}: YAML aliases are not allowed; write the value out")
-        return yaml.safe_load(text)
+        return yaml.load(text, _SAFE)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:

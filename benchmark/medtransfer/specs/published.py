@@ -206,6 +206,16 @@ class Study(Spec):
         return sorted(self.budgets.values(), key=_shots)
 
     @property
+    def remarks(self) -> list[str]:
+        """What a reader of the board must know: the notes, what was left out, what marks mean."""
+        out = [
+            f"Left out, because {condition.reason}: rows with {condition}."
+            for condition in self.left_out
+        ]
+        marks = [f"† {mark}: {condition.reason}." for mark, condition in self.marked.items()]
+        return [f"Adaptation: {self.adaptation}.", *self.notes, *out, *marks]
+
+    @property
     def cells(self) -> list[PublishedCell]:
         """What a complete table holds: every encoder on every target, budget and draw."""
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,8 @@ __all__ = [
     "ProtocolRef",
     "Record",
     "TaskRef",
+    "first_settled",
+    "iterate_records",
     "read_records",
 ]
 
@@ -82,8 +85,10 @@ class Cost(Spec):
     trainable_parameters: int = Field(description="Those that were trained.")
     images_seen: int = Field(description="Training images, selection included.")
     seconds: float = Field(description="Wall time of the cell.")
-    peak_memory_bytes: int | None = Field(description="Resident set, or the GPU's allocation.")
-    energy_joules: float | None = Field(default=None, description="Null where it is not read.")
+    peak_memory_bytes: int | None = Field(description="Of the cell's process alone.")
+    energy_joules: float | None = Field(
+        default=None, description="Of the device, by its own counter."
+    )
     device: str = Field(description="Processor or GPU.")
 
 
@@ -154,27 +159,44 @@ class Record(Spec):
 def read_records(path: Path) -> list[Record]:
     """Read a ledger, one record a line; a missing file is an empty one.
 
+    Raises:
+        InputError: Naming the file and the line that is not a record.
+    """
+    return first_settled(iterate_records(path))
+
+
+def first_settled(records: Iterable[Record]) -> list[Record]:
+    """Of several records of one cell and origin, the first settled one stands."""
+    found: dict[tuple[object, ...], Record] = {}
+    for record in records:
+        key = (*record.cell, *record.origin)
+        if key not in found or not found[key].settled:
+            found[key] = record
+    return list(found.values())
+
+
+def iterate_records(path: Path) -> Iterator[Record]:
+    """Read a ledger line by line, whatever stands in it; see `read_records`.
+
     A last line without its end is what a killed writer leaves: it was never finished, so it is
-    dropped. Of several records of one cell and origin, the first settled one stands.
+    dropped.
 
     Raises:
         InputError: Naming the file and the line that is not a record.
     """
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n") and line.strip():
+                    yield _parse(path, number, line)
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    records: dict[tuple[object, ...], Record] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = Record.model_validate_json(line)
-        except ValidationError as error:
-            raise InputError(f"{path}: line {number}: {explain(Record, error)}") from None
-        key = (*record.cell, *record.origin)
-        if key not in records or not records[key].settled:
-            records[key] = record
-    return list(records.values())
+
+
+def _parse(path: Path, number: int, line: bytes) -> Record:
+    try:
+        return Record.model_validate_json(line)
+    except ValidationError as error:
+        raise InputError(f"{path}: line {number}: {explain(Record, error)}") from None

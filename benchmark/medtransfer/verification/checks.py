@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,47 +9,42 @@ from pathlib import Path
 from typing import Any
 
 from medtransfer.data.remote import SILENT, Progress
-from medtransfer.runs.plan import plan_cells
+from medtransfer.encoders.resolution import Located
 from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
-from medtransfer.specs.verification import read_status
+from medtransfer.specs.verification import FILE, read_status
 from medtransfer.verification.arrays import Archives
 from medtransfer.verification.claims import (
     check_card,
     check_claims,
     find_identity,
     find_protocols,
+    locate_card,
 )
+from medtransfer.verification.copies import find_borrowed, find_copies
 from medtransfer.verification.costs import check_alike, check_cost
+from medtransfer.verification.coverage import Coverage, check_coverage, measure_coverage
 from medtransfer.verification.entries import LEDGER, Entry, find_doubles, read_entries
-from medtransfer.verification.files import check_archives, check_files, check_references
+from medtransfer.verification.files import (
+    check_archives,
+    check_files,
+    check_references,
+    refuse_links,
+    suggest_beside,
+)
 from medtransfer.verification.recomputation import (
     check_predictions,
     read_predictions,
     read_replicates,
 )
+from medtransfer.verification.report import Check, collapse
 from medtransfer.verification.selection import check_selected
 from medtransfer.verification.tasks import Task, open_tasks
-from medtransfer.verification.values import check_metrics, check_replicates, find_copies
+from medtransfer.verification.values import check_metrics, check_replicates
 
-__all__ = ["Check", "print_checks", "verify"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Attributes:
-        title: What was looked at, with counts.
-        problems: What is wrong, one line each; empty when it passed.
-        notes: What the reader should know, such as what could not be checked.
-    """
-
-    title: str
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+__all__ = ["verify"]
 
 
 def verify(
@@ -59,6 +53,7 @@ def verify(
     task_folder: Path | None = None,
     data: Path | None = None,
     rerun: int = 0,
+    encoder: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Iterator[Check]:
@@ -68,9 +63,13 @@ def verify(
     are absent are noted as not recomputed. Without ``rerun`` no network is built; torch is
     imported only where masks are compared, by the library that measures their distances.
 
-    What could still be bent without ``rerun``: the calibration and the like of later draws, and
-    their primary metric within a standard deviation of its replicates; and predictions that are
-    another encoder's as a whole.
+    A submission may be a part of a suite: what is verified are the cells that are there, and the
+    last line says how many are missing.
+
+    What could still be bent without ``rerun``: the later draws, of which no predictions are kept,
+    where metric, interval and replicates are changed together; what no number follows from, such
+    as seconds, versions and scores on held-out training data; and predictions of another encoder
+    that were changed so that its replicates change too.
 
     Args:
         folder: The submission, ``<out>/<encoder>``.
@@ -78,70 +77,87 @@ def verify(
         data: Where the cards' files are looked for.
         rerun: How many cells, chosen at random, to run again when all else is right. With 1 or
             more, and if they are right too, ``verification.json`` is written.
-        device: ``auto``, ``cpu`` or ``cuda``, for these.
+        encoder: What was evaluated, as `bench evaluate --encoder` took it, where its weights are
+            not beside the card or its code is not installed.
+        device: ``auto``, ``cpu`` or ``cuda``, for the cells that are run again.
         progress: Shows the decoding of data.
 
     Yields:
         Each check as it is done.
 
     Raises:
-        InputError: When the folder is no submission, or a cell cannot be run again here.
+        InputError: When the folder is no submission, the encoder is another one, or a cell cannot
+            be run again here.
     """
-    file = folder / "encoder.yaml"
-    if not file.is_file():
-        raise InputError(f"{folder}: holds no encoder.yaml; the folder of a submission is expected")
-    card = EncoderCard.parse(read_yaml(file), origin=str(file))
+    card = _open_card(folder)
     entries, problems = read_entries(folder)
+    located = None
+    if rerun or encoder is not None:
+        located = locate_card(card, folder, encoder)
+    if encoder is not None and located is not None:
+        _refuse_another(encoder, located, entries)
     problems += find_doubles(entries)
     yield Check(f"{LEDGER}: {len(entries)} records, no cell settled twice", tuple(problems))
     with Archives(folder) as archives:
-        verification = _Verification(folder, card, entries, archives)
+        verification = _Verification(folder, card, entries, archives, located)
         said = set(problems)
         for check in verification.run(task_folder, data, progress):
             fresh = [p for p in dict.fromkeys(check.problems) if p not in said]
             said.update(fresh)
             if fresh or not check.problems:
-                yield replace(check, problems=tuple(_collapse(fresh)))
+                yield replace(check, problems=tuple(collapse(fresh)))
         if rerun and not said:
-            yield from verification.rerun(rerun, device)
-    notes = "; its verification.json is that of other files" if _outdated(folder) else ""
-    yield Check(f"status: {read_status(folder)}{notes}")
+            for check in verification.rerun(rerun, device):
+                said.update(check.problems)
+                yield check
+    if said:
+        yield Check("not right, so nothing was verified", label="status")
+    else:
+        yield Check(_describe(folder, entries, verification.coverage), label="status")
 
 
-def print_checks(checks: Iterable[Check]) -> int:
-    """Print checks as they are done, problems as errors, and count the problems."""
-    wrong = 0
-    for check in checks:
-        for note in check.notes:
-            print(f"note: {_plain(note)}")
-        for problem in check.problems:
-            print(f"error: {_plain(problem)}", file=sys.stderr)
-        if not check.problems:
-            print(f"right: {check.title}", flush=True)
-        wrong += len(check.problems)
-    return wrong
+def _open_card(folder: Path) -> EncoderCard:
+    """The card of a submission, whose files are plain ones."""
+    file = folder / "encoder.yaml"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder{suggest_beside(folder)}")
+    if not file.is_file():
+        inside = sorted(path.parent.name for path in folder.glob("*/encoder.yaml"))
+        hint = f"; name one of its own: {', '.join(inside)}" if inside else ""
+        raise InputError(
+            f"{folder}: holds no encoder.yaml; the folder of a submission is expected{hint}"
+        )
+    refuse_links(folder)
+    return EncoderCard.parse(read_yaml(file), origin=str(file))
 
 
-def _collapse(problems: Iterable[str]) -> Iterator[str]:
-    """Say what is wrong with many records in the same way once."""
-    groups: dict[str, list[str]] = {}
-    for problem in problems:
-        head, _, text = problem.partition("): ")
-        groups.setdefault(text if head.startswith(LEDGER) and text else problem, []).append(problem)
-    for alike in groups.values():
-        if len(alike) <= 3:
-            yield from alike
-        else:
-            yield f"{alike[0]} (and so in {len(alike) - 1} more records)"
+def _refuse_another(encoder: str, located: Located, entries: Sequence[Entry]) -> None:
+    """Refuse to take an encoder for the one that the records are of."""
+    recorded = {entry.record.encoder.sha256 for entry in entries}
+    if recorded and located.identity not in recorded:
+        raise InputError(
+            f"--encoder: '{encoder}' is another one than was evaluated: with the card its weights "
+            f"and code give the identity {located.identity[:12]}, the records have "
+            f"{', '.join(sorted(sha[:12] for sha in recorded)[:3])}"
+        )
 
 
-def _plain(text: str) -> str:
-    """One line of a bounded length that moves no cursor, whatever a submission says."""
-    return "".join(character if character.isprintable() else "?" for character in text[:1000])
-
-
-def _outdated(folder: Path) -> bool:
-    return (folder / "verification.json").exists() and read_status(folder) == "declared"
+def _describe(folder: Path, entries: Sequence[Entry], coverages: Sequence[Coverage]) -> str:
+    """What was right: how it stands with a submission, and with how much of a suite."""
+    cells = sum(entry.record.settled for entry in entries)
+    missing = [
+        f"; {len(coverage.missing)} of the {coverage.planned} ranked cells of {coverage.of}, "
+        f"protocol {coverage.protocol}, are missing"
+        for coverage in coverages
+        if coverage.missing
+    ]
+    status = read_status(folder)
+    text = f"{status}: {cells} cells{''.join(missing)}"
+    if status == "verified":
+        return text
+    if (folder / FILE).exists():
+        text += f"; {FILE} is of other files than these"
+    return f"{text}; --rerun 3 runs some of them again, which makes it verified"
 
 
 @dataclass
@@ -152,9 +168,11 @@ class _Verification:
     card: EncoderCard
     entries: list[Entry]
     archives: Archives
+    located: Located | None
     protocols: dict[str, Protocol] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     firsts: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
+    coverage: list[Coverage] = field(default_factory=list)
 
     def run(
         self, task_folder: Path | None, data: Path | None, progress: Progress
@@ -174,7 +192,10 @@ class _Verification:
         yield self._check_values()
         yield self._check_costs()
         yield from self._check_arrays()
-        yield self._count_cells()
+        cells = {entry.record.cell for entry in every if entry.record.settled}
+        cards = {name: task.card for name, task in self.tasks.items()}
+        self.coverage = measure_coverage(cells, cards, self.protocols.values())
+        yield check_coverage(self.coverage)
 
     def rerun(self, count: int, device: str) -> Iterator[Check]:
         """Run cells again, and write down when they are right."""
@@ -188,7 +209,8 @@ class _Verification:
                 "cannot be verified as a whole; pass --data, or `bench data fetch` them"
             )
         data = {name: task.data for name, task in self.tasks.items() if task.data is not None}
-        runner = Rerun(self.card, self.folder, data=data, device=device)
+        assert self.located is not None
+        runner = Rerun(self.located, self.folder, data=data, device=device)
         ran = [entry for entry in self.entries if entry.record.status == "ok"]
         right = True
         for entry in choose_cells(ran, count):
@@ -223,10 +245,11 @@ class _Verification:
         return Check(f"files: {count}, each array of a record and no other", tuple(problems))
 
     def _check_claims(self) -> Check:
-        problems, notes = list(check_card(self.card)), []
+        problems, notes = list(check_card(self.card, self.folder)), []
         identity = None
         try:
-            identity = find_identity(self.card, self.folder)
+            known = self.located
+            identity = known.identity if known else find_identity(self.card, self.folder)
         except InputError as error:
             problems.append(str(error))
         how = "computed from the card"
@@ -236,7 +259,7 @@ class _Verification:
             identity = hashes.most_common(1)[0][0] if hashes else ""
             notes.append(
                 "encoder.sha256: declared: its code or weights are not at hand, and no hash of "
-                "them stands in encoder.yaml"
+                "them stands in encoder.yaml; name what was evaluated with --encoder"
             )
         problems += self._keep_sound(
             lambda entry: check_claims(
@@ -297,6 +320,7 @@ class _Verification:
 
         problems = self._keep_sound(check)
         problems += find_copies(found)
+        problems += find_borrowed(found, self.folder)
         yield Check(
             f"replicates: {len(found)} cells, intervals and metrics are theirs", tuple(problems)
         )
@@ -331,28 +355,8 @@ class _Verification:
                 cells = sum(entry.record.task.name == name for entry in self.entries)
                 yield f"not recomputed: {name}, {cells} cells: {task.absent}"
 
-    def _count_cells(self) -> Check:
-        """How many of the ranked cells of these tasks are there; a missing one is no fault."""
-        settled = {entry.record.cell for entry in self.entries if entry.record.settled}
-        cards = {name: task.card for name, task in self.tasks.items()}
-        notes: list[str] = []
-        titles = []
-        for protocol in self.protocols.values():
-            cells = plan_cells(cards, protocol)
-            missing = [cell for cell in cells if cell not in settled]
-            there = len(cells) - len(missing)
-            titles.append(f"{there} of {len(cells)} ranked cells of protocol {protocol.name}")
-            notes += _name_missing(missing)
-        return Check(f"coverage: {'; '.join(titles) or 'nothing'}", (), tuple(notes))
-
     def _protocol(self, entry: Entry) -> Protocol:
         return self.protocols[entry.record.protocol.name]
 
     def _first(self, entry: Entry) -> Mapping[str, Any] | None:
         return self.firsts.get(entry.record.cell._replace(draw=0))
-
-
-def _name_missing(cells: Sequence[Cell]) -> Iterator[str]:
-    if cells:
-        more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
-        yield f"missing: {', '.join(map(str, cells[:3]))}{more}"

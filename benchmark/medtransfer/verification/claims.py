@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from medtransfer.encoders.registry import registered
+from medtransfer.encoders.registry import Builder, registered
 from medtransfer.encoders.resolution import Located, locate
 from medtransfer.runs.plan import infeasible
 from medtransfer.specs.encoder import EncoderCard
@@ -18,22 +19,47 @@ from medtransfer.verification.tasks import Task
 
 __all__ = ["check_card", "check_claims", "find_identity", "find_protocols", "locate_card"]
 
+_CLOCKS = timedelta(days=1)  # how far the clocks of two machines may be apart
 
-def locate_card(card: EncoderCard, folder: Path) -> Located:
-    """Find what the card of a submission names, to run it.
+
+def locate_card(card: EncoderCard, folder: Path, encoder: str | None = None) -> Located:
+    """Find the encoder of a submission, to run it.
+
+    Args:
+        card: The submission's, which holds for all but the code and the weights.
+        folder: The submission.
+        encoder: As `bench evaluate --encoder` took it; of a checkpoint the file. Without it, what
+            the card names: weights beside it, and code that is shipped or installed.
 
     Raises:
-        InputError: When its code is not installed, or its weights are not in the folder.
+        InputError: When its code or weights are not at hand, saying what to do.
     """
-    if card.architecture.python is None:
+    path = Path(encoder or "")
+    if path.is_file() and path.suffix != ".py":
+        return Located(card, _find_builder(card), path)
+    if encoder is not None:
+        return replace(locate(encoder), card=card)
+    weights = folder / (card.weights.path or "encoder.yaml")
+    if not (weights.resolve().is_relative_to(folder.resolve()) and weights.is_file()):
+        raise InputError(
+            f"encoder.yaml: weights.path: '{card.weights.path}' is not beside it; put the weights "
+            "there, or name with --encoder what was evaluated"
+        )
+    if (builder := _find_builder(card)) is None:
         return locate(str(folder.resolve()))
-    if card.weights.path is None:
-        for known in registered().values():
-            if known.builder is not None and known.card.architecture == card.architecture:
-                return Located(card, known.builder)
+    return Located(card, builder, None if card.weights.path is None else weights)
+
+
+def _find_builder(card: EncoderCard) -> Builder | None:
+    """The code that builds the network; ``None`` where timm does."""
+    if card.architecture.python is None:
+        return None
+    for known in registered().values():
+        if known.builder is not None and known.card.architecture == card.architecture:
+            return known.builder
     raise InputError(
-        f"encoder.yaml: architecture.python: '{card.architecture.python}' is built by Python code "
-        "that is not registered here; only shipped and installed encoders can be built"
+        f"encoder.yaml: architecture.python: '{card.architecture.python}' is Python code that is "
+        "neither shipped nor installed; name its .py file with --encoder"
     )
 
 
@@ -55,8 +81,13 @@ def find_identity(card: EncoderCard, folder: Path) -> str | None:
     return card.identity(weights.sha256) if weights.sha256 else None
 
 
-def check_card(card: EncoderCard) -> Iterator[str]:
-    """Differences from the encoder that is registered under the card's name."""
+def check_card(card: EncoderCard, folder: Path) -> Iterator[str]:
+    """Differences from the folder's name, and from the encoder registered under the card's."""
+    if card.name != folder.resolve().name:
+        yield (
+            f"encoder.yaml: name: '{card.name}', but the folder is '{folder.resolve().name}'; a "
+            "submission's folder is called as its encoder"
+        )
     known = registered().get(card.name)
     if known is None:
         return
@@ -70,7 +101,7 @@ def check_card(card: EncoderCard) -> Iterator[str]:
 
 def find_protocols(names: set[str]) -> dict[str, Protocol]:
     """The shipped protocols among some names."""
-    return {name: load_protocol(name) for name in names & set(list_protocols())}
+    return {name: load_protocol(name) for name in sorted(names & set(list_protocols()))}
 
 
 def check_claims(
@@ -204,6 +235,8 @@ def _check_times(entry: Entry) -> Iterator[str]:
             times.append(time)
     if len(times) < 2:
         return
+    if times[1] > datetime.now(UTC) + _CLOCKS:
+        yield entry.fault("finished", f"'{record.finished}' is in the future")
     taken = times[1] - times[0]
     if taken < timedelta(0):
         yield entry.fault("finished", f"'{record.finished}' is before it started: {record.started}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,13 +80,26 @@ def read_entries(folder: Path) -> tuple[list[Entry], list[str]]:
         except ValidationError as error:
             problems.append(f"{LEDGER}: line {number}: {explain(Record, error)}")
             continue
-        if all(abs(found) <= _LARGEST for found in _numbers(record.model_dump())):
+        if (double := _find_double_key(line)) is not None:
+            problems.append(f"{LEDGER}: line {number}: {double[:200]!r} is there twice; keep one")
+        elif all(abs(found) <= _LARGEST for found in _numbers(record.model_dump())):
             entries.append(Entry(number, record))
         else:
             problems.append(f"{LEDGER}: line {number}: a number is NaN or beyond {_LARGEST:g}")
     if not entries and not problems:
         problems.append(f"{LEDGER}: holds no record")
     return entries, problems
+
+
+def _find_double_key(line: bytes) -> str | None:
+    """A key that an object has twice: of two values the eye may read the other one."""
+    double: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        double.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+
+    json.loads(line, object_pairs_hook=look)
+    return double[0] if double else None
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, suggest
 from medtransfer.specs.record import ArrayRef, Record
 from medtransfer.specs.verification import FILE
 from medtransfer.verification.arrays import (
@@ -18,7 +18,26 @@ from medtransfer.verification.arrays import (
 )
 from medtransfer.verification.entries import LEDGER, Entry
 
-__all__ = ["check_archives", "check_files", "check_references"]
+__all__ = ["check_archives", "check_files", "check_references", "refuse_links", "suggest_beside"]
+
+
+def suggest_beside(path: Path) -> str:
+    """The end of an error message about a path that is not there: what stands beside it."""
+    folder = path.resolve().parent
+    names = [other.name for other in folder.iterdir()] if folder.is_dir() else []
+    return suggest(path.name, [name for name in names if not name.startswith((".", "__"))])
+
+
+def refuse_links(folder: Path) -> None:
+    """Look whether a submission holds plain files only, before any of them is opened.
+
+    Raises:
+        InputError: For a link, which leads anywhere, or a device.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            kind = "a link" if path.is_symlink() else "no plain file"
+            raise InputError(f"{path}: {kind}; only plain files belong into a submission")
 
 
 def check_references(record: Record) -> Iterator[tuple[str, str]]:
@@ -51,15 +70,13 @@ def _check_reference(
 
 
 def check_files(folder: Path, card: EncoderCard, entries: Sequence[Entry]) -> Iterator[str]:
-    """Files that do not belong to a submission, and links, which lead anywhere."""
+    """Files that do not belong to a submission."""
     wanted = [list_predictions(entry.record) for entry in entries]
     known = {"encoder.yaml", LEDGER, REPLICATES, FILE, card.weights.path}
     known |= {predictions.file for predictions in wanted if predictions is not None}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            yield f"{name}: a link; only plain files belong into a submission"
-        elif not (name in known or (path.is_dir() and name == "predictions")):
+        if not (name in known or (path.is_dir() and name == "predictions")):
             yield f"{name}: belongs to no record; a submission holds only what the ledger writes"
 
 

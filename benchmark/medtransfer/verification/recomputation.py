@@ -61,15 +61,21 @@ def read_predictions(entry: Entry, archives: Archives, task: Task) -> Arrays:
     for split, name in zip(wanted.splits, wanted.names, strict=True):
         known = task.data.tests[split] if task.data is not None else None
         shape: tuple[int | None, ...]
+        items = len(known) if known is not None else _count_items(entry, split)
         if masks:
             truth = known.masks if known is not None else None
-            shape = (None, None, None) if truth is None else truth.shape
+            shape = (items, None, None) if truth is None else truth.shape
         else:
-            shape = (None if known is None else len(known), len(task.card.classes))
+            shape = items, len(task.card.classes)
         dtype = "|u1" if masks else "<f4"
         arrays[split] = archives.read(wanted.file, name, dtype=dtype, shape=shape)
     _check_hash(entry, "predictions", wanted, arrays, reference.sha256)
     return arrays
+
+
+def _count_items(entry: Entry, split: str) -> int:
+    """How many items a split has by the record, where its data are not at hand."""
+    return int(entry.record.metrics[split]["n"] or 0)
 
 
 def _check_hash(

@@ -13,7 +13,7 @@ from medtransfer.specs.task import Kind, split_family
 from medtransfer.verification.entries import Entry
 from medtransfer.verification.tasks import Task
 
-__all__ = ["check_metrics", "check_replicates", "find_copies"]
+__all__ = ["check_metrics", "check_replicates"]
 
 _ROUNDING = 1e-9  # what another order of a sum may do, here to a bound that is reached
 # Replicates are kept as float32, which moves those up to 1 by 2^-25 = 3e-8 at most, and so a
@@ -175,20 +175,3 @@ def _compare_intervals(
         yield from entry.expect_close(
             f"{field}, {end} end", found[number], right[number], within=_STORED, source=source
         )
-
-
-def find_copies(entries: Mapping[Entry, Arrays]) -> Iterator[str]:
-    """Cells of one task with the same replicates in every test split, which no two runs give.
-
-    Those that are all the same number may be equal: every item right, or every mask empty.
-    """
-    first: dict[tuple[str, bytes], Entry] = {}
-    for entry, arrays in entries.items():
-        if all(len(np.unique(array)) == 1 for array in arrays.values()):
-            continue
-        content = b"".join(arrays[name].tobytes() for name in sorted(arrays))
-        other = first.setdefault((entry.record.task.name, content), entry)
-        if other is not entry:
-            yield entry.fault(
-                "replicates", f"a copy of those of {other.record.cell} in line {other.line}"
-            )

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from medtransfer.ranking.text import quantity
-from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.encoder import EncoderCard, PretrainingCard
+from medtransfer.specs.published import PublishedEncoder
 
-__all__ = ["describe"]
+__all__ = ["describe", "describe_published"]
 
 
 def describe(card: EncoderCard) -> dict[str, Any]:
@@ -19,8 +20,23 @@ def describe(card: EncoderCard) -> dict[str, Any]:
         "title": card.title,
         "architecture": _architecture(card),
         "family": _family(card),
-        "source": _source(card),
+        "source": _source(card.pretraining),
         "facts": [[label, text] for label, text in _facts(card) if text],
+    }
+
+
+def describe_published(encoder: PublishedEncoder) -> dict[str, Any]:
+    """The same of an encoder that others measured; nothing is known of how it is built."""
+    facts = dict(_pretraining_facts(encoder.pretraining))
+    if encoder.parameters is not None:
+        facts = {"Parameters": quantity(encoder.parameters, "count"), **facts}
+    return {
+        "name": encoder.name,
+        "title": encoder.title,
+        "architecture": "",
+        "family": "",
+        "source": _source(encoder.pretraining),
+        "facts": [[label, text] for label, text in facts.items() if text],
     }
 
 
@@ -36,9 +52,8 @@ def _family(card: EncoderCard) -> str:
     return leading.group() if leading else "other"
 
 
-def _source(card: EncoderCard) -> str:
+def _source(pretraining: PretrainingCard) -> str:
     """What the rows of the heat map are: the domains of the pre-training."""
-    pretraining = card.pretraining
     if pretraining.objective == "none":
         return "random weights"
     if pretraining.domains is None:
@@ -47,7 +62,7 @@ def _source(card: EncoderCard) -> str:
 
 
 def _facts(card: EncoderCard) -> Iterator[tuple[str, str]]:
-    weights, taken, pretraining = card.weights, card.input, card.pretraining
+    weights, taken = card.weights, card.input
     options = ", ".join(f"{name}={value}" for name, value in card.architecture.options.items())
     yield "Architecture", _architecture(card) + (f" ({options})" if options else "")
     yield "Weights", weights.hub or weights.url or weights.path or "random"
@@ -59,6 +74,13 @@ def _facts(card: EncoderCard) -> Iterator[tuple[str, str]]:
         f"mean {_numbers(taken.mean)}, std {_numbers(taken.std)}",
     )
     yield "Pooling", card.pooling
+    yield from _pretraining_facts(card.pretraining)
+    yield "Licence of the weights", card.licence
+    yield "Citation", card.citation
+    yield "Address", card.url
+
+
+def _pretraining_facts(pretraining: PretrainingCard) -> Iterator[tuple[str, str]]:
     yield "Pre-training", pretraining.objective
     yield "Pre-training domains", _names(pretraining.domains)
     yield "Pre-training data", _names(pretraining.datasets)
@@ -72,9 +94,6 @@ def _facts(card: EncoderCard) -> Iterator[tuple[str, str]]:
         yield "Pre-training time", f"{cost.gpu_hours:g} GPU hours"
     if cost.energy_kwh is not None:
         yield "Pre-training energy", f"{cost.energy_kwh:g} kWh"
-    yield "Licence of the weights", card.licence
-    yield "Citation", card.citation
-    yield "Address", card.url
 
 
 def _names(names: list[str] | None) -> str:

@@ -3,56 +3,90 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const BOARDS = DATA.boards.map(readBoard);
 
+const bytesOf = (text) =>
+  new DataView(Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer);
+
 /** Means of one result by encoder; null where a draw is missing. */
 function unpack(packed) {
   if (typeof packed !== "string") return packed;
-  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  return Array.from({ length: bytes.length / 2 }, (_, position) => {
+  const view = bytesOf(packed);
+  return Array.from({ length: view.byteLength / 2 }, (_, position) => {
     const whole = view.getInt16(2 * position, true);
     return whole === -32768 ? null : whole / DATA.scale;
   });
 }
 
+/** One value by encoder: whole numbers, small ones, large ones, or texts; null where unknown. */
 function column(values) {
-  return Array.isArray(values)
-    ? values
-    : values.at.map((position) => (position === null ? null : values.texts[position]));
+  if (Array.isArray(values) || typeof values === "string") return unpack(values);
+  if (values.float32) {
+    const view = bytesOf(values.float32);
+    return Array.from({ length: view.byteLength / 4 }, (_, position) => {
+      const number = view.getFloat32(4 * position, true);
+      return Number.isFinite(number) ? Number(number.toPrecision(5)) : null;
+    });
+  }
+  return values.at.map((position) => (position === null ? null : values.texts[position]));
 }
 
-/** A board whose results are read when they are first asked for. */
+/** The value of a function, which is called when it is first asked for. */
+function once(find) {
+  let found;
+  return () => (found ??= find());
+}
+
+/** A board whose numbers are read when they are first asked for; its own are those of a study. */
 function readBoard(raw) {
-  const values = new Map(Object.entries(raw.values).map(([name, one]) => [name, column(one)]));
-  const encoders = raw.encoders.map((position) => DATA.encoders[position]);
-  let read = null;
+  const values = new Map(
+    Object.entries(raw.values).map(([name, one]) => [name, once(() => column(one))]),
+  );
+  const has = (name) => values.has(name);
+  const value = (name, encoder) => values.get(name)?.()[encoder] ?? null;
+  const encoders = raw.cards ?? raw.encoders.map((position) => DATA.encoders[position]);
+  const cells = once(() => readCells(raw));
+  const ranked = once(() => encoders.filter((_, at) => value("rank", at) !== null).length);
   return {
     ...raw,
     encoders,
-    label: `${raw.protocol}: ${raw.suite}${raw.kind ? `, ${raw.kind} only` : ""}`,
-    value: (name, encoder) => values.get(name)?.[encoder] ?? null,
-    has: (name) => values.has(name),
+    cards: raw.cards ?? DATA.encoders,
+    label: raw.published
+      ? `published: ${raw.suite}`
+      : `${raw.protocol}: ${raw.suite}${raw.kind ? `, ${raw.kind} only` : ""}`,
+    value,
+    has,
     get cells() {
-      read ??= readCells(raw.results);
-      return read;
+      return cells();
+    },
+    /** How many encoders have a rank. */
+    get ranked() {
+      return ranked();
     },
   };
 }
 
 /** One entry per task, adaptation and budget, with all of its test splits. */
-function readCells(results) {
+function readCells({ results, series = DATA.series, published }) {
   const cells = new Map();
   for (const [task, domain, metric, split, adaptation, budget, chance, position] of results) {
     const key = JSON.stringify([task, adaptation, budget]);
     if (!cells.has(key)) {
-      cells.set(key, { task, domain, metric, adaptation, budget, chance, splits: new Map() });
+      const optional = !published && DATA.optional.includes(adaptation);
+      cells.set(key, {
+        task,
+        domain,
+        metric,
+        adaptation,
+        budget,
+        chance,
+        optional,
+        splits: new Map(),
+      });
     }
-    const series = DATA.series[position];
-    cells.get(key).splits.set(split, { ...series, mean: unpack(series.mean) });
+    const one = series[position];
+    cells.get(key).splits.set(split, { ...one, mean: unpack(one.mean) });
   }
   return [...cells.values()];
 }
-
-const isOptional = (cell) => DATA.optional.includes(cell.adaptation);
 
 function mean(values) {
   if (!values.length || values.includes(null)) return null;
@@ -90,7 +124,7 @@ function selected(board, state, encoder) {
     (cell) =>
       (state.domain === "" || cell.domain === state.domain) &&
       (state.budget === "" || cell.budget === state.budget) &&
-      (state.adaptation === "" ? !isOptional(cell) : cell.adaptation === state.adaptation) &&
+      (state.adaptation === "" ? !cell.optional : cell.adaptation === state.adaptation) &&
       (state.relation === "" || board.value(`relation_${cell.domain}`, encoder) === state.relation),
   );
 }
@@ -110,8 +144,9 @@ function coverage(cells, encoder) {
 /** All encoders of a board under the filters: one row each, in the order of the board. */
 function standings(board, state) {
   const part = selects(state);
-  const rows = board.encoders.map((card, encoder) => {
-    const row = { card, encoder, value: (name) => board.value(name, encoder) };
+  const rows = board.order.map((encoder, place) => {
+    const card = board.encoders[encoder];
+    const row = { card, encoder, place, value: (name) => board.value(name, encoder) };
     if (!part) {
       row.have = row.value("have");
       row.expected = row.value("expected");

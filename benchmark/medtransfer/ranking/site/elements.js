@@ -39,10 +39,17 @@ function address(text) {
   return make("a", { href: url.href, rel: "noopener noreferrer" }, foreign(text, 80));
 }
 
-/** A labelled menu; `options` are [value, text] pairs. */
+const menuItems = (pairs, chosen) =>
+  pairs.map(([value, text]) =>
+    make("option", { value, selected: value === chosen ? "" : null }, text),
+  );
+
+/** A labelled menu; `options` are [value, text] pairs, or [group, pairs]. */
 function menu(name, label, options, chosen) {
   const items = options.map(([value, text]) =>
-    make("option", { value, selected: value === chosen ? "" : null }, text),
+    Array.isArray(text)
+      ? make("optgroup", { label: value }, ...menuItems(text, chosen))
+      : menuItems([[value, text]], chosen),
   );
   return make("label", {}, make("span", {}, label), make("select", { name }, items));
 }
@@ -81,11 +88,12 @@ function plainTable(caption, head, rows) {
 /** A number with its unit, as in README.md: 3.6 GFLOP, 45.1 M, 2.1 h. */
 function quantity(value, unit) {
   if (value === null) return MISSING;
-  if (unit === "text") return foreign(value, 40);
+  if (unit === "text") return foreign(value, 120);
   if (unit === "score")
     return (Math.round(value * 1000) / 1000 + 0).toFixed(3).replace("-", "\u2212");
   if (unit === "share") return `${(100 * value).toFixed(0)} %`;
-  if (unit === "rank") return Number.isInteger(value) ? String(value) : value.toFixed(1);
+  if (unit === "rank") return String(value);
+  if (unit === "mean rank") return value.toFixed(1);
   if (unit === "seconds") {
     if (value < 120) return `${value.toFixed(1)} s`;
     return value < 7200 ? `${(value / 60).toFixed(0)} min` : `${(value / 3600).toFixed(1)} h`;

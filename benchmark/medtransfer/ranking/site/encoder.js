@@ -16,11 +16,10 @@ function places(card, state) {
     if (encoder < 0) return [];
     const value = (name) => board.value(name, encoder);
     const [low, high] = [value("rank_low"), value("rank_high")];
-    const ranked = board.encoders.filter((_, at) => board.value("rank", at) !== null).length;
     return [
       [
         make("a", { href: addressOf({ ...state, board: board.id }) }, foreign(board.label, 80)),
-        value("rank") === null ? MISSING : `${value("rank")} of ${ranked}`,
+        value("rank") === null ? MISSING : `${value("rank")} of ${board.ranked}`,
         low === null ? MISSING : bounds(low, high),
         quantity(value("in_domain"), "score"),
         quantity(value("out_of_domain"), "score"),
@@ -68,7 +67,8 @@ const unpackOne = (packed, encoder) => (packed ? (unpack(packed)[encoder] ?? nul
 
 /** Tasks and test splits by budget, a table for each adaptation. */
 function results(board, encoder) {
-  const ran = (cells) => !isOptional(cells[0]) || coverage(cells, encoder).have > 0;
+  const first = board.published ? "Target" : "Task and test split";
+  const ran = (cells) => !cells[0].optional || coverage(cells, encoder).have > 0;
   return byKey(board.cells, (cell) => cell.adaptation)
     .filter(ran)
     .map((cells) => {
@@ -80,7 +80,9 @@ function results(board, encoder) {
             "span",
             {},
             foreign(own[0].task, 60),
-            make("span", { class: "title" }, foreign(split.replace("_", "-"), 60)),
+            board.published
+              ? null
+              : make("span", { class: "title" }, foreign(split.replace("_", "-"), 60)),
           ),
           own[0].metric ?? MISSING,
           ...budgets.map((budget) =>
@@ -97,18 +99,18 @@ function results(board, encoder) {
         "h3",
         {},
         foreign(adaptation, 40),
-        isOptional(cells[0]) ? " (optional, not ranked)" : "",
+        cells[0].optional ? " (optional, not ranked)" : "",
       );
       return [
         title,
-        plainTable(`Results, ${adaptation}`, ["Task and test split", "Metric", ...budgets], rows),
+        plainTable(`Results, ${adaptation}`, [first, "Metric", ...budgets], rows),
       ];
     });
 }
 
 /** The whole view of an encoder. */
 function encoderView(board, state) {
-  const card = DATA.encoders.find((one) => one.name === state.encoder);
+  const card = board.cards.find((one) => one.name === state.encoder);
   const encoder = board.encoders.indexOf(card);
   const back = make(
     "p",
@@ -122,7 +124,8 @@ function encoderView(board, state) {
     card.title ? make("p", { class: "lede" }, foreign(card.title, 300)) : null,
     cardList(card),
   ];
-  parts.push(make("h2", {}, "Where it stands"), places(card, state));
+  // A published encoder stands on one board, and that is the one it is opened from.
+  if (!board.published) parts.push(make("h2", {}, "Where it stands"), places(card, state));
   parts.push(make("h2", {}, "Results, ", foreign(board.label, 80)));
   if (encoder < 0) parts.push(empty("Records of the tasks of this board would fill it."));
   else parts.push(relations(board, encoder), results(board, encoder));

@@ -6,6 +6,7 @@ const COSTS = [
   ["total_flops", "Pre-training and adaptation"],
 ];
 const MOST_CURVES = 8;
+const MOST_LABEL = 140; // pixels
 const tooltip = document.getElementById("tooltip");
 let drawn = [];
 
@@ -98,19 +99,55 @@ function costRows(rows, cost) {
   const known = rows
     .map((row) => ({ row, score: row.value("in_domain"), cost: row.value(cost) }))
     .filter(({ score, cost }) => score !== null && cost > 0);
-  const [low, high] = [Math.min, Math.max].map((bound) =>
-    Math.log(bound(...known.map((one) => one.cost))),
-  );
   return known.map(({ row, score, cost }) => {
     const beaten = known.some(
       (other) =>
         other.score >= score && other.cost <= cost && (other.score > score || other.cost < cost),
     );
-    const turned = Math.log(cost) - low > 0.6 * (high - low);
-    const label = beaten ? "" : row.card.name;
-    const [left, right] = turned ? [label, ""] : ["", label];
-    return { encoder: row.card.name, score, cost, best: beaten ? "no" : "yes", left, right };
+    return { encoder: row.card.name, score, cost, best: beaten ? "no" : "yes", left: "", right: "" };
   });
+}
+
+const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+
+/** The rows with names beside their points, on a side that is free: the front's, then the best. */
+function labelled(rows, view) {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `11px ${getComputedStyle(document.body).fontFamily}`;
+  const [across, up] = ["x", "y"].map((name) => view.scale(name));
+  const places = rows.map(({ cost, score }) => ({ x: across(cost), y: up(score) }));
+  const taken = places.map(({ x, y }) => ({
+    left: x - 5,
+    right: x + 5,
+    top: y - 5,
+    bottom: y + 5,
+  }));
+  const order = rows.map((_, at) => at);
+  order.sort((a, b) => (rows[b].best === "yes") - (rows[a].best === "yes") || a - b);
+  const edge = across.range()[1];
+  // By their names: Vega knows a row again by a symbol of its own, which must not be copied.
+  const found = rows.map(({ encoder, score, cost, best }) => ({
+    encoder,
+    score,
+    cost,
+    best,
+    left: "",
+    right: "",
+  }));
+  for (const at of order) {
+    const name = rows[at].encoder;
+    const { x, y } = places[at];
+    const width = Math.min(pen.measureText(name).width, MOST_LABEL) + 2;
+    const sides = { right: x + 6, left: x - 6 - width };
+    for (const [side, left] of Object.entries(sides)) {
+      const box = { left, right: left + width, top: y - 15, bottom: y - 3 };
+      if (left < 0 || box.right > edge || taken.some((other) => meet(box, other))) continue;
+      found[at][side] = name;
+      taken.push(box);
+      break;
+    }
+  }
+  return found;
 }
 
 /** Score over budget of some encoders, by adaptation, over the tasks that have every budget. */
@@ -136,39 +173,6 @@ function curveRows(board, state, rows) {
       };
     })
     .filter(({ budgets, points }) => budgets.length > 1 && points.length);
-}
-
-/** Mean score, of the encoders with every cell, of each source domain on each target domain. */
-function domainRows(board, state, rows) {
-  const cells = board.cells.filter(
-    (cell) =>
-      (state.domain === "" || cell.domain === state.domain) &&
-      (state.budget === "" || cell.budget === state.budget) &&
-      (state.adaptation === "" ? !isOptional(cell) : cell.adaptation === state.adaptation),
-  );
-  const targets = [...new Set(cells.map((cell) => cell.domain))].sort();
-  const found = byKey(rows, (row) => row.card.source).flatMap((group) =>
-    targets.map((target) => {
-      const own = cells.filter((cell) => cell.domain === target);
-      const scores = group.map((row) => score(own, row.encoder)).filter((value) => value !== null);
-      const intra = group[0].value(`relation_${target}`) === "intra" ? "yes" : "no";
-      return {
-        source: group[0].card.source,
-        target,
-        score: mean(scores),
-        encoders: scores.length,
-        intra,
-      };
-    }),
-  );
-  const known = found.filter((row) => row.score !== null);
-  const scores = known.map((row) => row.score);
-  const [low, high] = [Math.min(...scores), Math.max(...scores)];
-  const [faint, strong, outline] = ["--heat-ink-low", "--heat-ink-high", "--ink"].map(style);
-  const ink = (value) => ((value - low) / (high - low || 1) < 0.68 ? faint : strong);
-  return known
-    .map((row) => ({ ...row, ink: ink(row.score), outline }))
-    .sort((a, b) => a.source.localeCompare(b.source, "en"));
 }
 
 function numbers(caption, head, rows) {
@@ -226,7 +230,11 @@ function costFigure(board, state, ranked) {
         label,
         range: { category: [style("--accent"), style("--faint")] },
       });
-      result.view.addEventListener("click", (_, item) => {
+      const { view } = result;
+      const relabel = () => view.data("rows", labelled(rows, view)).runAsync();
+      view.addSignalListener("width", relabel);
+      await relabel();
+      view.addEventListener("click", (_, item) => {
         if (item?.datum?.encoder)
           location.hash = addressOf({ ...readState(), encoder: item.datum.encoder });
       });
@@ -298,44 +306,5 @@ function curveFigure(board, state, ranked) {
         await draw(places[at], "curve", points, { label });
       }
     },
-  ];
-}
-
-function domainFigure(board, state, ranked) {
-  const title = "Source and target domains";
-  const rows = domainRows(board, state, ranked);
-  if (!rows.length) {
-    return [
-      section(
-        "domains",
-        title,
-        empty("A ranked encoder whose card declares its pre-training domains would fill it."),
-      ),
-      null,
-    ];
-  }
-  const place = make("div", { class: "chart" });
-  const note =
-    "Mean score of the ranked encoders by what they were pre-trained on (rows) and the domain of the task (columns). Outlined: pre-trained on that domain.";
-  const element = section(
-    "domains",
-    title,
-    place,
-    make("p", { class: "note" }, note),
-    numbers(
-      title,
-      ["Pre-trained on", "Task's domain", "Mean score", "Encoders"],
-      rows.map((row) => [
-        foreign(row.source, 60),
-        row.target,
-        quantity(row.score, "score"),
-        String(row.encoders),
-      ]),
-    ),
-  );
-  const size = { height: 34 * new Set(rows.map((row) => row.source)).size };
-  return [
-    element,
-    () => draw(place, "domains", rows, { label: `${title}: ${rows.length} pairs`, size }),
   ];
 }

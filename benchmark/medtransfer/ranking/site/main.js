@@ -5,10 +5,10 @@ let last = null;
 
 function boardMenus(board, state) {
   const offered = choices(board);
-  const all = (values, every) => values.map((value) => [value, value || every]);
+  const all = (values) => values.map((value) => [value, value || "all"]);
   const filters = [
-    ["domain", "Domain", all(offered.domain, "all")],
-    ["budget", "Budget", all(offered.budget, "all")],
+    ["domain", "Domain", all(offered.domain)],
+    ["budget", "Budget", all(offered.budget)],
     [
       "adaptation",
       "Adaptation",
@@ -17,10 +17,10 @@ function boardMenus(board, state) {
         value === "" ? "all ranked" : DATA.optional.includes(value) ? `${value} (optional)` : value,
       ]),
     ],
-    ["relation", "Relation", all(offered.relation, "all")],
-    ["family", "Architecture", all(offered.family, "all")],
-  ];
-  if (offered.status.length > 1) filters.push(["status", "Status", all(offered.status, "all")]);
+    ["relation", "Relation", all(offered.relation)],
+    ["family", "Architecture", all(offered.family)],
+    ["status", "Status", all(offered.status)],
+  ].filter(([name, , options]) => options.length > 2 || (name === "status" && options.length > 1));
   const search = make("input", {
     type: "search",
     name: "text",
@@ -40,6 +40,9 @@ function boardMenus(board, state) {
 /** What the numbers of the table are, in a sentence or two. */
 function explanation(board, state) {
   if (!selects(state)) {
+    if (board.published) {
+      return "Ranked by the score over every cell of the study. Intra and inter scores are over the targets that are so for the encoder; to compare encoders of different sources, choose a domain.";
+    }
     const parts = ["Ranked by the in-domain score over every cell of the board."];
     if (board.has("rank_low")) parts.push("Intervals are at 95 %.");
     if (board.has("tie")) parts.push("Within two rules, no encoder is told apart from the first.");
@@ -55,11 +58,14 @@ function explanation(board, state) {
     .filter((name) => state[name] !== "")
     .map((name) => `${name} ${state[name]}`);
   const incomparable = state.relation !== "" && state.domain === "";
+  const intervals = board.has("rank_low")
+    ? "Ranks are of this part; their intervals are known for the whole board only."
+    : "Ranks are of this part.";
   return (
     `Recomputed over a part of the cells (${chosen.join(", ")}), for the encoders that have all of them. ` +
     (incomparable
       ? "Each encoder's mean is over its own domains, so there are no ranks; choose a domain to compare."
-      : "Ranks are of this part; their intervals are known for the whole board only.")
+      : intervals)
   );
 }
 
@@ -99,9 +105,11 @@ function boardView(board, state) {
   const rows = standings(board, state).filter((row) => row.expected > 0);
   const shown = sortRows(filterRows(rows, state), state.sort);
   const ranked = shown.filter((row) => row.value("in_domain") !== null);
-  const figures = [costFigure, curveFigure, domainFigure].map((figure) =>
-    figure(board, state, ranked),
-  );
+  const figures = board.published
+    ? [curveFigure(board, state, ranked), domainFigure(board, state, shown)]
+    : [costFigure, curveFigure, domainFigure, adaptedFigure, outcomeFigure].map((figure) =>
+        figure(board, state, ranked),
+      );
   const table = shown.length
     ? boardTable(board, state, shown)
     : empty("No encoder is left; fewer filters would show some.");
@@ -116,8 +124,28 @@ function boardView(board, state) {
         ),
       )
     : null;
-  const view = [boardHead(board, state, shown), table, figures.map(([element]) => element), notes];
+  const view = [
+    boardHead(board, state, shown),
+    table,
+    board.published ? [findingsSection(board), targetsSection(board)] : null,
+    figures.map(([element]) => element),
+    notes,
+  ];
   return [view.flat(), figures.map(([, drawing]) => drawing).filter(Boolean)];
+}
+
+/** The boards by origin; the menu has no groups where all are measured. */
+function offeredBoards() {
+  const names = (boards) => boards.map((one) => [one.id, one.label]);
+  const [published, measured] = [true, false].map((origin) =>
+    names(BOARDS.filter((board) => Boolean(board.published) === origin)),
+  );
+  if (!published.length) return measured;
+  const groups = [
+    ["Measured", measured],
+    ["Published by others", published],
+  ];
+  return groups.filter(([, boards]) => boards.length);
 }
 
 /** Show what the address says; the filters stay as they are while one types in them. */
@@ -134,15 +162,16 @@ function render() {
   const frame = `${state.board} ${state.encoder}`;
   const turned = frame !== last;
   if (turned) {
-    const names = BOARDS.map((one) => [one.id, one.label]);
-    const title = board.title || "This protocol is not shipped";
     main.replaceChildren(
       make(
         "div",
         { class: "boards" },
-        menu("board", "Board", names, board.id),
-        make("p", { class: "note" }, foreign(title, 200)),
+        menu("board", "Board", offeredBoards(), board.id),
+        board.published
+          ? null
+          : make("p", { class: "note" }, foreign(board.title || "This protocol is not shipped", 200)),
       ),
+      ...(board.published ? [originNote(board)] : []),
       ...(state.encoder ? [] : [boardMenus(board, state)]),
       make("div", { id: "view" }),
     );

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from medtransfer.ranking.board import Board
 from medtransfer.ranking.charts import chart_specifications
 from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.published import Published, published_board
 from medtransfer.ranking.site.cards import describe
 from medtransfer.ranking.site.columns import page_columns
+from medtransfer.ranking.site.studies import describe_study
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import OPTIONAL
 
@@ -28,24 +31,29 @@ _NULL = -(2**15)
 _CELL = ["task", "domain", "metric", "split", "adaptation", "budget"]
 _STANDING = ["rank", "have", "expected", "error", "rank_low", "rank_high", "tie"]
 _STANDING += ["rank_low_tasks", "rank_high_tasks", "in_domain_low", "in_domain_high"]
-_STANDING += ["status", "contamination"]
+_STANDING += ["status", "contamination", "init"]
 
 Json = dict[str, Any]
 
 
-def payload(boards: Sequence[Board], cards: Mapping[str, EncoderCard]) -> Json:
+def payload(
+    boards: Sequence[Board],
+    cards: Mapping[str, EncoderCard],
+    studies: Sequence[Published] = (),
+) -> Json:
     """What ``data.js`` reads.
 
     Returns:
         encoders (cards, described), boards (with the indices of their encoders and of the series
-        of each of their results), series (shared: a task stands on several boards), charts, and the
-        names of the optional adaptations.
+        of each of their results; those of studies last, with encoders and series of their own),
+        series (shared: a task stands on several boards), charts, and the names of the optional
+        adaptations.
     """
     names = sorted({name for board in boards for name in board.table.index})
     pool: dict[str, int] = {}
     described = [_board(board, names, pool) for board in boards]
     return {
-        "boards": described,
+        "boards": described + [describe_study(published_board(study)) for study in studies],
         "encoders": [describe(cards[name]) for name in names],
         "series": [json.loads(text)[1] for text in pool],
         "charts": chart_specifications(),
@@ -63,11 +71,13 @@ def embed_json(value: Any) -> str:
 
 
 def _board(board: Board, names: Sequence[str], pool: dict[str, int]) -> Json:
-    table = board.table
+    """Encoders stand by name, so that boards share series; ``order`` is that of the ranks."""
+    table = board.table.sort_index()
     columns = page_columns(board)
     shown = [*_STANDING, *(str(column["name"]) for column in columns)]
     shown += [name for name in table.columns if name.startswith("relation_")]
-    values = {name: _column(table[name]) for name in dict.fromkeys(shown) if name in table.columns}
+    filled = set(table.columns[table.notna().any()])
+    values = {name: _column(table[name]) for name in dict.fromkeys(shown) if name in filled}
     positions = {name: position for position, name in enumerate(names)}
     return {
         "id": "/".join(filter(None, [board.protocol, board.suite, board.kind])),
@@ -76,15 +86,23 @@ def _board(board: Board, names: Sequence[str], pool: dict[str, int]) -> Json:
         "suite": board.suite,
         "kind": board.kind,
         "encoders": [positions[name] for name in table.index],
+        "order": [int(at) for at in table.index.get_indexer(board.table.index)],
         "columns": columns,
         "values": values,
-        "results": _results(board, pool),
+        "results": _results(replace(board, table=table), pool),
         "notes": list(board.notes),
     }
 
 
-def _column(values: pd.Series[Any]) -> Json | list[float | None]:
-    """Numbers as they are; of texts, each once and who has which."""
+def _column(values: pd.Series[Any]) -> Json | str | list[float | None]:
+    """Whole numbers as they are, others packed; of texts, each once and who has which."""
+    if pd.api.types.is_float_dtype(values):
+        numbers = values.to_numpy(dtype=float, na_value=np.nan)
+        if np.nanmax(np.abs(numbers), initial=0) <= 1:
+            return _pack(numbers)
+        with np.errstate(over="ignore"):  # then it is unknown to the page
+            large = numbers.astype("<f4")
+        return {"float32": base64.b64encode(large.tobytes()).decode()}
     if pd.api.types.is_numeric_dtype(values):
         return [_number(value) for value in values]
     codes, texts = pd.factorize(values.astype(object))

@@ -1,7 +1,15 @@
 // What is shown, as the part of the address behind the #: a link to a view is that view.
 
+/** The board that the page opens on: of those that rank the most encoders, the first. */
+function openingBoard() {
+  const measured = BOARDS.filter((board) => !board.published);
+  const offered = measured.length ? measured : BOARDS;
+  const most = Math.max(...offered.map((board) => board.ranked));
+  return offered.find((board) => board.ranked === most)?.id ?? "";
+}
+
 const DEFAULTS = {
-  board: BOARDS.length ? BOARDS[0].id : "",
+  board: openingBoard(),
   encoder: "",
   section: "overall",
   sort: "rank",
@@ -37,10 +45,10 @@ const findBoard = (state) => BOARDS.find((board) => board.id === state.board);
 
 /** The values that each part of the state may have on a board. */
 function choices(board) {
-  const distinct = (values) => ["", ...new Set(values)];
+  const distinct = (values) => [...new Set(["", ...values])];
   const names = board.columns.map((one) => one.name);
   return {
-    encoder: distinct(DATA.encoders.map((card) => card.name)),
+    encoder: distinct(board.cards.map((card) => card.name)),
     section: sectionsOf(board).map(([section]) => section),
     sort: ["rank", "name", ...names].flatMap((name) => [name, `-${name}`]),
     domain: distinct(board.cells.map((cell) => cell.domain)),

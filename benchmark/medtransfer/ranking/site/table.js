@@ -11,7 +11,7 @@ const OF_ENCODER = ["parameters", "inference_flops_per_image", "status"];
 const RECOMPUTED = ["in_domain", "out_of_domain", "gap"];
 const RELATIONS = { intra: "intra", inter: "inter", none: "random weights" };
 // Of these less is better, so the first click sorts upwards.
-const UPWARDS = ["rank", "FLOP", "count", "seconds", "bytes", "joules", "text"];
+const UPWARDS = ["rank", "mean rank", "FLOP", "count", "seconds", "bytes", "joules", "text"];
 
 const sectionsOf = (board) =>
   SECTIONS.filter(([section]) => board.columns.some((one) => one.section === section));
@@ -52,9 +52,9 @@ function sortRows(rows, sort) {
   return [...rows].sort((left, right) => {
     const [a, b] = [keys.get(left), keys.get(right)];
     if (a === null || b === null)
-      return (a === null) - (b === null) || left.encoder - right.encoder;
+      return (a === null) - (b === null) || left.place - right.place;
     const order = typeof a === "string" ? a.localeCompare(b, "en") : a - b;
-    return sign * order || left.encoder - right.encoder;
+    return sign * order || left.place - right.place;
   });
 }
 
@@ -155,7 +155,6 @@ function boardTable(board, state, rows) {
   const part = selects(state);
   const columns = shownColumns(board, state);
   const interval = !part && board.has("rank_low");
-  const count = board.encoders.filter((_, encoder) => board.value("rank", encoder) !== null).length;
   const head = [
     heading({ name: "rank", title: "Rank", unit: "rank" }, state),
     interval ? make("th", { scope: "col", class: "interval" }, "Interval") : null,
@@ -172,7 +171,7 @@ function boardTable(board, state, rows) {
       "tr",
       { class: classes.filter(Boolean).join(" ") || null },
       rankCell(row, interval),
-      interval ? intervalCell(row, count) : [],
+      interval ? intervalCell(row, board.ranked) : [],
       nameCell(row, state),
       columns.map((one) => scoreCell(row, one, part)),
     );

@@ -1,0 +1,77 @@
+// A study that others published: where it comes from, what it claims, and all of its results.
+
+function originNote({ title, published }) {
+  return make(
+    "div",
+    { class: "origin" },
+    make(
+      "p",
+      {},
+      make("strong", {}, "Published by others, not measured here."),
+      " Protocol, test sets and preprocessing are the study\u2019s own: nothing here may be compared with another board.",
+    ),
+    make(
+      "p",
+      { class: "note" },
+      foreign(title, 300),
+      ". ",
+      foreign(published.citation, 300),
+      ". Licence of the numbers: ",
+      foreign(published.licence, 100),
+      ". ",
+      foreign(published.url, 200),
+    ),
+  );
+}
+
+/** Each claim with its verdict and what it rests on; the comparisons stand folded below. */
+function findingsSection({ published }) {
+  const title = "Findings of the study, recomputed";
+  if (!published.findings.length) {
+    return section(
+      "findings",
+      title,
+      empty("Claims of the study, as comparisons in its mapping (findings), would fill it."),
+    );
+  }
+  const parts = published.findings.map(({ title, text, shown, lines, head, rows }) => [
+    make("h3", {}, foreign(title, 200)),
+    make(
+      "p",
+      { class: "finding" },
+      make("strong", { class: shown ? "shown" : null }, shown ? "Shown." : "Not shown."),
+      " ",
+      foreign(text, 1000),
+    ),
+    make(
+      "ul",
+      { class: "notes" },
+      lines.map((line) => make("li", {}, line)),
+    ),
+    folded("Comparisons", () => plainTable(title, head, rows)),
+  ]);
+  return section("findings", title, parts, make("p", { class: "note" }, published.reading));
+}
+
+function targetsSection({ published }) {
+  const title = "Results by target";
+  const note = "Mean and standard deviation over the draws, by every metric of the study.";
+  const parts = published.targets.map(({ name, title, tables }) =>
+    folded(title ? `${name}: ${title}` : name, () =>
+      tables.map(({ metric, head, rows }) => [
+        make("h3", {}, foreign(metric, 60)),
+        plainTable(`${name}, ${metric}`, head, rows),
+      ]),
+    ),
+  );
+  return section("targets", title, make("p", { class: "note" }, note), parts);
+}
+
+/** Details that are made when they are first opened. */
+function folded(summary, fill) {
+  const details = make("details", {}, make("summary", {}, foreign(summary, 120)));
+  details.addEventListener("toggle", () => details.append(...[fill()].flat(Infinity)), {
+    once: true,
+  });
+  return details;
+}

@@ -1,0 +1,69 @@
+"""The primary metric itself, task by task: what stands behind the scores of a board."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pandas as pd
+
+from medtransfer.ranking.board import Board
+from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.text import MISSING, escape, pipe_table
+
+__all__ = ["render_tasks"]
+
+
+def render_tasks(board: Board, *, most: int, told: Collection[str]) -> list[str]:
+    """One section a task: the primary metric on each test split; all but the first folded away.
+
+    Args:
+        board: Of the whole suite.
+        most: How many of its encoders have a row.
+        told: Tasks to leave out.
+    """
+    results = board.results
+    order = board.table.index[:most]
+    chosen = results["encoder"].isin(order) & ~results["task"].isin(list(told))
+    parts = []
+    for task, own in results[chosen].groupby("task", sort=False):
+        parts.append(f"### {escape(task)}\n")
+        if not own["have"].any():
+            parts.append("No results yet.\n")
+            continue
+        inside, *outside = [
+            f"{escape(part['metric'].iloc[0])}, "
+            f"{escape('in-domain' if split == IN_DOMAIN else split)}\n\n"
+            f"{_split(part, order)}"
+            for split, part in own.groupby("split", sort=False)
+        ]
+        parts.append(inside)
+        if outside:
+            parts += ["<details><summary>Out-of-domain</summary>\n", *outside, "</details>\n"]
+    return parts
+
+
+def _split(results: pd.DataFrame, order: pd.Index[str]) -> str:
+    """One row per encoder and one column per adaptation and budget; empty ones are left out."""
+    columns = list(dict.fromkeys(zip(results["adaptation"], results["budget"], strict=True)))
+    entries = {
+        (row.encoder, row.adaptation, row.budget): _result(row)
+        for row in results[results["have"] > 0].itertuples()
+    }
+    filled = {key[1:] for key in entries}
+    columns = [column for column in columns if column in filled]
+    present = {encoder for encoder, *_ in entries}
+    rows = [
+        [escape(encoder), *(entries.get((encoder, *column), MISSING) for column in columns)]
+        for encoder in order
+        if encoder in present
+    ]
+    head = ["Encoder", *(f"{adaptation} {budget}" for adaptation, budget in columns)]
+    return pipe_table(head, rows)
+
+
+def _result(row: Any) -> str:
+    if row.have < row.draws:
+        return f"{row.have}/{row.draws} draws"
+    spread = "" if pd.isna(row.std) else f" ± {row.std:.3f}"
+    return f"{row.mean:.3f}{spread}{' (diverged)' if row.diverged else ''}"

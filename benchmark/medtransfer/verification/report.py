@@ -1,0 +1,60 @@
+"""What a verification found, and how it is printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from medtransfer.verification.entries import LEDGER
+
+__all__ = ["Check", "collapse", "plain", "print_checks"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        title: What was looked at, with counts.
+        problems: What is wrong, one line each; empty when it passed.
+        notes: What the reader should know, such as what could not be checked.
+        label: Stands before the title of a check that passed.
+    """
+
+    title: str
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    label: str = "right"
+
+
+def print_checks(checks: Iterable[Check]) -> int:
+    """Print checks as they are done, problems as errors, and count the problems."""
+    wrong = 0
+    for check in checks:
+        for note in check.notes:
+            print(f"note: {plain(note)}")
+        for problem in check.problems:
+            print(f"error: {plain(problem)}", file=sys.stderr)
+        if not check.problems:
+            print(f"{check.label}: {check.title}", flush=True)
+        wrong += len(check.problems)
+    return wrong
+
+
+def collapse(problems: Iterable[str]) -> Iterator[str]:
+    """Say what is wrong with many records in the same way once."""
+    groups: dict[str, list[str]] = {}
+    for problem in problems:
+        head, _, text = problem.partition("): ")
+        groups.setdefault(text if head.startswith(LEDGER) and text else problem, []).append(problem)
+    for alike in groups.values():
+        if len(alike) <= 3:
+            yield from alike
+        else:
+            yield f"{alike[0]} (and so in {len(alike) - 1} more records)"
+
+
+def plain(text: str) -> str:
+    """One line of a bounded length that moves no cursor, whatever a submission says."""
+    return "".join(character if character.isprintable() else "?" for character in text[:1000])
