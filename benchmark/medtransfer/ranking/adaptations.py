@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from medtransfer.ranking.columns import Unit
+from medtransfer.ranking.filling import fill_grid
 from medtransfer.ranking.frame import IN_DOMAIN, join
-from medtransfer.ranking.grid import Grid, average, fill_grid, largest, total
+from medtransfer.ranking.grid import Grid, average, largest, total
 from medtransfer.ranking.submissions import Submission
 from medtransfer.ranking.table import applicable
 from medtransfer.ranking.text import quantity

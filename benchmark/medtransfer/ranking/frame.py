@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from medtransfer.ranking.submissions import Submission, stack
 
@@ -31,14 +30,13 @@ class Frame:
     cells: pd.DataFrame
     values: pd.DataFrame
 
-    def choose(self, rows: NDArray[np.bool_]) -> Frame:
+    def choose(self, rows: pd.Index[int]) -> Frame:
         """Only some rows of ``cells``, with their values."""
-        if rows.all():
-            return self
-        number = np.cumsum(rows) - 1
-        values = self.values[rows[self.values["cell"]]]
-        values = values.assign(cell=number[values["cell"]])
-        return Frame(self.cells[rows].reset_index(drop=True), values.reset_index(drop=True))
+        number = np.full(len(self.cells), -1)
+        number[rows] = np.arange(len(rows))
+        values = self.values.assign(cell=number[self.values["cell"]])
+        values = values[values["cell"] >= 0].reset_index(drop=True)
+        return Frame(self.cells.loc[rows].reset_index(drop=True), values)
 
 
 def join(submissions: Sequence[Submission]) -> Frame:

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medtransfer.ranking.filling import broad_kind, fill_grid
 from medtransfer.ranking.frame import KINDS, join, most_common
-from medtransfer.ranking.grid import GROUP, Grid, broad_kind, fill_grid
+from medtransfer.ranking.grid import GROUP, Grid
 from medtransfer.ranking.resampling import Block, Replicates, resample, split_blocks
 from medtransfer.ranking.submissions import Submission
 from medtransfer.ranking.table import applicable, expected_cells, is_any, is_current
@@ -98,27 +99,21 @@ def lay_out(
     encoders = {submission.card.name: submission for submission in submissions}
     unknown = sorted(set(frame.cells["protocol"].unique()) - set(protocols))
     for name in [*protocols, *unknown]:
-        protocol, of_protocol = protocols.get(name), (frame.cells["protocol"] == name).to_numpy()
-        own = frame.cells[of_protocol]
+        protocol, own = protocols.get(name), frame.cells[frame.cells["protocol"] == name]
         known = {**(kinds or {}), **most_common(own, "kind")}
         fresh = is_current(own, protocol)
         stale, current = own[~fresh], own[fresh]
         most = most_common(current, "fingerprint")
         usual = is_any(current, ["task", "fingerprint"], most.items())
-        foreign = current[~usual]
-        chosen_rows = np.zeros(len(frame.cells), bool)
-        chosen_rows[current.index[usual]] = True
-        valid = frame.choose(chosen_rows)
+        valid, foreign = frame.choose(current.index[usual]), current[~usual]
         boards = {
             (key, kind): (chosen, *_cells(chosen, known, protocol, valid.cells))
             for key, suite in _shown(suites, set(own["task"].unique())).items()
             for kind, chosen in _by_kind(suite, known).items()
         }
-        pairs = current[["task", "encoder"]].drop_duplicates()
-        ran = pairs.groupby("task", observed=True)["encoder"].agg(list).to_dict()
+        ran = current[["task", "encoder"]].drop_duplicates()
+        cards = {encoder: encoders[encoder].card for encoder in sorted(ran["encoder"].unique())}
         every = dict.fromkeys(cell for *_, cells in boards.values() for cell in cells)
-        current_encoders = current["encoder"].unique()
-        cards = {encoder: encoders[encoder].card for encoder in sorted(current_encoders)}
         grid = fill_grid(valid, list(every), cards)
         blocks = dict.fromkeys(
             block
@@ -133,7 +128,7 @@ def lay_out(
         domains = most_common(valid.cells, "domain")
         for (key, kind), (suite, planned, ranked, cells) in boards.items():
             tasks = set(suite.tasks)
-            here = sorted({encoder for task in tasks for encoder in ran.get(task, ())})
+            here = sorted(ran.loc[ran["task"].isin(tasks), "encoder"].unique())
             yield Layout(
                 protocol=name,
                 title=protocol.title if protocol else "",

@@ -8,8 +8,9 @@ from operator import itemgetter
 
 import pandas as pd
 
+from medtransfer.ranking.filling import fill_grid
 from medtransfer.ranking.frame import IN_DOMAIN, join
-from medtransfer.ranking.grid import average, fill_grid, total
+from medtransfer.ranking.grid import average, total
 from medtransfer.ranking.submissions import Submission
 from medtransfer.ranking.table import applicable, is_any, is_current
 from medtransfer.specs.protocol import Protocol
@@ -42,7 +43,7 @@ def summary(
         return pd.DataFrame(columns=["encoder", "in_domain"])
     frame = join(submissions)
     same = is_any(frame.cells, ["task", "fingerprint"], fingerprints.items())
-    frame = frame.choose(same & is_current(frame.cells, protocol))
+    frame = frame.choose(frame.cells.index[same & is_current(frame.cells, protocol)])
     names = set(frame.cells["encoder"].unique())
     cards = {one.card.name: one.card for one in submissions if one.card.name in names}
     wanted = applicable(sorted(cells), frame.cells)
