@@ -582,15 +582,17 @@ def test_parts_of_one_encoder_are_merged(tmp_path: Path) -> None:
     failed = submission("a", change=at(FINETUNED, **FAILURE), cells=CELLS[:-1])
     save(tmp_path / "one", failed)
     save(tmp_path / "two", submission("a", value=0.9))
+    save(tmp_path / "one", submission("b", value=0.7))
     (tmp_path / "one" / ".cache").mkdir()
     (tmp_path / "one" / "__pycache__").mkdir()
     (tmp_path / "one" / "README.md").touch()
-    [merged] = ranking.load_submissions([tmp_path / "one", tmp_path / "two"])
+    merged, other = ranking.load_submissions([tmp_path / "one", tmp_path / "two"])
     cells = merged.cells[list(Cell._fields)].itertuples(index=False, name=None)
     inside = merged.values[merged.values["split"] == "in_domain"].set_index("cell")["value"]
     values = {Cell(*cell): inside[number] for number, cell in enumerate(cells)}
     assert set(values) == set(CELLS)
     assert {cell for cell, value in values.items() if value == 0.9} == {FINETUNED, CELLS[-1]}
+    assert rank(merged, other).table["rank"].tolist() == [1, 2]
 
 
 def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.status import Status
 
 __all__ = [
     "DataOption",
@@ -47,13 +48,19 @@ def leaderboard(
 ) -> None:
     """Rank the submissions: README.md, figures/, leaderboard.csv and the page index.html."""
     from medtransfer import ranking
+
+    with ranking.without_collection(), Console(stderr=True).status("Reading") as status:
+        lines = _rank(submissions or [Path("submissions")], out, check=check, status=status)
+    print("\n".join(lines))
+
+
+def _rank(folders: Sequence[Path], out: Path, *, check: bool, status: Status) -> list[str]:
+    """Do what `leaderboard` is asked for, and return what to say."""
+    from medtransfer import ranking
     from medtransfer.specs.errors import InputError
 
-    gc.disable()  # what is made stays to the end; looking for garbage takes a tenth of the time
-    folders = submissions or [Path("submissions")]
     processes = os.cpu_count() or 1
     found = ranking.load_submissions(folders, processes=processes)
-    _note_merged(folders, [submission.card.name for submission in found])
     studies = [
         study for folder in folders for study in ranking.load_published(folder / ranking.PUBLISHED)
     ]
@@ -62,17 +69,19 @@ def leaderboard(
             f"{', '.join(map(str, folders))}: holds no submission (<encoder>/ folders) and no "
             f"published study ({ranking.PUBLISHED}/<study>/ folders)"
         )
+    status.update("Ranking")
     boards = ranking.shipped_boards(found, processes=processes)
     cards = {submission.card.name: submission.card for submission in found}
+    status.update("Writing")
+    lines = _note_merged(folders, list(cards))
+    missing = "" if ranking.has_charts() else f"; without the page and the figures, {_EXTRA}"
     if check:
         differing = ranking.check_leaderboard(boards, out, cards=cards, studies=studies)
         if differing:
             raise InputError(
                 f"{out}: out of date: {', '.join(differing)}; run `bench leaderboard` and commit"
             )
-        rest = "" if ranking.has_charts() else f"; without the page and the figures{_WITHOUT}"
-        print(f"{out} is up to date{rest}")
-        return
+        return [*lines, f"{out} is up to date{missing}"]
     try:
         written = ranking.write_leaderboard(boards, out, cards=cards, studies=studies)
     except OSError as error:
@@ -80,15 +89,17 @@ def leaderboard(
     for board in boards:
         only = f", {board.kind} only" if board.kind else ""
         ranked = int(board.table["rank"].notna().sum())
-        print(
+        lines.append(
             f"protocol {board.protocol}, suite {board.suite}{only}: {ranked} of "
             f"{len(board.table)} encoders ranked"
         )
-    for study in studies:
-        print(f"published results of {study.study.name}: on a board of their own")
-    print(f"wrote {', '.join(f'{out}/{name}' for name in written)}")
-    if not ranking.has_charts():
-        print(f"without the page and the figures{_WITHOUT}")
+    lines += [
+        f"published results of {study.study.name}: on a board of their own" for study in studies
+    ]
+    files = [name for name in written if "/" not in name]
+    pictures = len(written) - len(files)
+    drawn = f" and {pictures} figures" if pictures else ""
+    return [*lines, f"wrote {', '.join(f'{out}/{name}' for name in files)}{drawn}{missing}"]
 
 
 def compare(
@@ -101,7 +112,8 @@ def compare(
 
     folders = submissions or [Path("submissions")]
     found = ranking.load_submissions(folders)
-    _note_merged(folders, (first, second))
+    for line in _note_merged(folders, (first, second)):
+        print(line)
     for layout, differences in ranking.compare(found, first, second):
         console.print_differences(layout, differences, (first, second))
     print(
@@ -192,17 +204,20 @@ def import_(
     print(f"wrote {records} of {encoders} on {targets} to {folder}")
 
 
-_WITHOUT = ", which need the extra page: pip install 'medtransfer[page]'"
+_EXTRA = "which need the extra page: pip install 'medtransfer[page]'"
 
 
-def _note_merged(folders: Sequence[Path], encoders: Sequence[str]) -> None:
-    for name in encoders:
-        places = [str(folder / name) for folder in folders if (folder / name).is_dir()]
-        if len(places) > 1:
-            print(
-                f"note: {name} is in {' and '.join(places)}: taken as one, and of a cell that is "
-                "in several the first"
-            )
+def _note_merged(folders: Sequence[Path], encoders: Sequence[str]) -> list[str]:
+    found = {
+        name: [str(folder / name) for folder in folders if (folder / name).is_dir()]
+        for name in encoders
+    }
+    return [
+        f"note: {name} is in {' and '.join(places)}: taken as one, and of a cell that is in "
+        "several the first"
+        for name, places in found.items()
+        if len(places) > 1
+    ]
 
 
 def find_data(data: Path | None) -> Path | None:

@@ -19,6 +19,7 @@ from medtransfer.ranking.files import (
 )
 from medtransfer.ranking.layout import Layout, lay_out
 from medtransfer.ranking.markdown import render_markdown
+from medtransfer.ranking.parallel import without_collection
 from medtransfer.ranking.published import load_published
 from medtransfer.ranking.submissions import (
     PUBLISHED,
@@ -56,6 +57,7 @@ __all__ = [
     "summary",
     "tabulate",
     "tidy",
+    "without_collection",
     "write_leaderboard",
 ]
 

@@ -7,9 +7,10 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["map_in_processes"]
+__all__ = ["map_in_processes", "without_collection"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -39,3 +40,18 @@ def _map(function: Callable[[_In], _Out], items: Sequence[_In], processes: int) 
             yield from pool.map(function, items)
     finally:
         gc.unfreeze()
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """While hundreds of thousands of records are read no garbage is looked for.
+
+    They hold no cycles, and looking takes a tenth of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

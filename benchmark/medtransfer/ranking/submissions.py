@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -12,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import union_categoricals
 
-from medtransfer.ranking.parallel import map_in_processes
+from medtransfer.ranking.parallel import map_in_processes, without_collection
 from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import Record, first_settled, iterate_records
@@ -133,7 +130,7 @@ def _load_all(paths: Sequence[Path], processes: int) -> Iterable[Submission]:
 
 def _load(path: Path) -> Submission:
     card, records = _open(path)
-    with _no_collection():
+    with without_collection():
         return Submission.of(card, records, folder=path, status=read_status(path))
 
 
@@ -153,18 +150,6 @@ def _own_records(ledger: Path, encoder: str) -> Iterator[Record]:
                 f"but '{encoder}' in encoder.yaml"
             )
         yield record
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Thousands of records hold no cycles; looking for some takes longer than reading them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _encoder_folders(folder: Path) -> list[Path]:
@@ -257,12 +242,20 @@ def stack(submissions: Sequence[Submission]) -> tuple[pd.DataFrame, pd.DataFrame
 def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """As `pandas.concat`, which makes plain texts of names whose categories differ."""
     columns = {
-        name: union_categoricals([table[name] for table in tables], sort_categories=True)
+        name: _join_names([table[name].array for table in tables])
         if isinstance(tables[0][name].dtype, pd.CategoricalDtype)
         else np.concatenate([table[name].to_numpy() for table in tables])
         for name in tables[0].columns
     }
     return pd.DataFrame(columns)
+
+
+def _join_names(parts: Sequence[Any]) -> pd.Categorical:
+    known = pd.Index(sorted(set().union(*(part.categories for part in parts))), dtype=object)
+    # One more place, which the code of a null, -1, leads to.
+    places = [np.append(known.get_indexer(part.categories), -1) for part in parts]
+    codes = [place[part.codes] for place, part in zip(places, parts, strict=True)]
+    return pd.Categorical.from_codes(np.concatenate(codes), known)
 
 
 def _first_settled(cells: pd.DataFrame, values: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
