@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -25,11 +26,12 @@ from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import Suite
+from tests.conftest import Outcome
 
 QUICK = load_protocol("quick")
 DOMAINS = {"shapes": "natural", "chest": "chest-xray", "slices": "ct", "retina": "oct"}
 MASKS = {"lungs": "chest-xray", "polyps": "endoscopy"}
-SUITES = {"phantom": Suite(tasks=list(DOMAINS))}
+SUITES = {"phantom": Suite(title="Drawn, not seen", tasks=list(DOMAINS))}
 CELLS = [
     Cell(task, budget, adaptation, draw)
     for task in DOMAINS
@@ -49,6 +51,7 @@ def segmentation_cells(task: str) -> list[Cell]:
 
 
 Change = Callable[[Cell, dict[str, Any]], dict[str, Any] | None]
+Bench = Callable[..., Outcome]
 
 
 def card(name: str, **fields: Any) -> EncoderCard:
@@ -383,6 +386,7 @@ def test_a_protocol_that_is_not_shipped_is_only_noted() -> None:
     own = {"name": "mine", "fingerprint": "0" * 64}
     board = rank(submission("a", change=lambda _, draft: {**draft, "protocol": own}))
     assert board.protocol == "mine" and board.table.empty
+    assert "Drawn, not seen. " in ranking.render_markdown([board])
     assert "not ranked: 64 records of a" in ranking.render_markdown([board])
 
 
@@ -613,6 +617,22 @@ def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "b" / "records.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=r"b.records.jsonl: line 1: encoder: required"):
         ranking.load_submissions([tmp_path], processes=2)
+
+
+def test_folders_that_are_something_else(tmp_path: Path, bench: Bench) -> None:
+    """A submission instead of its folder, a study out of place, two copies: each is said."""
+    folder, out = save(tmp_path / "all", submission("a")), tmp_path / "out"
+    outcome = bench("leaderboard", "--submissions", folder / "a", "--out", out)
+    assert outcome.code == 2 and f"the folder that it is in, {folder}" in outcome.err
+    shutil.copytree(folder / "a", folder / "copy")
+    outcome = bench("leaderboard", "--submissions", folder, "--out", out)
+    assert outcome.code == 0
+    places = f"{tmp_path / 'a'} and {tmp_path / 'copy'}"
+    assert f"note: a is in {places}: taken as one" in outcome.out
+    (folder / "study").mkdir()
+    (folder / "study" / "study.yaml").touch()
+    outcome = bench("leaderboard", "--submissions", folder, "--out", out)
+    assert outcome.code == 2 and "its place is in a folder called published" in outcome.err
 
 
 def test_wrong_submissions_are_refused(tmp_path: Path) -> None:

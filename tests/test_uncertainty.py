@@ -457,3 +457,47 @@ def test_the_front_is_who_cannot_be_beaten_for_less() -> None:
     assert marks.index[marks.isna()].tolist() == ["f", "g"]
     best = best_under(table, "adaptation_flops")
     assert list(zip(best["budget"], best["encoder"], strict=True)) == [(1e9, "a"), (1e10, "b")]
+
+
+def test_numbers_far_from_their_replicates_are_named(tmp_path: Path) -> None:
+    """Who raises a metric and not the replicates is still ranked, but the board says so."""
+    measured(tmp_path, "a", value=0.8)
+    measured(tmp_path, "b", value=0.7)
+    ledger = tmp_path / "b" / "records.jsonl"
+    untouched = ranking.load_submissions([tmp_path])
+    assert not rank(*untouched).notes
+    lines = ledger.read_text().splitlines(keepends=True)
+    lines[0] = lines[0].replace("0.7", "0.99", 1)
+    ledger.write_text("".join(lines))
+    [note] = rank(*ranking.load_submissions([tmp_path])).notes
+    cell = CELLS[0]
+    assert note.startswith("b: 1 result far outside of the bootstrap replicates handed in with it")
+    assert f"{cell.task} {cell.budget} {cell.adaptation}" in note
+
+
+def test_too_few_tasks_for_so_many_pairs(tmp_path: Path) -> None:
+    """Where no pair could be shown, however clear, the page says so instead of testing."""
+    scores = pd.DataFrame(np.arange(24.0).reshape(4, 6) + np.eye(4, 6), columns=list("abcdef"))
+    found = compare_over_tasks(scores)
+    assert len(found.pairs) == 15 and found.pairs[["p", "holm"]].isna().all(axis=None)
+    encoders = [measured(tmp_path, name, value=0.6 + 0.05 * n) for n, name in enumerate("abcd")]
+    assert "4 are too few to show one of 6 pairs to differ" in ranking.render_markdown(
+        [rank(*encoders)]
+    )
+
+
+def test_ranks_and_ties_never_contradict_each_other(tmp_path: Path) -> None:
+    """Whoever is in the first tie group may have the first rank, and the reverse."""
+    for seed in range(12):
+        values = 0.8 - 0.002 * np.arange(6)
+        table = rank(
+            *[
+                measured(tmp_path / str(seed), f"e{n}", value=value, seed=100 * seed + n)
+                for n, value in enumerate(values)
+            ]
+        ).table
+        first = table["tie"] == 1
+        leader = table.index[0]
+        above = table.loc[table.index != leader, "rank_low"] > 1
+        assert (table.loc[leader, "rank_high"] >= first.sum()) and table.loc[leader, "tie"] == 1
+        assert above[~first.drop(leader)].all()

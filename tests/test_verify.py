@@ -763,15 +763,15 @@ def test_cells_are_run_again(made: Path, copy: Path, bench: Bench) -> None:
     for name in written["files"]:
         before = (copy / name).read_bytes()
         (copy / name).write_bytes(before + b"\n")
-        assert read_status(copy) == "declared"
+        assert read_status(copy) == "changed"
         (copy / name).write_bytes(before)
     assert read_status(copy) == "verified"
     (copy / "predictions" / "more.npz").write_bytes(b"")
-    assert read_status(copy) == "declared"
+    assert read_status(copy) == "changed"
     outcome = verify(bench, made, copy, "--rerun", 1)
     assert outcome.code == 2 and "run again" not in outcome.out
     (copy / "verification.json").write_text("[]")
-    assert read_status(copy) == "declared"
+    assert read_status(copy) == "changed"
 
 
 def test_what_only_a_run_can_find(made: Path, copy: Path, bench: Bench) -> None:

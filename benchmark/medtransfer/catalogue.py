@@ -56,8 +56,8 @@ def listing(
             for card in (registration.card for registration in registered().values())
         ]
     if kind == "suites":
-        return ("suite", "budgets", "tasks"), [
-            (name, ", ".join(suite.budgets or ["all"]), ", ".join(suite.tasks))
+        return ("suite", "title", "budgets", "tasks"), [
+            (name, suite.title, ", ".join(suite.budgets or ["all"]), ", ".join(suite.tasks))
             for name, suite in load_suites().items()
         ]
     rows: Rows = []

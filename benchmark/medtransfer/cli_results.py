@@ -6,11 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.status import Status
+
+if TYPE_CHECKING:
+    from medtransfer.ranking import Submission
 
 __all__ = [
     "DataOption",
@@ -73,7 +76,7 @@ def _rank(folders: Sequence[Path], out: Path, *, check: bool, status: Status) ->
     boards = ranking.shipped_boards(found, processes=processes)
     cards = {submission.card.name: submission.card for submission in found}
     status.update("Writing")
-    lines = _note_merged(folders, list(cards))
+    lines = _note_merged(found)
     missing = "" if ranking.has_charts() else f"; without the page and the figures, {_EXTRA}"
     if check:
         differing = ranking.check_leaderboard(boards, out, cards=cards, studies=studies)
@@ -112,7 +115,7 @@ def compare(
 
     folders = submissions or [Path("submissions")]
     found = ranking.load_submissions(folders)
-    for line in _note_merged(folders, (first, second)):
+    for line in _note_merged([one for one in found if one.card.name in (first, second)]):
         print(line)
     for layout, differences in ranking.compare(found, first, second):
         console.print_differences(layout, differences, (first, second))
@@ -207,16 +210,12 @@ def import_(
 _EXTRA = "which need the extra page: pip install 'medtransfer[page]'"
 
 
-def _note_merged(folders: Sequence[Path], encoders: Sequence[str]) -> list[str]:
-    found = {
-        name: [str(folder / name) for folder in folders if (folder / name).is_dir()]
-        for name in encoders
-    }
+def _note_merged(submissions: Sequence[Submission]) -> list[str]:
     return [
-        f"note: {name} is in {' and '.join(places)}: taken as one, and of a cell that is in "
-        "several the first"
-        for name, places in found.items()
-        if len(places) > 1
+        f"note: {one.card.name} is in {' and '.join(one.folders)}: taken as one, and of a cell "
+        "that is in several the first"
+        for one in submissions
+        if len(one.folders) > 1
     ]
 
 

@@ -71,6 +71,7 @@ def shipped_boards(submissions: Sequence[Submission], *, processes: int = 1) -> 
         _protocols(),
         kinds={task: card.kind for task, card in cards.items()},
         lineages={task: card.corpora for task, card in cards.items()},
+        titles={task: card.title for task, card in cards.items()},
         processes=processes,
     )
 

@@ -46,6 +46,8 @@ class Board:
     Attributes:
         protocol: Name of the protocol.
         title: Title of the protocol; empty when no shipped one has that name.
+        about: What the suite is; empty when it does not say.
+        tasks: Title of each of its tasks; empty where no card is known.
         suite: Name of the suite.
         kind: ``classification`` or ``segmentation``, when the board has only these tasks of a suite
             with both; else empty.
@@ -69,6 +71,8 @@ class Board:
 
     protocol: str
     title: str
+    about: str
+    tasks: Mapping[str, str]
     suite: str
     kind: str
     columns: tuple[Column, ...]
@@ -87,6 +91,7 @@ def boards(
     *,
     kinds: Mapping[str, str] | None = None,
     lineages: Mapping[str, Sequence[str]] | None = None,
+    titles: Mapping[str, str] | None = None,
     processes: int = 1,
 ) -> list[Board]:
     """One board per protocol and suite, as `lay_out` has them.
@@ -101,16 +106,19 @@ def boards(
         protocols: By name.
         kinds: Kind of each task by its card, for those that nobody ran.
         lineages: Source corpora of each task by its card.
+        titles: Of the tasks.
         processes: How many draw the bootstrap replicates.
     """
     found = [
-        _board(layout, lineages or {})
+        _board(layout, lineages or {}, titles or {})
         for layout in lay_out(submissions, suites, protocols, kinds=kinds, processes=processes)
     ]
     return [board for board in found if not board.kind or board.table["rank"].notna().any()]
 
 
-def _board(layout: Layout, lineages: Mapping[str, Sequence[str]]) -> Board:
+def _board(
+    layout: Layout, lineages: Mapping[str, Sequence[str]], titles: Mapping[str, str]
+) -> Board:
     own = {task: lineages.get(task, ()) for task in layout.domains}
     mixed = KIND_SCORES if layout.ranked.groups["kind"].nunique() > 1 else ()
     domains = domain_columns(set(layout.domains.values()))
@@ -121,6 +129,8 @@ def _board(layout: Layout, lineages: Mapping[str, Sequence[str]]) -> Board:
     return Board(
         protocol=layout.protocol,
         title=layout.title,
+        about=layout.about,
+        tasks={task: titles.get(task, "") for task in layout.whole.groups["task"].unique()},
         suite=layout.suite,
         kind=layout.kind,
         columns=columns,
@@ -136,6 +146,7 @@ def _board(layout: Layout, lineages: Mapping[str, Sequence[str]]) -> Board:
             *_foreign(layout.foreign),
             *_inapplicable(layout.planned, layout.cells),
             *_seen(seen, layout.cells),
+            *_doubtful(layout.whole, layout.replicates),
             *([_OTHER_TASKS_NOTE] if layout.suite == OTHER_TASKS else []),
         ),
     )
@@ -261,6 +272,25 @@ def _seen(seen: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> list[str]
         "Seen in pre-training, as declared, and left out of the second rank for everybody"
         f"{rest}: {listed}."
     ]
+
+
+def _doubtful(grid: Grid, replicates: Replicates) -> list[str]:
+    """Results that cannot be what their replicates were drawn from; see `bench verify`."""
+    inside, rows = grid.splits[IN_DOMAIN].mean, replicates.find(grid.groups)
+    chance = grid.groups["chance"].to_numpy(float)
+    notes = []
+    for column, encoder in enumerate(grid.encoders):
+        low, high = replicates.bounds[encoder][:, rows] * (1 - chance) + chance
+        beyond = high - low + 1e-3  # as far again as the interval is wide
+        far = (inside[:, column] < low - beyond) | (inside[:, column] > high + beyond)
+        if far.any():
+            first = " ".join(grid.groups.loc[np.flatnonzero(far)[0], GROUP])
+            notes.append(
+                f"{encoder}: {far.sum()} result{'s' if far.sum() > 1 else ''} far outside of the "
+                f"bootstrap replicates handed in with {'them' if far.sum() > 1 else 'it'}, the "
+                f"first {first}; `bench verify` says more."
+            )
+    return notes
 
 
 def _inapplicable(planned: Iterable[Cell], cells: Iterable[Cell]) -> list[str]:

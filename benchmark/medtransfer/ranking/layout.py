@@ -33,6 +33,7 @@ class Layout:
         protocol: Name of the protocol.
         title: Its title; empty when no shipped one has that name.
         suite: Name of the suite.
+        about: What it is; empty when it does not say.
         kind: Kind of its tasks where the board has only these; else empty.
         submissions: By encoder, sorted.
         whole: What they did on every cell.
@@ -47,6 +48,7 @@ class Layout:
     protocol: str
     title: str
     suite: str
+    about: str
     kind: str
     submissions: Mapping[str, Submission]
     whole: Grid = field(repr=False)
@@ -133,6 +135,7 @@ def lay_out(
                 protocol=name,
                 title=protocol.title if protocol else "",
                 suite=key,
+                about=suite.title,
                 kind=kind,
                 submissions={encoder: encoders[encoder] for encoder in here},
                 whole=grid.choose(_rows(grid, cells), here),

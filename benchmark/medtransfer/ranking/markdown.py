@@ -14,13 +14,13 @@ from medtransfer.ranking.columns import Column, Section
 from medtransfer.ranking.figures import Figure, figures
 from medtransfer.ranking.frame import IN_DOMAIN, KINDS
 from medtransfer.ranking.pareto import PRICES, best_under
+from medtransfer.ranking.standing import verdicts
 from medtransfer.ranking.task_tables import render_tasks
 from medtransfer.ranking.text import MISSING, escape, pipe_table, quantity, spans
 from medtransfer.specs.protocol import OPTIONAL
 
 __all__ = ["render_markdown"]
 
-_NAMED = 10  # pairs of encoders in a sentence
 _MOST = 30  # encoders in a table: GitHub cuts a page off after half a megabyte
 
 _HEAD = """\
@@ -44,13 +44,15 @@ cell of a board has no rank and no score there: no mean is taken over what happe
   out-of-domain, over those same tasks.
 - **95 %**: intervals of a paired bootstrap over test items and few-shot draws (1,000 replicates,
   the same for all encoders). A **rank** is at least one more than the number of encoders that are
-  shown to be better, and at most the number of those not shown to be worse. **Tie**: encoders of
-  one group are not told apart from the best of it. **Rank on other tasks**: the tasks are drawn
-  anew, too, those of one source corpus together.
+  shown to be better, and at most the number of those not shown to be worse, in one-sided
+  comparisons at 5 % (`bench compare` asks for more: a two-sided interval of 95 %). **Tie**: no
+  encoder of a group is shown to be worse than the best of it. **Rank on other tasks**: the tasks
+  are drawn anew, too, those of one source corpus together.
 - **Mean rank** (over tasks) and **win rate** (share of the other encoders and tasks that are
   beaten) depend on who else is here.
 - **Status**: verified means that `bench verify --rerun` recomputed the numbers and ran some cells
-  again; else the submission is taken at its word.
+  again; declared, that the submission is taken at its word; changed, that it has other bytes than
+  when it was verified.
 - **Seen before**: whether declared pre-training data overlap with a task's source corpora.
   **Unseen tasks only**: the rank without all tasks that any encoder here has seen.
 - **Intra**: over the tasks of domains that the encoder was pre-trained on, so other tasks for
@@ -103,8 +105,7 @@ def _board(board: Board, told: Collection[str]) -> str:
     only = f", {board.kind} only" if board.kind else ""
     parts = [
         f"## Protocol {escape(board.protocol)}, suite {escape(board.suite)}{only}\n",
-        f"{escape(board.title or 'This protocol is not shipped')}. "
-        f"{len(ranked)} of {len(board.table)} encoders are ranked.\n",
+        f"{escape(_about(board))} {len(ranked)} of {len(board.table)} encoders are ranked.\n",
     ]
     if len(board.table) > _MOST:
         parts.append(
@@ -133,6 +134,11 @@ def _board(board: Board, told: Collection[str]) -> str:
     return _join(*parts)
 
 
+def _about(board: Board) -> str:
+    titles = [board.title or "This protocol is not shipped", board.about]
+    return " ".join(f"{title}." for title in titles if title)
+
+
 def _picture(figure: Figure) -> str:
     return f"![{escape(figure.alt)}]({figure.name})\n\n{escape(figure.caption)}\n"
 
@@ -159,34 +165,8 @@ def _certainty(board: Board, ranked: pd.DataFrame, drawn: Mapping[str, str]) -> 
         for number, (encoder, rank) in enumerate(ranked["rank"].head(_MOST).items())
     ]
     table = pipe_table(["Rank", "Encoder", *columns], rows, align="rl" + "r" * len(columns))
-    return _join("### How sure the ranks are\n", table, _significance(board), drawn.get("scores"))
-
-
-def _significance(board: Board) -> str:
-    """Two questions that are easily taken for one, each with its answer."""
-    found, ties = board.significance, board.table["tie"].max()
-    if len(board.table["rank"].dropna()) < 2:
-        return ""
-    lines = []
-    if pd.notna(ties):
-        groups = f"{ties} groups of encoders apart" if ties > 1 else "no encoder from the best"
-        lines.append(f"- On these very tasks, test items and draws tell {groups} (Tie).\n")
-    question = "- Would it be so on other tasks like these? "
-    if found.friedman is None:
-        tasks = f"{found.tasks} task{'s' if found.tasks > 1 else ''}"
-        lines.append(f"{question}Nothing is tested: {tasks} cannot say.\n")
-    else:
-        shown = found.pairs[found.pairs["holm"] < 0.05]
-        named = [f"{escape(p.better)} over {escape(p.worse)}" for p in shown.itertuples()]
-        rest = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-        pairs = ", ".join(named[:_NAMED]) + rest
-        verdict = "not all alike" if found.friedman < 0.05 else "not shown to differ"
-        lines.append(
-            f"{question}As far as {found.tasks} tasks can say, the encoders are {verdict} "
-            f"(Friedman's test, p = {found.friedman:.2g}); of their {len(found.pairs)} pairs, "
-            f"signed-rank tests with Holm's correction show {pairs or 'none to differ'}.\n"
-        )
-    return "".join(lines)
+    said = "".join(f"- {escape(line)}\n" for line in verdicts(board.significance, ranked))
+    return _join("### How sure the ranks are\n", table, said, drawn.get("scores"))
 
 
 def _domains(board: Board, ranked: pd.DataFrame) -> str:

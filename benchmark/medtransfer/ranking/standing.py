@@ -21,7 +21,7 @@ from medtransfer.ranking.uncertainty import (
     tie_groups,
 )
 
-__all__ = ["STANDING", "Standing", "judge"]
+__all__ = ["STANDING", "Standing", "judge", "verdicts"]
 
 STANDING = [
     f"{IN_DOMAIN}_low",
@@ -108,3 +108,42 @@ def _win_rates(tasks: pd.DataFrame) -> pd.Series[float]:
     others = tasks.shape[1] - 1
     below = tasks.rank(axis=1, method="average") - 1  # ties count half
     return below.mean() / others if others else pd.Series(np.nan, index=tasks.columns)
+
+
+_NAMED = 10  # pairs of encoders in a sentence
+
+
+def verdicts(found: Significance, table: pd.DataFrame) -> list[str]:
+    """Two questions that are easily taken for one, each with its answer in a sentence.
+
+    Args:
+        found: Tests of the ranked encoders over tasks.
+        table: Of `judge`, among others of encoders without a rank.
+    """
+    lines, ties = [], table["tie"].max()
+    if pd.notna(ties) and table["tie"].count() > 1:
+        groups = f"{ties} groups of encoders apart" if ties > 1 else "no encoder from the best"
+        lines.append(f"On these very tasks, test items and draws tell {groups} (Tie).")
+    question, tasks = "Would it be so on other tasks like these?", found.tasks
+    if found.friedman is None:
+        if len(found.pairs):
+            lines.append(
+                f"{question} Nothing is tested: {tasks} task{'s' if tasks > 1 else ''} cannot say."
+            )
+        return lines
+    verdict = "not all alike" if found.friedman < 0.05 else "not shown to differ"
+    shown = found.pairs[found.pairs["holm"] < 0.05]
+    pairs = [f"{pair.better} over {pair.worse}" for pair in shown.itertuples()]
+    rest = f" and {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
+    if found.pairs["p"].isna().any():
+        single = f"{tasks} are too few to show one of {len(found.pairs)} pairs to differ"
+    else:
+        single = (
+            f"of their {len(found.pairs)} pairs, signed-rank tests with Holm's correction show "
+            f"{', '.join(pairs[:_NAMED]) + rest or 'none to differ'}"
+        )
+    lines.append(
+        f"{question} As far as {tasks} tasks can say, the encoders are {verdict} (Friedman's "
+        f"test, p = {found.friedman:.2g}); {single}."
+    )
+    return lines

@@ -60,6 +60,11 @@ class Submission:
     values: pd.DataFrame
     status: Status = "declared"
 
+    @property
+    def folders(self) -> list[str]:
+        """Where its records were read: more than one folder when they were merged."""
+        return list(self.cells["folder"].cat.categories)
+
     @classmethod
     def of(
         cls,
@@ -136,6 +141,10 @@ def _load(path: Path) -> Submission:
 
 def _open(path: Path) -> tuple[EncoderCard, Iterator[Record]]:
     card_path = path / "encoder.yaml"
+    if (path / "study.yaml").is_file():
+        raise InputError(
+            f"{path}: is a published study; its place is in a folder called {PUBLISHED}"
+        )
     if not card_path.is_file():
         raise InputError(f"{path}: holds no encoder.yaml; a submission's folder needs its card")
     card = EncoderCard.parse(read_yaml(card_path), origin=str(card_path))
@@ -157,6 +166,11 @@ def _encoder_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such folder of submissions; say where they are with --submissions"
+        )
+    if (folder / "encoder.yaml").is_file():
+        raise InputError(
+            f"{folder}: is one submission; --submissions takes the folder that it is in, "
+            f"{folder.resolve().parent}"
         )
     return sorted(
         path
@@ -224,9 +238,12 @@ def _merge(parts: list[tuple[Path, Submission]]) -> Submission:
         )
     if len(parts) == 1:
         return parts[0][1]
-    verified = all(part.status == "verified" for _, part in parts)
+    found = {part.status for _, part in parts}
+    status: Status = "changed" if "changed" in found else "declared"
     cells, values = stack([part for _, part in parts])
-    return Submission(card, *_first_settled(cells, values), "verified" if verified else "declared")
+    return Submission(
+        card, *_first_settled(cells, values), "verified" if found == {"verified"} else status
+    )
 
 
 def stack(submissions: Sequence[Submission]) -> tuple[pd.DataFrame, pd.DataFrame]:

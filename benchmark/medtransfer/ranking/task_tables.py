@@ -28,6 +28,8 @@ def render_tasks(board: Board, *, most: int, told: Collection[str]) -> list[str]
     parts = []
     for task, own in results[chosen].groupby("task", sort=False):
         parts.append(f"### {escape(task)}\n")
+        if title := board.tasks.get(str(task)):
+            parts.append(f"{escape(title)}.\n")
         if not own["have"].any():
             parts.append("No results yet.\n")
             continue

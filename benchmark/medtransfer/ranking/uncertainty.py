@@ -59,7 +59,8 @@ def tie_groups(scores: Floats, replicates: Floats) -> NDArray[np.int64]:
     """Number the groups of encoders that the data do not tell apart.
 
     The best encoder leads the first group; to it belongs every encoder whose paired difference to
-    the leader has a 95 % interval that contains 0. The best of the others leads the next group.
+    the leader has an interval that contains 0, at the level of `rank_intervals`: the two never
+    contradict each other. The best of the others leads the next group.
 
     Args:
         scores: (E,).
@@ -76,7 +77,7 @@ def tie_groups(scores: Floats, replicates: Floats) -> NDArray[np.int64]:
             break
         above = np.count_nonzero(replicates[left[0]] > replicates[left], axis=1)
         # Without replicates nothing is told apart.
-        groups[left[above < 0.975 * replicates.shape[1]]] = number
+        groups[left[above < 0.95 * replicates.shape[1]]] = number
     return groups
 
 

@@ -25,7 +25,7 @@ from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budget
 
 __all__ = ["Prepared", "Request", "check_weights", "leave_out", "prepare"]
 
-_REMEDY = "choose another --out, or --fresh to start anew"
+_REMEDY = "choose another --out, or --fresh, which deletes what is there"
 
 
 @dataclass(frozen=True)

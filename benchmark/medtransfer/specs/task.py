@@ -233,6 +233,7 @@ def _source_or_value_error(value: Any) -> Any:
 class Suite(Spec):
     """A named list of tasks, run and ranked together."""
 
+    title: str = Field(default="", description="What they are, in a few words.")
     tasks: list[Name] = Field(min_length=1, description="Names of task cards.")
     budgets: list[Budget] | None = Field(
         default=None, min_length=1, description="Only these; null: all budgets of the protocol."

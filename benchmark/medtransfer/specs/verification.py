@@ -14,7 +14,7 @@ __all__ = ["FILE", "RerunCell", "Status", "Verification", "hash_files", "read_st
 
 FILE = "verification.json"
 
-Status = Literal["verified", "declared"]
+Status = Literal["verified", "declared", "changed"]
 
 
 class RerunCell(Spec):
@@ -65,10 +65,13 @@ def read_status(folder: Path) -> Status:
     """Say whether ``verification.json`` is of the submission's bytes as they are now.
 
     Args:
-        folder: The submission. A missing, damaged or outdated file means ``declared``.
+        folder: The submission. Without the file it is ``declared``; with one of other bytes
+            ``changed``.
     """
     try:
         found = Verification.model_validate_json((folder / FILE).read_bytes())
-        return "verified" if found.files == hash_files(folder) else "declared"
-    except (OSError, ValidationError):
+        return "verified" if found.files == hash_files(folder) else "changed"
+    except ValidationError:
+        return "changed"
+    except OSError:
         return "declared"

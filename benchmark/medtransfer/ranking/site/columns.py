@@ -9,6 +9,7 @@ __all__ = ["page_columns", "study_columns"]
 
 # What a board's table has beside the columns of its registry: name, title, unit, section.
 _FURTHER = (
+    ("other_tasks", "On other tasks", "text", "overall"),
     ("mean_rank", "Mean rank", "mean rank", "overall"),
     ("win_rate", "Win rate", "share", "overall"),
     ("status", "Status", "text", "overall"),

@@ -127,6 +127,7 @@ function boardView(board, state) {
   const view = [
     boardHead(board, state, shown),
     table,
+    (board.said ?? []).map((line) => make("p", { class: "note" }, foreign(line, 2000))),
     board.published ? [findingsSection(board), targetsSection(board)] : null,
     figures.map(([element]) => element),
     notes,

@@ -19,6 +19,8 @@ from medtransfer.ranking.published import Published, published_board
 from medtransfer.ranking.site.cards import describe
 from medtransfer.ranking.site.columns import page_columns
 from medtransfer.ranking.site.studies import describe_study
+from medtransfer.ranking.standing import verdicts
+from medtransfer.ranking.text import MISSING, spans
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import OPTIONAL
 
@@ -72,8 +74,12 @@ def embed_json(value: Any) -> str:
 
 def _board(board: Board, names: Sequence[str], pool: dict[str, int]) -> Json:
     """Encoders stand by name, so that boards share series; ``order`` is that of the ranks."""
-    table = board.table.sort_index()
-    columns = page_columns(board)
+    order = board.table.index
+    other = spans(board.table, "rank_low_tasks", "rank_high_tasks", "count")
+    known = pd.Series(other, index=order, dtype=object)
+    table = board.table.assign(other_tasks=known.where(known != MISSING))
+    table = table.sort_index()
+    columns = page_columns(replace(board, table=table))
     shown = [*_STANDING, *(str(column["name"]) for column in columns)]
     shown += [name for name in table.columns if name.startswith("relation_")]
     filled = set(table.columns[table.notna().any()])
@@ -82,11 +88,12 @@ def _board(board: Board, names: Sequence[str], pool: dict[str, int]) -> Json:
     return {
         "id": "/".join(filter(None, [board.protocol, board.suite, board.kind])),
         "protocol": board.protocol,
-        "title": board.title,
+        "title": ". ".join(filter(None, [board.title, board.about])),
+        "said": verdicts(board.significance, board.table),
         "suite": board.suite,
         "kind": board.kind,
         "encoders": [positions[name] for name in table.index],
-        "order": [int(at) for at in table.index.get_indexer(board.table.index)],
+        "order": [int(at) for at in table.index.get_indexer(order)],
         "columns": columns,
         "values": values,
         "results": _results(replace(board, table=table), pool),
