@@ -352,6 +352,11 @@ def test_sort_by_mouse_and_keyboard(open_page: Open) -> None:
     values = list(numbers(page, "Few-shot").values())
     assert values[:3] == sorted(values[:3]) and values[3] is None
     assert page.locator("[aria-sort]").count() == 1
+    visit(page, "section=domains&sort=domain_chest-xray")
+    heading = page.locator("th", has_text="chest-xray")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    values = [value for value in numbers(page, "chest-xray").values() if value is not None]
+    assert values == sorted(values)
 
 
 def test_filters_leave_rows(open_page: Open) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from medtransfer import ranking
 from medtransfer.ranking import Board, Submission
@@ -24,7 +25,7 @@ from medtransfer.ranking.files import csv_field
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol, load_protocol
-from medtransfer.specs.record import Cell, Record
+from medtransfer.specs.record import Cell, Record, read_records
 from medtransfer.specs.task import Suite
 from tests.conftest import Outcome
 
@@ -627,12 +628,38 @@ def test_folders_that_are_something_else(tmp_path: Path, bench: Bench) -> None:
     shutil.copytree(folder / "a", folder / "copy")
     outcome = bench("leaderboard", "--submissions", folder, "--out", out)
     assert outcome.code == 0
-    places = f"{tmp_path / 'a'} and {tmp_path / 'copy'}"
+    places = f"{folder / 'a'} and {folder / 'copy'}"
     assert f"note: a is in {places}: taken as one" in outcome.out
     (folder / "study").mkdir()
     (folder / "study" / "study.yaml").touch()
     outcome = bench("leaderboard", "--submissions", folder, "--out", out)
     assert outcome.code == 2 and "its place is in a folder called published" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"metrics": {"in_domain/x": {"auroc": 1.0}}}, "metrics.in_domain/x: only in_domain is"),
+        ({"metrics": {"in_domain": {"auroc": 1.3}}}, "metrics.in_domain.auroc: 1.3"),
+        ({"task": record("a", CELLS[0])["task"] | {"chance": 0.9}}, "task.chance: 0.9; auroc has"),
+    ],
+)
+def test_records_that_would_move_others_are_refused(part: dict[str, Any], message: str) -> None:
+    """Chance is the metric's, and what is in-domain is one split: nobody else sets them."""
+    with pytest.raises(ValidationError, match=message):
+        Record.model_validate({**record("a", CELLS[0]), **part})
+
+
+def test_the_last_failure_is_shown(tmp_path: Path) -> None:
+    """Of several tries that all failed the last one stands, as in the ledger."""
+    one = submission("a", change=at(FINETUNED, **FAILURE | {"error": "first"}))
+    two = submission("a", change=at(FINETUNED, **FAILURE | {"error": "last"}))
+    path = save(tmp_path, one) / "a" / "records.jsonl"
+    path.write_text(path.read_text() + "".join(f"{r.line()}\n" for r in two.records))
+    [merged] = ranking.load_submissions([tmp_path])
+    assert len(merged.cells) == len(CELLS)
+    assert rank(merged).table.loc["a", "error"] == "last"
+    assert {r.error for r in read_records(path)} == {None, "last"}
 
 
 def test_wrong_submissions_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def test_more_members_than_a_small_directory_holds(tmp_path: Path) -> None:
     found = read_rows(tmp_path / "replicates.npz")
     assert len(found) == count
     np.testing.assert_array_equal(found[f"{count - 1}"], [0, 1])
+
+
+def test_a_damaged_end_of_the_larger_form(tmp_path: Path) -> None:
+    """It is an error like any other, not a traceback of the library."""
+    content = bytearray(archive(("a.npy", saved(np.ones(4)))))
+    struct.pack_into(
+        "<HHLL", content, content.rfind(b"PK\5\6") + 8, 2**16 - 1, 2**16 - 1, 9, 2**32 - 1
+    )
+    (tmp_path / "replicates.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        read_rows(tmp_path / "replicates.npz")
 
 
 @pytest.mark.parametrize("cut", [10, 200, 700])

@@ -247,6 +247,22 @@ def test_a_diverged_cell_is_chance_in_every_replicate(tmp_path: Path) -> None:
     assert chosen.any() and not layout.replicates.inside["a"][chosen].any()
 
 
+def test_a_draw_that_nobody_asked_for_changes_nothing(tmp_path: Path) -> None:
+    """More draws than planned are left out; another draw does not stand for a missing one."""
+    plain = measured(tmp_path / "plain", "a", seed=1)
+    [task] = {cell.task for cell in CELLS[:1]}
+    extra = Cell(task, CELLS[0].budget, CELLS[0].adaptation, 7)
+    more = measured(tmp_path / "more", "a", seed=1, cells=[*CELLS, extra])
+    columns = ["in_domain", "in_domain_low", "in_domain_high", "rank_high", "tie"]
+    pd.testing.assert_frame_equal(rank(plain).table[columns], rank(more).table[columns])
+    instead = measured(tmp_path / "instead", "a", cells=[*CELLS[1:], extra])
+    group = rank(instead).results.query(
+        "task == @extra.task and budget == @extra.budget and adaptation == @extra.adaptation "
+        "and split == 'in_domain'"
+    )
+    assert group[["mean", "low", "high"]].isna().all(axis=None)
+
+
 def test_records_without_arrays_have_no_interval(tmp_path: Path) -> None:
     """They are ranked by their scores; what is not known of them is left open."""
     table = rank(measured(tmp_path, "a"), submission("b", value=0.9)).table

@@ -460,7 +460,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         "classes_scored: 2; the labels give 3",
     ),
     "counts": (change_line("counts", [10, 10, 20]), "counts: [10, 10, 20]; draw 0 of the data"),
-    "chance": (change_line("task", "chance", 0.2), "task.chance: 0.2; the task's card says 0.5"),
+    "chance": (change_line("task", "chance", 0.2), "task.chance: 0.2; auroc has 0.5"),
     "domain": (change_line("task", "domain", "oct"), "task.domain: oct; the task's card says ct"),
     "task fingerprint": (change_line("task", "fingerprint", "0" * 64), "task.fingerprint: 000"),
     "task unknown": (change_line("task", "name", "smaller"), "no card is called 'smaller'"),

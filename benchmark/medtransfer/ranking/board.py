@@ -60,7 +60,8 @@ class Board:
             a ranked encoder has seen in pre-training.
         results: One row per encoder, task, test split, adaptation and budget: domain, metric,
             its chance, mean and std of the primary metric over the draws (mean: null unless all are
-            there), low and high (95 % interval of the mean, over items and draws), have, draws
+            there), low and high (95 % interval of the mean, over items and draws; in-domain
+            only), have, draws
             (expected) and diverged (how many). Optional adaptations are among them.
         adaptations: How adaptations compare, for encoders with an optional one; from
             `compare_adaptations`.
@@ -167,7 +168,7 @@ def _table(
     table["expected"] = int(grid.groups["draws"].sum())
     table["coverage"] = table["have"] / table["expected"]
     table["title"] = [card.title for card in cards.values()]
-    table["error"] = grid.failures.groupby("encoder")["error"].first()
+    table["error"] = grid.failures.groupby("encoder", observed=True)["error"].first()
     for column in columns:
         table[column.name] = column.how(grid)
     incomplete = table["have"] < table["expected"]
@@ -257,7 +258,7 @@ def _foreign(rows: pd.DataFrame) -> list[str]:
     return [
         f"{task}: made with other data or another revision of the task than most, so counted as "
         f"missing: {_count(part)}."
-        for task, part in rows.groupby("task")
+        for task, part in rows.groupby("task", observed=True)
     ]
 
 

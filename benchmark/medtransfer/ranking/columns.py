@@ -65,10 +65,6 @@ def _frozen(groups: pd.DataFrame) -> pd.Series[bool]:
     return groups["adaptation"].isin(["knn", "linear", "decoder"])
 
 
-def _finetuned(groups: pd.DataFrame) -> pd.Series[bool]:
-    return groups["adaptation"] == "finetune"
-
-
 def _view(
     grid: Grid, where: Where, column: str = IN_DOMAIN, relation: str | None = None
 ) -> pd.Series[float]:
@@ -93,7 +89,7 @@ def _total_flops(grid: Grid) -> pd.Series[float]:
 
 def _devices(grid: Grid) -> pd.Series[str]:
     names = grid.devices[["encoder", "device"]].drop_duplicates().sort_values("device")
-    return names.groupby("encoder")["device"].agg("; ".join)
+    return names.groupby("encoder", observed=True)["device"].agg("; ".join)
 
 
 SCORES = (

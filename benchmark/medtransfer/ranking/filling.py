@@ -15,7 +15,7 @@ from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import split_family
 
-__all__ = ["broad_kind", "fill_grid"]
+__all__ = ["broad_kind", "fill_grid", "find_cells"]
 
 _CORRUPTED = "corrupted"
 # The largest known, or the largest if all are known; the other costs add up.
@@ -43,14 +43,14 @@ def fill_grid(frame: Frame, cells: Sequence[Cell], cards: Mapping[str, EncoderCa
         cells: What is laid out, by group; their order is kept.
         cards: Of the encoders; their order is kept.
     """
-    table = pd.DataFrame(cells, columns=list(Cell._fields))
-    of_group, keys = pd.factorize(pd.MultiIndex.from_frame(table[GROUP]))
+    keys = {key: number for number, key in enumerate(dict.fromkeys(map(_group_of, cells)))}
+    of_group = np.array([keys[_group_of(cell)] for cell in cells], np.intp)
     groups = _describe(pd.DataFrame(list(keys), columns=GROUP), frame.cells)
     groups["draws"] = np.bincount(of_group, minlength=len(groups))
     encoders = list(cards)
     shape = (len(cells), len(encoders))
     records = frame.cells.assign(
-        row=_find(frame.cells, table),
+        row=find_cells(frame.cells, cells),
         column=pd.Index(encoders, dtype=object).get_indexer(pd.Index(frame.cells["encoder"])),
     )
     records = records[(records["row"] >= 0) & (records["column"] >= 0)]
@@ -65,7 +65,9 @@ def fill_grid(frame: Frame, cells: Sequence[Cell], cards: Mapping[str, EncoderCa
     diverged[rows, columns] = records["status"] == "diverged"
     chance = groups["chance"].to_numpy(float)[of_group, None]
     splits = {}
-    for name, known, values in _families(frame, records, table["task"].to_numpy(), shape):
+    for name, known, values in _families(
+        frame, records, np.array([cell.task for cell in cells], dtype=object), shape
+    ):
         values[known] = np.where(diverged, chance, values)[known]
         splits[name] = _over_draws(values, of_group, groups["draws"].to_numpy())
         groups[f"has_{name}"] = fold(np.logical_or, known[:, None], of_group)[:, 0]
@@ -99,6 +101,10 @@ def fill_grid(frame: Frame, cells: Sequence[Cell], cards: Mapping[str, EncoderCa
     )
 
 
+def _group_of(cell: Cell) -> tuple[str, str, str]:
+    return cell.task, cell.budget, cell.adaptation
+
+
 def _describe(groups: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Add what the records say of each group's task."""
     tasks = groups["task"]
@@ -111,17 +117,18 @@ def _describe(groups: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _find(records: pd.DataFrame, cells: pd.DataFrame) -> NDArray[np.intp]:
+def find_cells(records: pd.DataFrame, cells: Sequence[Cell]) -> NDArray[np.intp]:
     """Which of some different cells each record is of; -1 for none of them."""
+    table = pd.DataFrame(cells, columns=list(Cell._fields))
     key = pd.Series(0, index=records.index)
-    wanted = pd.Series(0, index=cells.index)
+    wanted = pd.Series(0, index=table.index)
     known = pd.Series(True, index=records.index)
     for name in Cell._fields:
-        names = pd.Index(cells[name].unique())
+        names = pd.Index(table[name].unique())
         code = names.get_indexer(pd.Index(records[name]))
         known &= code >= 0
         key = key * len(names) + code
-        wanted = wanted * len(names) + names.get_indexer(pd.Index(cells[name]))
+        wanted = wanted * len(names) + names.get_indexer(pd.Index(table[name]))
     return pd.Index(wanted).get_indexer(pd.Index(key.where(known, -1)))
 
 
@@ -144,7 +151,7 @@ def _families(
     )
     parts = {str(name): part for name, part in values.groupby("split", observed=True)}
     families: dict[str, list[str]] = {IN_DOMAIN: [IN_DOMAIN]}
-    for name in sorted(set(parts) - {IN_DOMAIN}):
+    for name in sorted(set(parts) - {IN_DOMAIN}):  # a record refuses parts of in_domain
         families.setdefault(split_family(name), []).append(name)
     for family, names in families.items():
         sums, count = np.zeros(shape), np.zeros(shape[0])

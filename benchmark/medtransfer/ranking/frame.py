@@ -45,8 +45,8 @@ def join(submissions: Sequence[Submission]) -> Frame:
     cells, values = stack(ordered)
     sizes = [len(one.cells) for one in ordered]
     names = [one.card.name for one in ordered]
-    codes = np.repeat(np.arange(len(names)), sizes)
-    return Frame(cells.assign(encoder=pd.Categorical.from_codes(codes, pd.Index(names))), values)
+    encoder = pd.Categorical(np.repeat(np.array(names, dtype=object), sizes), sorted(set(names)))
+    return Frame(cells.assign(encoder=encoder), values)
 
 
 def most_common(cells: pd.DataFrame, column: str) -> dict[str, str]:

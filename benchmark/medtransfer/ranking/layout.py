@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medtransfer.ranking.filling import broad_kind, fill_grid
+from medtransfer.ranking.filling import broad_kind, fill_grid, find_cells
 from medtransfer.ranking.frame import KINDS, join, most_common
 from medtransfer.ranking.grid import GROUP, Grid
 from medtransfer.ranking.resampling import Block, Replicates, resample, split_blocks
@@ -124,7 +124,12 @@ def lay_out(
         )
         drawn = cache(
             partial(
-                _draw, valid.cells, grid, blocks=list(blocks), single=single, processes=processes
+                _draw,
+                valid.cells[find_cells(valid.cells, list(every)) >= 0],
+                grid,
+                blocks=list(blocks),
+                single=single,
+                processes=processes,
             )
         )
         domains = most_common(valid.cells, "domain")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -85,20 +84,17 @@ def render_markdown(boards: Sequence[Board], *, published: str = "") -> str:
         boards: In their order.
         published: A section on results that were not measured here.
     """
-    parts, told = [], defaultdict[str, set[str]](set)
-    for board in boards:
-        parts.append(_board(board, told[board.protocol]))
-        if not board.kind:
-            told[board.protocol] |= set(board.results["task"].unique())
+    told: dict[str, dict[str, set[str]]] = {}
+    parts = [_board(board, told.setdefault(board.protocol, {})) for board in boards]
     return _join(_HEAD, *(parts or ["No records yet.\n"]), published, _FOOT)
 
 
-def _board(board: Board, told: Collection[str]) -> str:
+def _board(board: Board, told: dict[str, set[str]]) -> str:
     """One board.
 
     Args:
         board: The board.
-        told: Tasks whose own tables stand above.
+        told: Who has a row in the tables of single tasks above; see `render_tasks`.
     """
     ranked = board.table[board.table["rank"].notna()]
     unranked = board.table[board.table["rank"].isna()]
@@ -109,7 +105,8 @@ def _board(board: Board, told: Collection[str]) -> str:
     ]
     if len(board.table) > _MOST:
         parts.append(
-            f"The tables show the first {_MOST}; all are in `leaderboard.csv` and on the page.\n"
+            f"The tables show the first {_MOST}; all are on the page, and their scores in "
+            "`leaderboard.csv`.\n"
         )
     if board.kind:
         parts.append("Single tasks and figures stand on the board of the whole suite.\n")

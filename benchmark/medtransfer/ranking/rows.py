@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 __all__ = ["read_rows"]
 
 _LARGEST = 2**20  # bytes of a row; a submission must not unpack to more than the memory holds
+_DAMAGE = (struct.error, zlib.error, zipfile.BadZipFile, NotImplementedError)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENTRY = struct.Struct("<4s6xH4xLLLHHH8xL")
 
@@ -45,7 +46,7 @@ def read_rows(path: Path, *, suffix: str = "") -> dict[str, NDArray[np.float32]]
             for name, entry in _list(data)
             if name.endswith(ending)
         }
-    except (struct.error, zlib.error, UnicodeDecodeError) as error:
+    except (*_DAMAGE, UnicodeDecodeError) as error:
         raise ValueError(f"damaged: {error}") from None
 
 

@@ -205,14 +205,6 @@ def _row(record: Record, folder: Path | None) -> tuple[Any, ...]:
     )
 
 
-def _read_values(record: Record) -> list[tuple[str, Any]]:
-    """The primary metric on every test split."""
-    if record.status != "ok":
-        return []
-    metric = record.task.metric
-    return [(split, metrics.get(metric)) for split, metrics in record.metrics.items()]
-
-
 def _tabulate(
     rows: Sequence[tuple[Any, ...]], names: Sequence[str], types: Mapping[str, Any]
 ) -> pd.DataFrame:
@@ -276,11 +268,13 @@ def _join_names(parts: Sequence[Any]) -> pd.Categorical:
 
 
 def _first_settled(cells: pd.DataFrame, values: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of several records of one cell and origin, the first settled one stands."""
+    """As `specs.record.first_settled`: of those that all failed the last one stands."""
     if not cells.duplicated(_KEY).any():
         return cells, values
-    settled_first = (cells["status"] == "failed").sort_values(kind="stable").index
-    kept = cells.loc[settled_first].drop_duplicates(_KEY).index.sort_values()
+    failed = cells["status"] == "failed"
+    # Settled ones first to last, then those that failed last to first.
+    order = [*cells.index[~failed], *cells.index[failed][::-1]]
+    kept = cells.loc[order].drop_duplicates(_KEY).index.sort_values()
     number = pd.Series(np.arange(len(kept)), index=kept)
     values = values[values["cell"].isin(kept)]
     values = values.assign(cell=values["cell"].map(number))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -14,19 +13,23 @@ from medtransfer.ranking.text import MISSING, escape, pipe_table
 __all__ = ["render_tasks"]
 
 
-def render_tasks(board: Board, *, most: int, told: Collection[str]) -> list[str]:
+def render_tasks(board: Board, *, most: int, told: dict[str, set[str]]) -> list[str]:
     """One section a task: the primary metric on each test split; all but the first folded away.
 
     Args:
         board: Of the whole suite.
         most: How many of its encoders have a row.
-        told: Tasks to leave out.
+        told: By task the encoders that have a row in another table; a task of which everybody
+            has one is left out, and those who get a row are added.
     """
     results = board.results
     order = board.table.index[:most]
-    chosen = results["encoder"].isin(order) & ~results["task"].isin(list(told))
     parts = []
-    for task, own in results[chosen].groupby("task", sort=False):
+    for task, own in results[results["encoder"].isin(order)].groupby("task", sort=False):
+        there, known = set(own.loc[own["have"] > 0, "encoder"]), told.setdefault(str(task), set())
+        if known and there <= known:
+            continue
+        known |= there
         parts.append(f"### {escape(task)}\n")
         if title := board.tasks.get(str(task)):
             parts.append(f"{escape(title)}.\n")

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medtransfer.specs.base import InputError, Spec, explain
-from medtransfer.specs.task import Kind, Name, Slug
+from medtransfer.specs.task import CHANCE, Kind, Name, Slug
 
 __all__ = [
     "SCHEMA",
@@ -128,7 +128,14 @@ class Record(Spec):
 
     @model_validator(mode="after")
     def _possible(self) -> Record:
+        if self.task.chance != CHANCE[self.task.metric]:
+            raise ValueError(
+                f"task.chance: {self.task.chance:g}; {self.task.metric} has "
+                f"{CHANCE[self.task.metric]:g}"
+            )
         for split, values in self.metrics.items():
+            if split.startswith("in_domain/"):
+                raise ValueError(f"metrics.{split}: only in_domain is in-domain")
             value = values.get(self.task.metric)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(
@@ -166,7 +173,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def first_settled(records: Iterable[Record]) -> list[Record]:
-    """Of several records of one cell and origin, the first settled one stands."""
+    """Of several records of one cell and origin, the first settled one stands, else the last."""
     found: dict[tuple[object, ...], Record] = {}
     for record in records:
         key = (*record.cell, *record.origin)

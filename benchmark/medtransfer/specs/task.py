@@ -13,6 +13,7 @@ from medtransfer.specs.corruptions import kinds_of
 from medtransfer.specs.source import CorruptSource, MedmnistSource, Source, choose_source
 
 __all__ = [
+    "CHANCE",
     "Suite",
     "TaskCard",
     "card_files",
@@ -36,7 +37,7 @@ _METRICS: dict[str, tuple[str, ...]] = {
     "multilabel": ("auroc",),
     "segmentation": ("dice",),
 }
-_CHANCE = {"auroc": 0.5, "dice": 0.0}
+CHANCE = {"auroc": 0.5, "dice": 0.0}
 
 
 class TaskCard(Spec):
@@ -147,7 +148,7 @@ class TaskCard(Spec):
     @property
     def chance(self) -> float:
         """The primary metric of a constant prediction; a constant, whoever else is ranked."""
-        return _CHANCE[self.metric]
+        return CHANCE[self.metric]
 
     @property
     def corpora(self) -> list[str]:

@@ -192,7 +192,11 @@ class _Verification:
         yield self._check_values()
         yield self._check_costs()
         yield from self._check_arrays()
-        cells = {entry.record.cell for entry in every if entry.record.settled}
+        cells = {
+            (entry.record.protocol.name, entry.record.cell)
+            for entry in every
+            if entry.record.settled
+        }
         cards = {name: task.card for name, task in self.tasks.items()}
         self.coverage = measure_coverage(cells, cards, self.protocols.values())
         yield check_coverage(self.coverage)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medtransfer.specs.base import packaged
 from medtransfer.specs.errors import InputError
-from medtransfer.specs.record import Record, read_records
+from medtransfer.specs.record import iterate_records
 from medtransfer.verification.entries import LEDGER, Entry
 
 __all__ = ["find_borrowed", "find_copies"]
@@ -43,21 +43,23 @@ def find_borrowed(entries: Mapping[Entry, Arrays], folder: Path) -> Iterator[str
         entries: Replicates (B,) of each test split of the submission's records.
         folder: The submission.
     """
-    others: dict[tuple[str, str], tuple[Record, Path]] = {}
+    others: dict[tuple[str, str], tuple[str, Path]] = {}
     for path in _list_others(folder):
         with suppress(InputError):  # what is wrong with another submission is not asked here
-            for record in read_records(path):
+            for record in iterate_records(path):  # one at a time: others may have millions
                 if record.replicates is not None and record.replicates.sha256 is not None:
-                    others.setdefault((record.task.name, record.replicates.sha256), (record, path))
+                    key = record.task.name, record.replicates.sha256
+                    others.setdefault(key, (record.encoder.name, path))
     for entry, arrays in entries.items():
         own = entry.record
         if own.replicates is None or _constant(arrays):
             continue
-        other, path = others.get((own.task.name, own.replicates.sha256 or ""), (own, folder))
-        if other.encoder.name != own.encoder.name:
+        name = own.encoder.name
+        other, path = others.get((own.task.name, own.replicates.sha256 or ""), (name, folder))
+        if other != name:
             yield entry.fault(
                 "replicates",
-                f"those of encoder '{other.encoder.name[:200]}' in {path.parent}, to the last bit; "
+                f"those of encoder '{other[:200]}' in {path.parent}, to the last bit; "
                 "no two encoders give the same",
             )
 

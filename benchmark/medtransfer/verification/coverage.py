@@ -32,14 +32,14 @@ class Coverage:
 
 
 def measure_coverage(
-    cells: Collection[Cell],
+    cells: Collection[tuple[str, Cell]],
     tasks: Mapping[str, TaskCard],
     protocols: Iterable[Protocol],
 ) -> list[Coverage]:
     """Compare what is there with the suite that the tasks are of, for each protocol.
 
     Args:
-        cells: Those of the submission that are settled.
+        cells: Those of the submission that are settled, with the name of their protocol.
         tasks: Cards of its tasks; those that are of no one suite are counted alone.
         protocols: Those of its records.
     """
@@ -47,7 +47,7 @@ def measure_coverage(
     found = []
     for protocol in protocols:
         planned = plan_cells(cards, protocol)
-        missing = tuple(cell for cell in planned if cell not in cells)
+        missing = tuple(cell for cell in planned if (protocol.name, cell) not in cells)
         found.append(Coverage(protocol.name, name, len(planned), missing))
     return found
 

@@ -41,7 +41,7 @@ function filterRows(rows, state) {
 
 /** Sorted by one column; what is unknown comes last, whichever the direction. */
 function sortRows(rows, sort) {
-  const name = sort.replace("-", "");
+  const name = sort.replace(/^-/, "");
   const sign = sort.startsWith("-") ? -1 : 1;
   const keys = new Map(
     rows.map((row) => [
@@ -61,7 +61,7 @@ function sortRows(rows, sort) {
 function heading({ name, title, unit }, state) {
   const first = UPWARDS.includes(unit) ? name : `-${name}`;
   const second = first === name ? `-${name}` : name;
-  const current = state.sort.replace("-", "") === name;
+  const current = state.sort.replace(/^-/, "") === name;
   const direction = state.sort.startsWith("-") ? "descending" : "ascending";
   return make(
     "th",
