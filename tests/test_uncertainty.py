@@ -122,6 +122,15 @@ def test_tie_groups_follow_their_leader() -> None:
     assert tie_groups(scores[shuffled], replicates[shuffled]).tolist() == [2, 1, 2, 1]
 
 
+@pytest.mark.parametrize("rounds", [1, 2, 200, 1000])
+def test_intervals_are_those_of_numpy(rounds: int) -> None:
+    """For any shape; with a NaN there is none."""
+    values = np.random.default_rng(rounds).normal(size=(3, 4, rounds))
+    np.testing.assert_allclose(interval(values), np.percentile(values, [2.5, 97.5], axis=-1))
+    values[1, 2, 0] = np.nan
+    assert np.isnan(interval(values)).sum() == 2
+
+
 # Replicates
 
 

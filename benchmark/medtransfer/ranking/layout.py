@@ -179,7 +179,8 @@ def _blocks(grid: Grid, rows: NDArray[np.intp]) -> list[Block]:
 def _draw(
     cells: pd.DataFrame, grid: Grid, *, blocks: Sequence[Block], single: bool, processes: int
 ) -> Replicates:
-    by_encoder = dict(iter(cells.groupby("encoder", observed=True)))
+    used = [*Cell._fields, "status", "chance", "folder", "key"]
+    by_encoder = dict(iter(cells.groupby("encoder", observed=True)[used]))
     parts = {str(name): by_encoder[name] for name in grid.encoders}
     return resample(parts, grid.groups, blocks=blocks, single=single, processes=processes)
 

@@ -23,6 +23,7 @@ from medtransfer.ranking.frame import IN_DOMAIN
 from medtransfer.ranking.grid import GROUP, mean
 from medtransfer.ranking.parallel import map_in_processes
 from medtransfer.ranking.rows import read_rows
+from medtransfer.ranking.uncertainty import interval
 from medtransfer.specs.base import InputError
 
 __all__ = ["REPLICATES", "Block", "Replicates", "resample", "split_blocks", "weigh"]
@@ -54,7 +55,7 @@ class Replicates:
     """
 
     groups: pd.DataFrame
-    bounds: Mapping[str, Scores]
+    bounds: Mapping[str, NDArray[np.float64]]
     means: Mapping[str, Mapping[Block, NDArray[np.float64]]]
     inside: Mapping[str, Scores]
     outside: Mapping[str, Scores]
@@ -135,7 +136,7 @@ def weigh(groups: pd.DataFrame, domains: Mapping[str, str]) -> NDArray[np.float6
 class _Drawn(NamedTuple):
     """Of one encoder; see `Replicates`."""
 
-    bounds: Scores
+    bounds: NDArray[np.float64]
     means: list[NDArray[np.float64]]
     inside: Scores | None
     outside: Scores | None
@@ -176,7 +177,7 @@ def _draw(
         if outside is not None and scores:
             outside[rows] = sum(scores.values()) / np.float32(len(scores))
     return _Drawn(
-        bounds=np.percentile(inside, [2.5, 97.5], axis=1),
+        bounds=interval(inside),
         means=[mean(inside[list(block)], np.zeros(len(block), np.intp))[0] for block in blocks],
         inside=inside if single else None,
         outside=outside,
