@@ -22,6 +22,10 @@ __all__ = [
     "Section",
     "Unit",
     "domain_columns",
+    "few_shot",
+    "finetuned",
+    "frozen",
+    "full",
 ]
 
 Section = Literal["overall", "domains", "transfer", "cost"]
@@ -50,10 +54,12 @@ class Column:
 
 
 def few_shot(groups: pd.DataFrame) -> pd.Series[bool]:
+    """Of every budget but full."""
     return groups["budget"] != "full"
 
 
 def full(groups: pd.DataFrame) -> pd.Series[bool]:
+    """Of the full budget."""
     return groups["budget"] == "full"
 
 
@@ -61,8 +67,14 @@ def _has(groups: pd.DataFrame, name: str, value: str) -> pd.Series[bool]:
     return groups[name] == value
 
 
-def _frozen(groups: pd.DataFrame) -> pd.Series[bool]:
+def frozen(groups: pd.DataFrame) -> pd.Series[bool]:
+    """Of which nothing of the encoder was trained."""
     return groups["adaptation"].isin(["knn", "linear", "decoder"])
+
+
+def finetuned(groups: pd.DataFrame) -> pd.Series[bool]:
+    """Of which all of the encoder was trained."""
+    return groups["adaptation"] == "finetune"
 
 
 def _view(
@@ -98,12 +110,8 @@ SCORES = (
     Column("gap", "Gap", _gap),
     Column("few_shot", "Few-shot", partial(_view, where=few_shot)),
     Column("full", "Full", partial(_view, where=full)),
-    Column("frozen", "Frozen", partial(_view, where=_frozen)),
-    Column(
-        "finetuned",
-        "Fine-tuned",
-        partial(_view, where=partial(_has, name="adaptation", value="finetune")),
-    ),
+    Column("frozen", "Frozen", partial(_view, where=frozen)),
+    Column("finetuned", "Fine-tuned", partial(_view, where=finetuned)),
 )
 
 KIND_SCORES = tuple(

@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medtransfer.ranking.columns import few_shot, finetuned, frozen, full
 from medtransfer.ranking.frame import IN_DOMAIN
 from medtransfer.ranking.grid import Grid
 from medtransfer.ranking.resampling import Replicates, weigh
 from medtransfer.ranking.uncertainty import interval
 
 __all__ = ["Difference", "compare_pair", "shared_cells"]
-
-_FROZEN = ("knn", "linear", "decoder")
 
 
 @dataclass(frozen=True)
@@ -90,13 +89,12 @@ def _views(
     groups: pd.DataFrame,
 ) -> dict[tuple[str, Literal["view", "domain", "task"]], NDArray[np.bool_]]:
     """Which groups belong to each view."""
-    budget, adaptation = groups["budget"], groups["adaptation"]
     views: dict[tuple[str, Literal["view", "domain", "task"]], pd.Series[bool]] = {
-        ("overall", "view"): budget.notna(),
-        ("few-shot", "view"): budget != "full",
-        ("full", "view"): budget == "full",
-        ("frozen", "view"): adaptation.isin(_FROZEN),
-        ("fine-tuned", "view"): adaptation == "finetune",
+        ("overall", "view"): groups["task"].notna(),
+        ("few-shot", "view"): few_shot(groups),
+        ("full", "view"): full(groups),
+        ("frozen", "view"): frozen(groups),
+        ("fine-tuned", "view"): finetuned(groups),
     }
     kinds = groups["kind"].dropna().unique()
     views |= {(name, "view"): groups["kind"] == name for name in kinds}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from medtransfer.specs.encoder import EncoderCard
 
-__all__ = ["Contamination", "contamination", "overlapping"]
+__all__ = ["Contamination", "contamination", "overlapping", "plain_name"]
 
 Contamination = Literal["clean", "overlap", "unknown"]
 
@@ -20,9 +20,11 @@ def overlapping(card: EncoderCard, lineages: Mapping[str, Iterable[str]]) -> lis
         card: The encoder's.
         lineages: Source corpora of each task, test splits included.
     """
-    seen = {_plain(name) for name in card.pretraining.datasets or ()}
+    seen = {plain_name(name) for name in card.pretraining.datasets or ()}
     return [
-        task for task, corpora in lineages.items() if any(_plain(name) in seen for name in corpora)
+        task
+        for task, corpora in lineages.items()
+        if any(plain_name(name) in seen for name in corpora)
     ]
 
 
@@ -34,6 +36,6 @@ def contamination(card: EncoderCard, lineages: Mapping[str, Iterable[str]]) -> C
 
 
 @cache
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A corpus's name without what people write differently: CIFAR-10, cifar10, Cifar_10."""
     return "".join(character for character in name.lower() if character.isalnum())

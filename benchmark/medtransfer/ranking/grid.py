@@ -25,6 +25,7 @@ __all__ = [
     "Split",
     "Where",
     "average",
+    "find_groups",
     "fold",
     "largest",
     "mean",
@@ -80,7 +81,7 @@ class Grid(Scores):
             other than in_domain), external and corrupted.
         columns: The scores in_domain and, over a task's other test splits, their mean
             out_of_domain and its parts external and corrupted; value, the primary metric; the
-            costs, of which only a draw's largest may be missing; and pretraining_flops, as
+            costs, sums over the draws, of sizes the largest known; and pretraining_flops, as
             declared.
         splits: By name, those of all tasks.
         diverged: How many draws diverged, which counts as chance, (G, E).
@@ -126,11 +127,17 @@ class Grid(Scores):
         )
 
 
+def find_groups(groups: pd.DataFrame, wanted: pd.DataFrame) -> NDArray[np.intp]:
+    """Rows of ``groups`` by task, budget and adaptation of ``wanted``; -1 for none."""
+    index = pd.MultiIndex.from_frame(groups[GROUP])
+    return index.get_indexer(pd.MultiIndex.from_frame(wanted[GROUP]))
+
+
 def average(
     scores: Scores,
     column: str,
     *,
-    by: Literal["task", "domain", "encoder"] = "encoder",
+    by: Literal["task", "encoder"] = "encoder",
     where: Where = lambda groups: groups["task"].notna(),
     relation: str | None = None,
 ) -> Any:
@@ -144,7 +151,7 @@ def average(
         relation: Only the domains with this transfer relation to the encoder.
 
     Returns:
-        By task or domain a table, one column an encoder; else one value an encoder.
+        By task a table, one column an encoder; else one value an encoder.
     """
     chosen = where(scores.groups).to_numpy(bool)
     groups = scores.groups[chosen]
@@ -155,8 +162,6 @@ def average(
     domain = dict(zip(groups["task"], groups["domain"], strict=True))
     of_domain, domains = pd.factorize(np.array([domain[task] for task in tasks], dtype=object))
     values = mean(values, of_domain)
-    if by == "domain":
-        return pd.DataFrame(values, index=pd.Index(domains, name="domain"), columns=scores.encoders)
     kept = np.ones(values.shape, bool)
     if relation is not None:
         kept = scores.relations.loc[list(domains)].to_numpy() == relation

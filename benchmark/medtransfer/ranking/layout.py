@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medtransfer.ranking.filling import broad_kind, fill_grid, find_cells
 from medtransfer.ranking.frame import KINDS, join, most_common
-from medtransfer.ranking.grid import GROUP, Grid
+from medtransfer.ranking.grid import GROUP, Grid, find_groups
 from medtransfer.ranking.resampling import Block, Replicates, resample, split_blocks
 from medtransfer.ranking.submissions import Submission
 from medtransfer.ranking.table import applicable, expected_cells, is_any, is_current
@@ -167,9 +167,8 @@ def _cells(
 
 def _rows(grid: Grid, cells: Sequence[Cell]) -> NDArray[np.intp]:
     """The groups of some cells, in the order of the cells."""
-    wanted = dict.fromkeys((cell.task, cell.budget, cell.adaptation) for cell in cells)
-    index = pd.MultiIndex.from_frame(grid.groups[GROUP])
-    return index.get_indexer(pd.MultiIndex.from_tuples(list(wanted), names=GROUP))
+    wanted = pd.DataFrame(cells, columns=list(Cell._fields))[GROUP].drop_duplicates()
+    return find_groups(grid.groups, wanted)
 
 
 def _blocks(grid: Grid, rows: NDArray[np.intp]) -> list[Block]:

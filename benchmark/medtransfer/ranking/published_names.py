@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Set
 
+from medtransfer.ranking.contamination import plain_name
 from medtransfer.specs.published import Study
 from medtransfer.specs.task import load_tasks
 
@@ -39,13 +40,9 @@ def _near(name: str, known: Set[str]) -> str | None:
     """The known name that is almost this one; digits tell cifar-10 and cifar-100 apart."""
     if name in known:
         return None
-    plain = {_plain(other): other for other in sorted(known)}
-    found = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.82)
+    plain = {plain_name(other): other for other in sorted(known)}
+    found = difflib.get_close_matches(plain_name(name), plain, n=1, cutoff=0.82)
     return plain[found[0]] if found and _digits(found[0]) == _digits(name) else None
-
-
-def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def _digits(name: str) -> list[str]:

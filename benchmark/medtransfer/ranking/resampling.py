@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medtransfer.ranking.frame import IN_DOMAIN
-from medtransfer.ranking.grid import GROUP, mean
+from medtransfer.ranking.grid import GROUP, find_groups, mean
 from medtransfer.ranking.parallel import map_in_processes
 from medtransfer.ranking.rows import read_rows
 from medtransfer.ranking.uncertainty import interval
@@ -62,8 +62,7 @@ class Replicates:
 
     def find(self, groups: pd.DataFrame) -> NDArray[np.intp]:
         """Rows of these groups, each of which is among its own."""
-        index = pd.MultiIndex.from_frame(self.groups[GROUP])
-        return index.get_indexer(pd.MultiIndex.from_frame(groups[GROUP]))
+        return find_groups(self.groups, groups)
 
 
 def split_blocks(rows: NDArray[np.intp], tasks: pd.Series[str]) -> list[Block]:
@@ -203,8 +202,7 @@ def _by_task(
     cells: pd.DataFrame, groups: pd.DataFrame, archives: Mapping[str, Rows]
 ) -> Iterator[tuple[str, _Cells]]:
     """The cells of the groups of which every draw has replicates, task by task."""
-    index = pd.MultiIndex.from_frame(groups[GROUP])
-    group = index.get_indexer(pd.MultiIndex.from_frame(cells[GROUP]))
+    group = find_groups(groups, cells)
     diverged = (cells["status"] == "diverged").to_numpy()
     measured = (cells["status"] == "ok") & cells["key"].notna() & cells["folder"].isin(archives)
     usable = (group >= 0) & (diverged | measured.to_numpy())
