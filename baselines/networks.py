@@ -59,17 +59,22 @@ _NETWORKS = {
     "swin_tiny": _Network("Swin-tiny", "swin_tiny_patch4_window7_224", "ms_in1k", _SWIN),
 }
 
-for _name, _network in _NETWORKS.items():
+
+def _register_random(name: str, network: _Network) -> None:
     register(
         EncoderCard(
-            name=_name,
-            title=f"{_network.title}, random weights",
-            citation=_network.citation,
-            architecture=Architecture(timm=_network.timm, options=_network.random_options),
-            input=_network.input,
+            name=name,
+            title=f"{network.title}, random weights",
+            citation=network.citation,
+            architecture=Architecture(timm=network.timm, options=network.random_options),
+            input=network.input,
             pretraining=RANDOM_WEIGHTS,
         )
     )
+
+
+for _name, _network in _NETWORKS.items():
+    _register_random(_name, _network)
     register(
         EncoderCard(
             name=f"{_name}-imagenet",
@@ -85,6 +90,29 @@ for _name, _network in _NETWORKS.items():
             ),
         )
     )
+
+# Small enough to be pre-trained on a processor: the studies of pre-training are made with these.
+_SMALL = {
+    "resnet_mini": _Network(
+        "ResNet-18 of half the width",
+        "resnet18",
+        "",
+        _RESNET,
+        input=Input(size=64),
+        random_options={**_RESIDUAL, "channels": [32, 64, 128, 256]},
+    ),
+    "vit_mini": _Network(
+        "ViT of 4 blocks of 96 dimensions, patches of 8 px",
+        "vit_tiny_patch16_224",
+        "",
+        _VIT,
+        input=_HALF.model_copy(update={"size": 64}),
+        random_options={"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3},
+    ),
+}
+
+for _name, _network in _SMALL.items():
+    _register_random(_name, _network)
 
 
 def build_resnet18_28() -> nn.Module:

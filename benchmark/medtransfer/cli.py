@@ -12,6 +12,7 @@ import typer
 
 from medtransfer import __version__
 from medtransfer import cli_results as results
+from medtransfer.cli_pretraining import pretrain
 from medtransfer.cli_results import DataOption, TasksOption, find_data
 
 app = typer.Typer(
@@ -33,13 +34,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """Run the command line; wrong input is one line and exit code 2."""
-    from medtransfer.specs.errors import InputError
+    from medtransfer.specs.errors import InputError, RunError
 
     try:
         app(standalone_mode=True)
-    except InputError as error:
+    except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)
 
 
 def _version(value: bool) -> None:
@@ -155,6 +156,7 @@ def _interrupted() -> typer.Exit:
     return typer.Exit(130)
 
 
+app.command()(pretrain)
 app.command()(results.leaderboard)
 app.command()(results.compare)
 

@@ -8,7 +8,10 @@ from torch.nn import functional
 
 from medtransfer.specs.protocol import Augmentation
 
-__all__ = ["augment", "augment_pairs"]
+__all__ = ["DRAWS", "augment", "augment_by", "augment_pairs"]
+
+DRAWS = 6
+"""Uniform random numbers that one image takes."""
 
 
 def augment(
@@ -25,7 +28,22 @@ def augment(
     Returns:
         A tensor of the same shape and range.
     """
-    grid, light = _draw(pixels, settings, flip=flip, generator=generator)
+    draws = torch.rand((DRAWS, len(pixels)), generator=generator)
+    return augment_by(pixels, draws, settings, flip=flip)
+
+
+def augment_by(
+    pixels: Tensor, draws: Tensor, settings: Augmentation, *, flip: bool | Tensor
+) -> Tensor:
+    """Like `augment`, by given random numbers.
+
+    Args:
+        pixels: float, (N, C, S, S), values 0 to 255.
+        draws: Uniform between 0 and 1, (6, N), on any device.
+        settings: The protocol's.
+        flip: Whether a left-right flip keeps the label; of all images, or of each, bool (N,).
+    """
+    grid, light = _place(pixels, draws, settings, flip=flip)
     return _apply(pixels, grid, light)
 
 
@@ -38,7 +56,8 @@ def augment_pairs(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Like `augment`, and move class ids (N, S, S) with their images."""
-    grid, light = _draw(pixels, settings, flip=flip, generator=generator)
+    draws = torch.rand((DRAWS, len(pixels)), generator=generator)
+    grid, light = _place(pixels, draws, settings, flip=flip)
     moved = functional.grid_sample(
         masks[:, None].to(pixels.dtype),
         grid,
@@ -49,16 +68,17 @@ def augment_pairs(
     return _apply(pixels, grid, light), moved[:, 0].to(masks.dtype)
 
 
-def _draw(
-    pixels: Tensor, settings: Augmentation, *, flip: bool, generator: torch.Generator
+def _place(
+    pixels: Tensor, draws: Tensor, settings: Augmentation, *, flip: bool | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Where each pixel comes from, (N, S, S, 2), and factors of the light, (2, N, 1, 1, 1)."""
     count = len(pixels)
-    draws = torch.rand((6, count), generator=generator).to(pixels.device)
+    draws = draws.to(pixels.device)
     # A square crop that keeps a share of the area, anywhere inside the image.
     side = (settings.crop + (1 - settings.crop) * draws[0]).sqrt()
     centre = (1 - side) * (2 * draws[1:3] - 1)
-    mirrored = torch.where(draws[3] < 0.5, -1.0, 1.0) if flip else torch.ones_like(side)
+    allowed = torch.as_tensor(flip, device=pixels.device)
+    mirrored = torch.where((draws[3] < 0.5) & allowed, -1.0, 1.0)
     zero = torch.zeros_like(side)
     transform = torch.stack(
         [

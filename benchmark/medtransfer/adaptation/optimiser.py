@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
-from medtransfer.adaptation.learner import Learner
-from medtransfer.specs.protocol import FineTuning
+from medtransfer.encoders.encoder import Encoder
+from medtransfer.specs.protocol import Optimisation
 
-__all__ = ["ClippingAdamW", "build_optimiser"]
+__all__ = ["ClippingAdamW", "Trained", "build_optimiser"]
+
+
+class Trained(Protocol):
+    """An encoder with a head."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """Trained where its parameters require a gradient, deeper layers at higher rates."""
+
+    @property
+    def head(self) -> nn.Module:
+        """Trained at the full learning rate."""
 
 
 class ClippingAdamW(torch.optim.AdamW):
@@ -79,13 +91,13 @@ def _flatten(tensor: Tensor) -> Tensor:
 
 
 def build_optimiser(
-    learner: Learner, settings: FineTuning, rate: float, steps: int
+    learner: Trained, settings: Optimisation, rate: float, steps: int
 ) -> tuple[ClippingAdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW with layer-wise decay (Clark et al. 2020; BEiT), warm-up, then the schedule.
 
     Args:
         learner: What requires a gradient of it is trained.
-        settings: The protocol's.
+        settings: The protocol's, or a recipe's.
         rate: Learning rate of the head.
         steps: Length of the schedule.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,7 +15,7 @@ from medtransfer.encoders.encoder import Encoder
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.protocol import Lora, Partial, Protocol
 
-__all__ = ["prepare_encoder"]
+__all__ = ["prepare_encoder", "train_only"]
 
 _targets: WeakKeyDictionary[Encoder, dict[bool, list[str]]] = WeakKeyDictionary()
 
@@ -73,8 +73,18 @@ def _freeze_shallow_layers(encoder: Encoder, settings: Partial) -> None:
             "partial needs"
         )
     deep = layers[-max(1, round(settings.share * len(layers))) :]
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and groups[name] in deep)
+    train_only(encoder, lambda name: groups[name] in deep)
+
+
+def train_only(encoder: Encoder, chosen: Callable[[str], bool]) -> None:
+    """Freeze the parameters of other names; what is frozen rests in eval mode.
+
+    Args:
+        encoder: Is changed. Parameters that are frozen already stay so.
+        chosen: Whether the parameter of this name inside the network is trained.
+    """
+    for name, parameter in encoder.inner.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and chosen(name))
     encoder.resting = _find_frozen(encoder)
 
 

@@ -33,7 +33,7 @@ from medtransfer.specs.base import InputError, digest
 from medtransfer.specs.source import CorruptSource, Source
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["Split", "TaskData", "open_task", "stored_corruptions", "stored_split"]
+__all__ = ["Split", "TaskData", "open_split", "open_task", "stored_corruptions", "stored_split"]
 
 _FORMAT = 3
 
@@ -127,9 +127,8 @@ def open_task(
     Raises:
         InputError: For data that are missing, damaged, or contradict the card.
     """
-    _allow_many_files()
     splits = {
-        name: _open_source(card, name, folder=folder, progress=progress, fetch=fetch)
+        name: open_split(card, name, folder=folder, progress=progress, fetch=fetch)
         for name in card.sources
     }
     data = TaskData(card, splits)
@@ -180,9 +179,16 @@ def _entry(card: TaskCard, source: Source, folder: Path | None) -> Path:
     return cache_folder() / "splits" / digest(parts)
 
 
-def _open_source(
-    card: TaskCard, name: str, *, folder: Path | None, progress: Progress, fetch: bool
+def open_split(
+    card: TaskCard,
+    name: str,
+    *,
+    folder: Path | None,
+    progress: Progress = SILENT,
+    fetch: bool = True,
 ) -> Split:
+    """Open one split of a task that is no corruption of another; see `open_task`."""
+    _allow_many_files()
     source = card.sources[name]
     loader = LOADERS[type(source)]
 

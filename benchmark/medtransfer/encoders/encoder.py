@@ -172,10 +172,14 @@ class Encoder(nn.Module):
         Standardising features on the few shots at hand broke 1-shot probes, and raw lengths
         differ between encoders by orders of magnitude; so only the direction counts.
         """
-        with self.autocast():
-            embedding = self.network(inputs.contiguous(memory_format=torch.channels_last))
-        embedding = embedding.float()
+        embedding = self.represent(inputs)
         return functional.normalize(embedding, dim=-1) * math.sqrt(embedding.shape[-1])
+
+    def represent(self, inputs: Tensor) -> Tensor:
+        """The network's own vectors (N, D) of normalised images, float32, at any length."""
+        with self.autocast():
+            vectors: Tensor = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        return vectors.float()
 
     @cached_property
     def pyramid_channels(self) -> list[int]:

@@ -15,9 +15,16 @@ import yaml
 
 from medtransfer.encoders.registry import Builder, Registration, find, forget, registered
 from medtransfer.specs.base import InputError, read_yaml, suggest
-from medtransfer.specs.encoder import Architecture, EncoderCard, Input, PretrainingCard, Weights
+from medtransfer.specs.encoder import (
+    RANDOM_WEIGHTS,
+    Architecture,
+    EncoderCard,
+    Input,
+    PretrainingCard,
+    Weights,
+)
 
-__all__ = ["Located", "dump_card", "locate"]
+__all__ = ["Located", "dump_card", "locate", "locate_untrained"]
 
 _CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".safetensors")  # .pth.tar: timm's training script
 
@@ -81,6 +88,25 @@ def locate(encoder: str, *, architecture: str | None = None) -> Located:
             "a folder with encoder.yaml"
         )
     return Located(registration.card, registration.builder)
+
+
+def locate_untrained(architecture: str) -> Located:
+    """An architecture with random weights: a registered encoder's, with its input, or timm's.
+
+    Raises:
+        InputError: For an unknown name.
+    """
+    known = registered().get(architecture)
+    if known is None:
+        card = EncoderCard(
+            name=_slug(architecture),
+            architecture=Architecture(timm=architecture),
+            input=_timm_input(architecture, origin="--architecture"),
+            pretraining=RANDOM_WEIGHTS,
+        )
+        return Located(card)
+    random = {"title": "", "weights": Weights(), "pretraining": RANDOM_WEIGHTS}
+    return Located(known.card.model_copy(update=random), known.builder)
 
 
 def dump_card(card: EncoderCard) -> str:

@@ -116,19 +116,71 @@ def build_timm(
     options: dict[str, Any] = {}
     if probe.fixed_size or card.architecture.options.get("img_size"):
         options["img_size"] = size
+    network, notes = _fill(card, name, probe, checkpoint, options)
+    _drop_stages(card, network)
+    return network, size, notes
+
+
+def _fill(
+    card: EncoderCard,
+    name: str,
+    probe: TimmNetwork,
+    checkpoint: Checkpoint | None,
+    options: dict[str, Any],
+) -> tuple[TimmNetwork, list[str]]:
+    """The whole network, with the weights that the card names."""
     if checkpoint is not None:
-        notes = _check_names(checkpoint, probe, name)
-        options["pretrained"] = True
-        options["pretrained_cfg_overlay"] = {"state_dict": checkpoint.tensors}
-        return _create(card, name, origin=str(checkpoint.path), **options), size, notes
+        notes = _check_names(checkpoint, probe, card)
+        tensors = checkpoint.tensors
+        if card.architecture.drop_stages:  # timm asks for all weights, of what is dropped, too
+            tensors = {**_create_random(card, name, options).network.state_dict(), **tensors}
+        options = {**options, "pretrained": True}
+        options["pretrained_cfg_overlay"] = {"state_dict": tensors}
+        return _create(card, name, origin=str(checkpoint.path), **options), notes
     if card.weights.hub is not None:
         hub = card.weights.hub
         _prefer_cache_when_offline()
-        return _create(card, hub, origin=f"weights '{hub}'", pretrained=True, **options), size, []
-    # Random weights come from a generator of their own, so that they are always the same.
+        return _create(card, hub, origin=f"weights '{hub}'", pretrained=True, **options), []
+    return _create_random(card, name, options), []
+
+
+def _create_random(card: EncoderCard, name: str, options: dict[str, Any]) -> TimmNetwork:
+    """Random weights come from a generator of their own, so that they are always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _create(card, name, **options), size, []
+        return _create(card, name, **options)
+
+
+def _drop_stages(card: EncoderCard, network: TimmNetwork) -> None:
+    """Leave out the deepest stages, of a plain transformer blocks; the final norm stays.
+
+    Raises:
+        InputError: When the network cannot be cut, or nothing would be left.
+    """
+    dropped = card.architecture.drop_stages
+    if not dropped:
+        return
+    inner: Any = network.network
+    found = getattr(inner, "feature_info", ())
+    if not hasattr(inner, "prune_intermediate_layers") or dropped >= len(found):
+        raise InputError(
+            f"{card.name}: architecture.drop_stages: {dropped}, but timm's "
+            f"{card.architecture.timm} has {len(found)} stages that could be told apart"
+        )
+    pooling = _pooling(inner)
+    inner.prune_intermediate_layers([len(found) - dropped - 1], prune_norm=False, prune_head=False)
+    if _pooling(inner) != pooling:  # newer versions of timm take it away with the head
+        inner.reset_classifier(0, pooling)
+    inner.feature_info = list(found)[: len(found) - dropped]
+
+
+def _pooling(network: Any) -> str | None:
+    """The name of how a network pools its last map, wherever it keeps the pooling."""
+    for holder in (network, getattr(network, "head", None)):
+        pool = getattr(holder, "global_pool", None)
+        if pool is not None:
+            return pool if isinstance(pool, str) else getattr(pool, "pool_type", None)
+    return None
 
 
 def _prefer_cache_when_offline() -> None:
@@ -187,24 +239,26 @@ def _input_size(card: EncoderCard, network: TimmNetwork, max_size: int) -> int:
     return size
 
 
-def _check_names(checkpoint: Checkpoint, probe: TimmNetwork, name: str) -> list[str]:
+def _check_names(checkpoint: Checkpoint, probe: TimmNetwork, card: EncoderCard) -> list[str]:
     """Compare the checkpoint's names with the network's; a classifier may be left over.
 
     Raises:
         InputError: Naming missing and unexpected tensors.
     """
     inner: Any = probe.network
-    expected = set(inner.state_dict())
+    known = set(inner.state_dict())
     found = set(_native(checkpoint.tensors, inner))
+    _drop_stages(card, probe)
+    expected = set(inner.state_dict())
     heads = inner.pretrained_cfg.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
-    dropped = {key for key in found - expected if key.startswith(tuple(f"{h}." for h in heads))}
+    dropped = {key for key in found - known if key.startswith(tuple(f"{h}." for h in heads))}
     # Counters of batch-norm are no weights; old checkpoints lack them.
     missing = {key for key in expected - found if not key.endswith("num_batches_tracked")}
-    unexpected = found - expected - dropped
+    unexpected = found - known - dropped
     if missing or unexpected:
         raise InputError(
-            f"{checkpoint.path}: not a checkpoint of timm's {name}: "
+            f"{checkpoint.path}: not a checkpoint of timm's {card.architecture.timm}: "
             f"{_some('missing', missing)}; {_some('unexpected', unexpected)}"
         )
     return (

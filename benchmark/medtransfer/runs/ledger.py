@@ -6,10 +6,9 @@ import hashlib
 import io
 import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from medtransfer.data.writing import replace, replacing
 from medtransfer.encoders.resolution import dump_card
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
@@ -63,7 +63,7 @@ class Ledger:
             self._lock.acquire(timeout=0)
             if keep is not None:
                 self._forget_others(keep)
-            _replace(self.folder / "encoder.yaml", dump_card(card).encode())
+            replace(self.folder / "encoder.yaml", dump_card(card).encode())
             self._drop_torn_line()
         except Timeout:
             raise InputError(
@@ -124,7 +124,7 @@ class Ledger:
         replicates = self.folder / _REPLICATES
         _names(replicates)
         if self.path.exists():
-            _replace(self.path, b"".join(record.line().encode() + b"\n" for record in keep))
+            replace(self.path, b"".join(record.line().encode() + b"\n" for record in keep))
         tasks = {record.task.name for record in keep}
         for path in self.folder.glob("predictions/*.npz"):
             if path.stem not in tasks:
@@ -132,7 +132,7 @@ class Ledger:
         if replicates.exists():
             with np.load(replicates, allow_pickle=False) as archive:
                 kept = {key: archive[key] for key in archive if key.split("/")[0] in tasks}
-            _replace(replicates, _pack(replicates, kept))
+            replace(replicates, _pack(replicates, kept))
 
     def _drop_torn_line(self) -> None:
         """Cut off a last line that has no end: its cell was never finished."""
@@ -156,9 +156,9 @@ def _extend(path: Path, arrays: Arrays) -> None:
     known = _names(path) & {f"{name}.npy" for name in arrays}
     if known:  # those of a cell whose record was never written
         with np.load(path, allow_pickle=False) as loaded:
-            _replace(path, _pack(path, {**loaded, **arrays}))
+            replace(path, _pack(path, {**loaded, **arrays}))
         return
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         if path.exists():
             shutil.copyfile(path, temporary)
         method = zipfile.ZIP_STORED if path.name == _REPLICATES else zipfile.ZIP_DEFLATED
@@ -191,26 +191,3 @@ def _pack(path: Path, arrays: Arrays) -> bytes:
     save = np.savez if path.name == _REPLICATES else np.savez_compressed
     save(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
-    with _replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to be written, which then takes its place in one step."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.fsync(handle)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ __all__ = [
     "EncoderCard",
     "Input",
     "PretrainingCard",
+    "PretrainingRun",
     "Relation",
     "Weights",
 ]
@@ -27,6 +28,9 @@ class Architecture(Spec):
 
     timm: str | None = Field(default=None, description="Architecture name in timm.")
     options: dict[str, Any] = Field(default={}, description="Arguments of timm.create_model.")
+    drop_stages: int = Field(
+        default=0, ge=0, description="Deepest stages (of a plain transformer: blocks) left out."
+    )
     python: str | None = Field(
         default=None,
         description="module:function of the builder that was registered; set by the registry, "
@@ -37,6 +41,8 @@ class Architecture(Spec):
     def _one(self) -> Architecture:
         if (self.timm is None) == (self.python is None):
             raise ValueError("name either 'timm' or (from Python, by register) a builder")
+        if self.drop_stages and self.timm is None:
+            raise ValueError("drop_stages: only of a network that timm builds")
         return self
 
 
@@ -95,6 +101,34 @@ class Cost(Spec):
     energy_kwh: float | None = Field(default=None, ge=0, description="Kilowatt hours.")
 
 
+class PretrainingRun(Spec):
+    """What ``bench pretrain`` did to make the encoder, and what that cost beyond the parent."""
+
+    recipe: str = Field(description="Name of the recipe.")
+    fingerprint: str = Field(description="Hash of all that decides the weights.")
+    tasks: dict[str, str] = Field(description="SHA-256 of the training split of each source.")
+    images: int = Field(ge=1, description="Distinct images that were used.")
+    balanced: bool = Field(default=False, description="Whether classes were seen equally often.")
+    epochs: float = Field(ge=0, description="Passes over the images.")
+    steps: int = Field(ge=0, description="Steps of the optimiser.")
+    batch: int = Field(ge=1, description="Images of a step, over all devices.")
+    trainable: str = Field(default="full", description="What was trained, as --trainable has it.")
+    overlaps: list[str] = Field(
+        default=[], description="Known tasks that share a source corpus with the images."
+    )
+    images_seen: int = Field(ge=0, description="Steps times batch.")
+    flops: int = Field(ge=0, description="Of all steps; exact, counted without hardware.")
+    share_of_full: float | None = Field(
+        default=None, description="Of the FLOPs of as many steps on all parameters."
+    )
+    seconds: float = Field(ge=0, description="Wall time of the steps.")
+    peak_memory_bytes: int | None = Field(default=None, description="Of one process.")
+    energy_joules: float | None = Field(default=None, description="By the device's own counter.")
+    device: str = Field(default="", description="Processor or GPU.")
+    processes: int = Field(default=1, ge=1, description="Devices that shared each step.")
+    environment: dict[str, str] = Field(default={}, description="Versions and precision.")
+
+
 class PretrainingCard(Spec):
     """What the encoder has seen; contamination and the transfer relation follow from it."""
 
@@ -109,7 +143,12 @@ class PretrainingCard(Spec):
     )
     images_seen: int | None = Field(default=None, ge=0, description="Images times epochs.")
     init: str | None = Field(default=None, description="Parent encoder.")
-    cost: Cost = Field(default=Cost(), description="Compute that the pre-training took.")
+    cost: Cost = Field(
+        default=Cost(), description="Compute that the pre-training took, the parent's included."
+    )
+    run: PretrainingRun | None = Field(
+        default=None, description="Written by bench pretrain, of its own part."
+    )
 
     def relation(self, domain: str) -> Relation | None:
         """Transfer relation to a task of ``domain``, as `EncoderCard.relation` has it."""
@@ -151,6 +190,8 @@ class EncoderCard(Spec):
             weights: SHA-256 of the weights' file, of the builder's source, or the hub's name.
         """
         fields = self.model_dump(include={"architecture", "input", "pooling"})
+        if not self.architecture.drop_stages:  # as before there was such a field
+            del fields["architecture"]["drop_stages"]
         return digest({**fields, "weights": weights})
 
     def relation(self, domain: str) -> Relation | None:

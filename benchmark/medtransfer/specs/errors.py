@@ -1,17 +1,24 @@
-"""The one error that users are meant to see. Imports nothing, so that `bench --help` is quick."""
+"""The errors that users are meant to see. Imports nothing, so that `bench --help` is quick."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InputError", "suggest"]
+__all__ = ["InputError", "RunError", "suggest"]
 
 
 class InputError(Exception):
     """The input is wrong: one line that names the file, the field and what would be right.
 
     The command line prints it without a traceback and ends with exit code 2.
+    """
+
+
+class RunError(Exception):
+    """Right input, but the work could not be done: one line that says what is left of it.
+
+    The command line prints it without a traceback and ends with exit code 1.
     """
 
 

@@ -17,9 +17,11 @@ __all__ = [
     "OPTIONAL",
     "PROBES",
     "Adaptation",
+    "Augmentation",
     "FineTuning",
     "Frozen",
     "Lora",
+    "Optimisation",
     "Partial",
     "Protocol",
     "list_protocols",
@@ -106,14 +108,9 @@ class Run(Spec):
         return self.epochs * -(-items // min(self.batch, items))
 
 
-class FineTuning(Spec):
-    """Training of all parameters. A fixed compute budget, the same for every encoder."""
+class Optimisation(Spec):
+    """AdamW, its schedule, and the largest gradient."""
 
-    budgets: dict[Budget, Run] = Field(min_length=1, description="Length of each budget.")
-    learning_rates: list[float] = Field(min_length=1, description="Tried in turn; best is kept.")
-    learning_rates_random: list[float] = Field(
-        default=[], description="Also tried when the encoder's weights are random."
-    )
     weight_decay: float = Field(
         default=0.01, ge=0, description="Of AdamW, not on biases and norms; with 0 it is Adam."
     )
@@ -125,6 +122,16 @@ class FineTuning(Spec):
         default="cosine", description="steps: a tenth at 50 % and at 75 %."
     )
     clip: float | None = Field(default=1.0, gt=0, description="Largest gradient norm.")
+
+
+class FineTuning(Optimisation):
+    """Training of all parameters. A fixed compute budget, the same for every encoder."""
+
+    budgets: dict[Budget, Run] = Field(min_length=1, description="Length of each budget.")
+    learning_rates: list[float] = Field(min_length=1, description="Tried in turn; best is kept.")
+    learning_rates_random: list[float] = Field(
+        default=[], description="Also tried when the encoder's weights are random."
+    )
     augmentation: Augmentation | None = Field(default=Augmentation(), description="null: none.")
     keep: Literal["last", "best"] = Field(
         default="last", description="best: the epoch with the best validation metric (at full)."

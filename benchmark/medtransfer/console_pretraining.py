@@ -1,0 +1,107 @@
+"""What `bench pretrain` shows: progress, and what a run cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from medtransfer.console import console, print_table
+from medtransfer.pretraining.progress import PretrainingProgress
+
+if TYPE_CHECKING:
+    from medtransfer.pretraining.preparation import Plan
+    from medtransfer.specs.encoder import EncoderCard
+
+__all__ = ["ConsolePretraining", "print_costs"]
+
+_LINES = 20  # of a whole run, where there is no terminal
+
+
+class ConsolePretraining(PretrainingProgress):
+    """A bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        """Show nothing until the run begins."""
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._plan: Plan | None = None
+        self._shown = 0
+
+    def begin(self, plan: Plan, step: int, notes: Sequence[str]) -> None:
+        """Say what is trained on what, and from where."""
+        self._plan, self._shown = plan, step
+        for note in (*plan.notes, *notes):
+            print(f"note: {note}")
+        pool = plan.pool
+        tasks = ", ".join(f"{source.card.name} ({len(source.items)})" for source in pool.sources)
+        print(
+            f"{plan.start.card.name}: {plan.recipe.name} on {tasks}, {plan.epochs} epochs, "
+            f"{plan.steps} steps of {pool.batch_size} images, trainable {plan.trainable.text}"
+        )
+        if plan.overlaps:
+            print(
+                f"note: shares its corpora with {', '.join(plan.overlaps)}: the card says so, and "
+                "the leaderboard marks it"
+            )
+        if step:
+            print(f"goes on after step {step}", flush=True)
+        if console.is_terminal:
+            columns = (BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task("", total=plan.steps, completed=step)
+            self._bar.start()
+
+    def advance(self, step: int, loss: float) -> None:
+        """Move the bar, or print a line."""
+        plan = self._plan
+        assert plan is not None
+        epoch = step * plan.pool.batch_size / len(plan.pool)
+        line = f"epoch {epoch:.1f} of {plan.epochs}: loss {loss:.4f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=escape(line))
+        elif step == plan.steps or step - self._shown >= plan.steps / _LINES:
+            self._shown = step
+            print(line, flush=True)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def print_costs(cards: Sequence[EncoderCard]) -> None:
+    """Print what making some encoders took, one row each."""
+    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("RANK", 0)):
+        return  # another device's process, which would print the same
+    from medtransfer.ranking import quantity
+
+    head = ("encoder", "trained", "images seen", "FLOPs", "of full", "time", "s a step", "memory")
+    rows = []
+    for card in cards:
+        run = card.pretraining.run
+        if run is None:
+            continue
+        share = f"{100 * run.share_of_full:.1f} %" if run.share_of_full is not None else "-"
+        rows.append(
+            (
+                card.name,
+                run.trainable + _dropped(card),
+                f"{run.images_seen:,}",
+                quantity(run.flops, "FLOP"),
+                share,
+                quantity(run.seconds, "seconds"),
+                f"{run.seconds / run.steps:.3f}" if run.steps else "-",
+                quantity(run.peak_memory_bytes or float("nan"), "bytes"),
+            )
+        )
+    print_table(head, rows)
+
+
+def _dropped(card: EncoderCard) -> str:
+    dropped = card.architecture.drop_stages
+    return f", {dropped} stage{'s' if dropped > 1 else ''} dropped" if dropped else ""

@@ -1,0 +1,1 @@
+"""Pre-training: encoders made under matched conditions, with their cost measured."""

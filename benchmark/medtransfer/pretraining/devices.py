@@ -1,0 +1,113 @@
+"""One run on several devices: Lightning Fabric starts them and adds up their gradients."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from types import MethodType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional
+
+from medtransfer.encoders.encoder import resolve_device
+from medtransfer.pretraining.preparation import Request
+from medtransfer.specs.base import InputError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["share_statistics", "start_devices"]
+
+
+def start_devices(request: Request, *, whole: bool) -> Fabric:
+    """Start the other processes, if there are to be any; each then goes on from here.
+
+    Under ``torchrun`` or SLURM they are there already.
+
+    Args:
+        request: With the devices.
+        whole: Whether every parameter that is trained takes part in every step.
+
+    Raises:
+        InputError: When there are not so many devices.
+    """
+    device = resolve_device(request.device)
+    if device.type == "cuda" and request.devices > torch.cuda.device_count():
+        raise InputError(
+            f"--devices: {request.devices} are asked for; this machine has "
+            f"{torch.cuda.device_count()}"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's own remarks about its environment
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
+        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+        several = request.devices * request.nodes > 1
+        index = [device.index] if device.index is not None and not several else request.devices
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=index,
+            num_nodes=request.nodes,
+            strategy=DDPStrategy(find_unused_parameters=not whole) if several else "auto",
+        )
+        fabric.launch()
+    return fabric
+
+
+def share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
+    """Have batch norms use the mean and variance of the images of all devices.
+
+    A batch then gives the same result on any number of devices. torch has that for GPUs; on
+    processors the layers of torch's own classes are given it here.
+
+    Raises:
+        InputError: On processors, for batch norms of other classes.
+    """
+    if device.type == "cuda":
+        from timm.layers.norm_act import convert_sync_batchnorm
+
+        converted: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return converted
+    for name, module in network.named_modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            module.forward = MethodType(_normalise, module)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise InputError(
+                f"--devices: on processors, several share torch's own batch norms only; {name} is "
+                f"a {type(module).__name__}"
+            )
+    return network
+
+
+def _normalise(layer: nn.BatchNorm2d, inputs: Tensor) -> Tensor:
+    """What a batch norm gives, by the statistics of all devices' images."""
+    if not layer.training:
+        mean, variance = layer.running_mean, layer.running_var
+        return functional.batch_norm(
+            inputs, mean, variance, layer.weight, layer.bias, eps=layer.eps
+        )
+    values = inputs.float()
+    axes = [0, *range(2, values.ndim)]
+    count = values.numel() // values.shape[1]
+    sums = torch.stack([values.sum(axes), values.square().sum(axes)])
+    total = count * torch.distributed.get_world_size()
+    mean, square = all_reduce(sums) / total  # type: ignore[no-untyped-call]
+    variance = square - mean.square()
+    if layer.track_running_stats:
+        assert layer.running_mean is not None and layer.running_var is not None
+        assert layer.num_batches_tracked is not None
+        layer.num_batches_tracked.add_(1)
+        momentum = layer.momentum if layer.momentum is not None else 0.1
+        with torch.no_grad():
+            layer.running_mean.lerp_(mean, momentum)
+            layer.running_var.lerp_(variance * total / (total - 1), momentum)
+    shape = [1, -1] + [1] * (values.ndim - 2)
+    normalised = (values - mean.view(shape)) * (variance + layer.eps).rsqrt().view(shape)
+    if layer.affine:
+        normalised = normalised * layer.weight.view(shape) + layer.bias.view(shape)
+    output: Tensor = normalised.to(inputs.dtype)
+    return output

@@ -1,0 +1,157 @@
+"""The images of a run: training splits, which of their items are used, and in which order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medtransfer.data.draws import seed_of, strata
+from medtransfer.data.store import Split
+from medtransfer.specs.errors import InputError
+from medtransfer.specs.task import TaskCard
+
+__all__ = ["Pool", "Source", "choose_items", "share_out"]
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A training split and the items of it that are used.
+
+    Attributes:
+        card: The task.
+        split: Its training split.
+        items: Indices into the split.
+    """
+
+    card: TaskCard
+    split: Split
+    items: Integers
+
+    @property
+    def labels(self) -> Integers:
+        """Labels of the items, (n,), (n, L) or (n, 0)."""
+        return self.split.labels[self.items]
+
+
+@dataclass(frozen=True, eq=False)  # it is itself: the passes of a pool are kept by it
+class Pool:
+    """The images of a run as one list, source after source.
+
+    Attributes:
+        sources: Where they come from.
+        batch_size: Images of a step.
+        balanced: Whether every class of every source is seen equally often.
+    """
+
+    sources: tuple[Source, ...]
+    batch_size: int
+    balanced: bool = False
+
+    def __len__(self) -> int:
+        """Number of distinct images."""
+        return sum(len(source.items) for source in self.sources)
+
+    @cached_property
+    def starts(self) -> Integers:
+        """The place in the list at which each source begins."""
+        return np.cumsum([0, *(len(source.items) for source in self.sources[:-1])])
+
+    @cached_property
+    def seed(self) -> str:
+        """What all random choices of the run are seeded by: the same for every network."""
+        return "+".join(sorted(source.card.name for source in self.sources))
+
+    def steps(self, epochs: float) -> int:
+        """Steps after so many passes over the images."""
+        return round(epochs * len(self) / self.batch_size)
+
+    def batch(self, step: int) -> Integers:
+        """Places in the list of the images of a step, counted from 0.
+
+        Shuffled passes over the list, one after the other, cut into equal batches. It depends on
+        nothing but the step, so that a run goes on after a stop where it was.
+        """
+        start = step * self.batch_size
+        end = start + self.batch_size
+        passes = range(start // len(self), (end - 1) // len(self) + 1)
+        queue = np.concatenate([_shuffle(self, number) for number in passes])
+        offset = start - passes[0] * len(self)
+        return queue[offset : offset + self.batch_size]
+
+    @cached_property
+    def classes(self) -> list[Integers]:
+        """Places of each class of each source; of a multi-label item the class is its rarest."""
+        found = []
+        for start, source in zip(self.starts, self.sources, strict=True):
+            labels = strata(source.labels)
+            found += [start + np.flatnonzero(labels == label) for label in np.unique(labels)]
+        return found
+
+
+@lru_cache(maxsize=4)
+def _shuffle(pool: Pool, number: int) -> Integers:
+    rng = np.random.Generator(np.random.PCG64(seed_of("pretraining", pool.seed, "pass", number)))
+    if not pool.balanced:
+        return rng.permutation(len(pool))
+    # Every class gets an equal share of the pass: the whole class as often as it fits, and then
+    # some of it.
+    ends = np.arange(len(pool.classes) + 1) * len(pool) // len(pool.classes)
+    chosen = []
+    for members, share in zip(pool.classes, np.diff(ends), strict=True):
+        rounds = -(-share // len(members))
+        chosen.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:share])
+    return rng.permutation(np.concatenate(chosen))
+
+
+def choose_items(split: Split, count: int, *, task: str) -> Integers:
+    """The first items of a split in an order that keeps the shares of its classes.
+
+    Fewer items are always among more, on every machine: within each class the order is that of
+    SHA-256(task, item id), as for few-shot draws, and the classes are merged evenly.
+    """
+    keys = [hashlib.sha256(f"pretraining/{task}/{name}".encode()).digest() for name in split.ids]
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    labels = strata(split.labels)[order]
+    place = np.empty(len(order))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(order[np.argsort(place, kind="stable")[:count]])
+
+
+def share_out(sizes: Sequence[int], images: int | float | None) -> list[int]:
+    """How many images each source gives, in proportion to their sizes.
+
+    Args:
+        sizes: Of the sources.
+        images: In all; a fraction below 1 is one of all images; ``None`` takes them all.
+
+    Raises:
+        InputError: When there are not so many, or none would be left.
+    """
+    total = sum(sizes)
+    if images is None:
+        wanted = total
+    elif isinstance(images, float):
+        wanted = round(images * total)
+    else:
+        wanted = images
+    if wanted > total:
+        raise InputError(f"--images: {wanted} are asked for, but the sources have {total}")
+    ends = np.cumsum([0, *sizes])
+    shares = [int(wanted * end // total) if total else 0 for end in ends]
+    counts = [after - before for before, after in pairwise(shares)]
+    if 0 in counts:
+        raise InputError(
+            f"--images: {images if images is not None else 'all'} of {total} would leave a source "
+            "without any image; more are needed"
+        )
+    return counts

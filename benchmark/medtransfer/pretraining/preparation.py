@@ -1,0 +1,323 @@
+"""Before anything is trained or written: find every input and check it. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from medtransfer.data.cache import data_folder
+from medtransfer.data.remote import SILENT, Progress
+from medtransfer.data.store import open_split
+from medtransfer.encoders.resolution import Located, locate, locate_untrained
+from medtransfer.pretraining.pool import Pool, Source, choose_items, share_out
+from medtransfer.specs.base import InputError, digest, read_yaml, suggest
+from medtransfer.specs.encoder import EncoderCard, Input
+from medtransfer.specs.pretraining import Recipe, Trainable, load_recipe
+from medtransfer.specs.task import Name, TaskCard, find_task, load_tasks
+
+__all__ = ["Plan", "Request", "finished_card", "prepare", "refuse_other"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; the fields are the options of ``bench pretrain``."""
+
+    recipe: str
+    tasks: Sequence[str]
+    init: str | None = None
+    architecture: str | None = None
+    epochs: int | None = None
+    images: int | float | None = None
+    balanced: bool = False
+    trainable: str = "full"
+    drop_stages: int = 0
+    size: int | None = None
+    checkpoints: Sequence[int] = ()
+    out: Path | None = None
+    data: Path | None = None
+    task_folder: Path | None = None
+    device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    accumulate: int = 1
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked request.
+
+    Attributes:
+        request: The request.
+        recipe: Its recipe.
+        trainable: What is trained, and when.
+        pool: The images.
+        start: The encoder that training begins from.
+        parent: Its card; ``None`` where its weights are random.
+        folder: Where the encoder goes.
+        fingerprint: SHA-256 of all that decides the weights.
+        overlaps: Known tasks that share a source corpus with the images.
+        notes: What the user should know, one line each.
+    """
+
+    request: Request
+    recipe: Recipe
+    trainable: Trainable
+    pool: Pool
+    start: Located
+    parent: EncoderCard | None
+    folder: Path
+    fingerprint: str
+    overlaps: list[str]
+    notes: tuple[str, ...]
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the images."""
+        return self.request.epochs or self.recipe.epochs
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.pool.steps(self.epochs)
+
+    @property
+    def phases(self) -> list[tuple[int | tuple[str, ...] | None, int]]:
+        """What is trained, and the step at which that ends."""
+        ends, epoch = [], 0
+        for phase in self.trainable.phases:
+            epoch = self.epochs if phase.epochs is None else epoch + phase.epochs
+            ends.append((phase.stages, self.pool.steps(epoch)))
+        return ends
+
+    @property
+    def checkpoints(self) -> dict[int, int]:
+        """The epoch of each checkpoint of the trajectory by its step."""
+        return {self.pool.steps(epoch): epoch for epoch in sorted(self.request.checkpoints)}
+
+
+def prepare(request: Request, progress: Progress = SILENT) -> Plan:
+    """Check a request. Nothing is written but downloads and decoded data.
+
+    Raises:
+        InputError: For the first thing that is wrong with it.
+    """
+    _check_numbers(request)
+    recipe = load_recipe(request.recipe)
+    trainable = Trainable.read(request.trainable)
+    epochs = request.epochs or recipe.epochs
+    for phase in trainable.phases:
+        if phase.epochs is not None and phase.epochs >= epochs:
+            raise InputError(
+                f"--trainable: {request.trainable} trains a part for {phase.epochs} epochs, but "
+                f"the whole run has {epochs}; fewer, or more --epochs, are needed"
+            )
+    if late := [epoch for epoch in request.checkpoints if epoch > epochs]:
+        raise InputError(f"--checkpoints: {late[0]} is after the last epoch, {epochs}")
+    known = load_tasks(request.task_folder)
+    cards = [_find_source(name, known) for name in dict.fromkeys(request.tasks)]
+    for card in cards:
+        _refuse_test_images(card, known)
+        if recipe.objective == "supervised" and card.kind == "segmentation":
+            raise InputError(
+                f"--task: {card.name}: has masks and no classes, which supervised pre-training "
+                "needs; simclr and simmim take its images"
+            )
+    start, parent = _find_start(request)
+    _check_extra(recipe)
+    folder = data_folder(request.data)
+    splits = [open_split(card, "train", folder=folder, progress=progress) for card in cards]
+    counts = share_out([len(split) for split in splits], request.images)
+    sources = tuple(
+        Source(card, split, choose_items(split, count, task=card.name))
+        for card, split, count in zip(cards, splits, counts, strict=True)
+    )
+    batch = min(recipe.batch, sum(counts))
+    pool = Pool(sources, batch, request.balanced)
+    shared = request.devices * request.nodes * request.accumulate
+    if batch % shared:
+        raise InputError(
+            f"--devices, --nodes, --accumulate: a batch of {batch} images cannot be shared out "
+            f"evenly to {shared}"
+        )
+    if batch < 2 or pool.steps(epochs) < 1:
+        raise InputError(f"--images: {len(pool)} are not enough for one step; 2 or more are")
+    corpora = {corpus for card in cards for corpus in card.train.lineage or card.lineage}
+    name = _name_encoder(request, recipe, start, cards)
+    plan_folder = request.out or Path("encoders") / name
+    named = start.card.model_copy(update={"name": _check_name(request.out, name)})
+    decisive = {
+        "recipe": recipe.fingerprint,
+        "epochs": epochs,
+        "tasks": {source.card.name: source.split.sha256 for source in sources},
+        "images": [len(source.items) for source in sources],
+        "balanced": request.balanced,
+        "trainable": trainable.text,
+        "start": start.identity,
+    }
+    return Plan(
+        request=request,
+        recipe=recipe,
+        trainable=trainable,
+        pool=pool,
+        start=Located(named, None, start.weights, start.notes),
+        parent=parent,
+        folder=plan_folder,
+        fingerprint=digest(decisive),
+        overlaps=sorted(name for name, task in known.items() if corpora & set(task.corpora)),
+        notes=start.notes,
+    )
+
+
+def finished_card(plan: Plan) -> EncoderCard | None:
+    """The card of a run that was finished before, or ``None``.
+
+    Raises:
+        InputError: When the folder holds another run's encoder, or lacks checkpoints.
+    """
+    path = plan.folder / "encoder.yaml"
+    if not path.exists() or plan.request.fresh:
+        return None
+    card = EncoderCard.parse(read_yaml(path), origin=str(path))
+    run = card.pretraining.run
+    if run is None or run.fingerprint != plan.fingerprint:
+        raise refuse_other(plan.folder)
+    made = {path.name for path in plan.folder.glob("checkpoints/epoch-*")}
+    missing = [e for e in sorted(plan.request.checkpoints) if f"epoch-{e:04d}" not in made]
+    if missing:
+        raise InputError(
+            f"--checkpoints: {plan.folder} was made without epoch {missing[0]}; --fresh makes it "
+            "anew"
+        )
+    return card
+
+
+def refuse_other(folder: Path) -> InputError:
+    """What is wrong with a folder that another command wrote."""
+    return InputError(
+        f"--out: {folder} holds what another command made (recipe, tasks, data, epochs or start "
+        "differ); choose another --out, or --fresh, which makes it anew"
+    )
+
+
+def _check_numbers(request: Request) -> None:
+    if not request.tasks:
+        raise InputError("--task: name at least one task; its training images are the source")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
+        raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
+    for option in ("epochs", "size", "devices", "nodes", "accumulate", "images"):
+        value = getattr(request, option)
+        if value is not None and value <= 0:
+            raise InputError(f"--{option}: {value}; a positive number is expected")
+    if request.drop_stages < 0:
+        raise InputError(f"--drop-stages: {request.drop_stages}; 0 or more is expected")
+    if request.accumulate > 1 and request.recipe == "simclr":
+        raise InputError(
+            "--accumulate: simclr compares all images of a batch with each other, so a batch "
+            "cannot go through in parts; use more --devices, or a recipe of a smaller batch"
+        )
+
+
+def _check_extra(recipe: Recipe) -> None:
+    """Say what to install before hours of decoding."""
+    needed = ["lightning_fabric", *(["lightly"] if recipe.objective == "simclr" else [])]
+    if absent := [module for module in needed if find_spec(module) is None]:
+        raise InputError(
+            f"bench pretrain needs {absent[0]}: pip install 'medtransfer[pretraining]'"
+        )
+
+
+def _find_source(name: str, known: Mapping[str, TaskCard]) -> TaskCard:
+    """The card of a source; only training splits are sources."""
+    task, found, split = name.partition(":") if ":" in name else name.partition("/")
+    card = find_task(task, known)
+    if card is None:
+        raise InputError(f"--task: unknown task '{task}'{suggest(task, known)}")
+    if found and split != "train":
+        raise InputError(
+            f"--task: {name}: only training images are a source, never '{split}'; name the task "
+            "alone"
+        )
+    return card
+
+
+def _refuse_test_images(card: TaskCard, known: Mapping[str, TaskCard]) -> None:
+    """A training split of one card may be what another card tests on."""
+    own = card.train.model_dump(exclude={"lineage", "select"})
+    for other in known.values():
+        for name, source in other.sources.items():
+            if name in ("train", "validation") or type(source) is not type(card.train):
+                continue
+            if source.model_dump(exclude={"lineage", "select"}) == own:
+                raise InputError(
+                    f"--task: {card.name}: its training images are the test split {name} of "
+                    f"{other.name}; nothing is ever trained on a test split"
+                )
+
+
+def _find_start(request: Request) -> tuple[Located, EncoderCard | None]:
+    """What training begins from: an encoder, or an architecture with random weights."""
+    if request.init is None and request.architecture is None:
+        raise InputError("--architecture: name one (timm's name, or a listed encoder's), or --init")
+    if request.init is None:
+        assert request.architecture is not None
+        found = locate_untrained(request.architecture)
+    else:
+        checkpoint = Path(request.init).is_file() and Path(request.init).suffix != ".py"
+        found = locate(request.init, architecture=request.architecture if checkpoint else None)
+        if request.architecture is not None and not checkpoint:
+            wanted = locate_untrained(request.architecture).card.architecture
+            given = found.card.architecture
+            if (wanted.timm, wanted.options) != (given.timm, given.options):
+                raise InputError(
+                    f"--init: {request.init} is not of the --architecture {request.architecture}, "
+                    f"but of {given.timm or given.python} {given.options or ''}; leave "
+                    "--architecture out"
+                )
+    if found.builder is not None:
+        raise InputError(
+            f"{found.card.name}: built by Python code, which the folder of an encoder cannot name; "
+            "a network that timm builds is expected"
+        )
+    card = found.card
+    architecture = card.architecture
+    if request.drop_stages:
+        dropped = architecture.drop_stages + request.drop_stages
+        architecture = architecture.model_copy(update={"drop_stages": dropped})
+    fields = card.input.model_dump() | ({"size": request.size} if request.size else {})
+    seen = Input.parse(fields, origin="--size")
+    update: dict[str, Any] = {"architecture": architecture, "input": seen}
+    card = card.model_copy(update=update)
+    trained = card.pretraining.objective != "none"
+    return Located(card, None, found.weights, found.notes), found.card if trained else None
+
+
+def _name_encoder(
+    request: Request, recipe: Recipe, start: Located, cards: Sequence[TaskCard]
+) -> str:
+    parts = [start.card.name, recipe.name, *(card.name for card in cards)]
+    if request.trainable != "full":
+        parts.append(re.sub(r"[^a-z0-9]+", "-", request.trainable.lower()))
+    if request.drop_stages:
+        parts.append(f"drop-{request.drop_stages}")
+    if request.images is not None:
+        parts.append(str(request.images))
+    return "-".join(parts)[:80].strip("-._")
+
+
+def _check_name(out: Path | None, default: str) -> str:
+    name = out.resolve().name if out is not None else default
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise InputError(
+            f"--out: '{name}' is the encoder's name, too, so small letters, digits, '.', '_' and "
+            "'-' are expected, 80 at most"
+        ) from None
+    return name

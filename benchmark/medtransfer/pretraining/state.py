@@ -1,0 +1,93 @@
+"""What a run needs to go on after a stop, in one file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medtransfer.data.writing import replace
+from medtransfer.specs.base import InputError
+from medtransfer.specs.errors import RunError
+
+__all__ = ["Measured", "State", "read_state", "write_state"]
+
+
+@dataclass
+class Measured:
+    """What the steps so far took; all of it adds up over stops but the peak.
+
+    Attributes:
+        flops: Of all steps.
+        full_flops: Of as many steps on all parameters.
+        seconds: Wall time of the steps.
+        peak_memory_bytes: The largest of one process.
+        energy_joules: ``None`` where the device's counter could not be read throughout.
+    """
+
+    flops: int = 0
+    full_flops: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    energy_joules: float | None = 0.0
+
+
+@dataclass
+class State:
+    """A run between two steps. All random numbers follow from the step.
+
+    Attributes:
+        fingerprint: SHA-256 of all that decides the weights.
+        step: Steps that are done.
+        objective: Weights of the encoder and its head.
+        optimiser: Its moments; empty between two phases.
+        losses: Mean loss of every step, over all devices.
+        measured: What it took.
+    """
+
+    fingerprint: str
+    step: int
+    objective: dict[str, Any]
+    optimiser: dict[str, Any]
+    losses: list[float]
+    measured: Measured = field(default_factory=Measured)
+
+
+def write_state(path: Path, state: State) -> None:
+    """Write a state in place of the last one.
+
+    Raises:
+        RunError: When that is not possible; the last one is as it was.
+    """
+    buffer = io.BytesIO()
+    content = {one.name: getattr(state, one.name) for one in fields(state)}
+    torch.save({**content, "measured": vars(state.measured)}, buffer)
+    try:
+        replace(path, buffer.getvalue())
+    except OSError as error:
+        kept = " the last state there is whole;" if path.exists() else ""
+        raise RunError(
+            f"{path}: cannot be written: {error.strerror};{kept} the same command goes on from it "
+            "when there is room"
+        ) from None
+
+
+def read_state(path: Path) -> State | None:
+    """Read a state; ``None`` where there is none.
+
+    Raises:
+        InputError: When the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return State(**{**content, "measured": Measured(**content["measured"])})
+    except (pickle.UnpicklingError, RuntimeError, TypeError, KeyError, OSError, EOFError):
+        raise InputError(
+            f"{path}: damaged; --fresh starts again, or choose another --out"
+        ) from None

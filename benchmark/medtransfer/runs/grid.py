@@ -1,0 +1,219 @@
+"""`bench pretrain --grid`: many encoders under matched conditions, and their evaluation.
+
+What is finished is not done again. Several calls may work on one grid, on one machine or on many
+that share a disk: each takes the next encoder that no other is at work on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from medtransfer.pretraining.preparation import Request, prepare
+from medtransfer.pretraining.progress import PretrainingProgress
+from medtransfer.runs import evaluation
+from medtransfer.runs.preparation import Request as EvaluationRequest
+from medtransfer.runs.preparation import prepare as prepare_evaluation
+from medtransfer.runs.progress import RunProgress
+from medtransfer.specs.base import InputError, read_yaml
+from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.errors import RunError
+from medtransfer.specs.pretraining import Grid
+
+__all__ = ["Finished", "Member", "Study", "list_members", "load_grid"]
+
+_PAUSE = 2.0  # seconds between two looks at what others are at work on
+
+
+@dataclass(frozen=True)
+class Member:
+    """An encoder of a grid.
+
+    Attributes:
+        name: The encoder's.
+        request: How it is made; ``None`` for an architecture with random weights.
+        parent: Name of the encoder that it starts from.
+    """
+
+    name: str
+    request: Request | None
+    parent: str | None = None
+
+
+@dataclass
+class Finished:
+    """What came of a grid.
+
+    Attributes:
+        cards: Of the encoders that were made, now or earlier.
+        failures: What went wrong, one line each.
+    """
+
+    cards: list[EncoderCard] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def load_grid(path: Path) -> Grid:
+    """Read a grid.
+
+    Raises:
+        InputError: Naming the file, the field and what would be right.
+    """
+    return Grid.parse(read_yaml(path), origin=str(path))
+
+
+def list_members(grid: Grid, common: Request) -> list[Member]:
+    """All encoders of a grid, each after the one that it starts from.
+
+    Args:
+        grid: The grid.
+        common: What all runs share, such as where data are looked for.
+    """
+    members = []
+    for architecture in grid.architectures:
+        members.append(Member(architecture, None))
+        for images in grid.images:
+            of_size = replace(common, images=images, epochs=grid.epochs)
+            for source, tasks in grid.sources.items():
+                for recipe in grid.recipes:
+                    name = _name(grid, architecture, source, recipe, images)
+                    request = replace(
+                        of_size,
+                        recipe=recipe,
+                        tasks=tasks,
+                        architecture=architecture,
+                        size=grid.size,
+                        out=Path(grid.out) / name,
+                    )
+                    members.append(Member(name, request))
+            for further in grid.adapt:
+                parent = _name(grid, architecture, further.source, further.recipe, images)
+                request = replace(
+                    of_size,
+                    recipe=further.by,
+                    tasks=grid.sources[further.onto],
+                    init=str(Path(grid.out) / parent),
+                    trainable=further.trainable,
+                    drop_stages=further.drop_stages,
+                    out=Path(grid.out) / f"{parent}-{further.label}",
+                )
+                members.append(Member(f"{parent}-{further.label}", request, parent))
+    return members
+
+
+def _name(
+    grid: Grid, architecture: str, source: str, recipe: str, images: int | float | None
+) -> str:
+    parts = [architecture.replace("/", "-"), source, Path(recipe).stem]
+    if len(grid.images) > 1:
+        parts.append(str(images) if images is not None else "all")
+    return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid, and how it is worked on.
+
+    Attributes:
+        grid: The grid.
+        data: Where the tasks' files are looked for.
+        task_folder: Folder of task cards of one's own.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        training: Makes what is told how the training of each encoder goes.
+        evaluating: The same for its evaluation.
+        say: Is called with one line now and then.
+    """
+
+    grid: Grid
+    data: Path | None = None
+    task_folder: Path | None = None
+    device: str = "auto"
+    training: Callable[[], PretrainingProgress] = PretrainingProgress
+    evaluating: Callable[[], RunProgress] = RunProgress
+    say: Callable[[str], None] = lambda line: None
+
+    @property
+    def members(self) -> list[Member]:
+        """Its encoders."""
+        common = Request("", (), data=self.data, task_folder=self.task_folder, device=self.device)
+        return list_members(self.grid, common)
+
+    def run(self) -> Finished:
+        """Make and evaluate all encoders. One that fails does not stop the others.
+
+        Raises:
+            InputError: When the grid's folder cannot be written.
+        """
+        members, finished = self.members, Finished()
+        waiting = {member.name: member for member in members}
+        lost: set[str] = set()
+        while waiting:
+            ready = [m for m in waiting.values() if m.parent not in waiting]
+            done = [m for m in ready if self._take(m, lost, finished, len(members) - len(waiting))]
+            for member in done:
+                del waiting[member.name]
+            if not done:  # others are at work on all that is ready
+                time.sleep(_PAUSE)
+        return finished
+
+    def _take(self, member: Member, lost: set[str], finished: Finished, before: int) -> bool:
+        """Complete an encoder, unless another call is at work on it."""
+        if member.parent in lost:
+            lost.add(member.name)
+            finished.failures.append(f"{member.name}: not made, as {member.parent} was not")
+            return True
+        lock = self._lock(member)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        try:
+            self.say(f"== {member.name}")
+            self._complete(member, finished)
+        except (InputError, RunError) as error:
+            lost.add(member.name)
+            finished.failures.append(f"{member.name}: {error}")
+        finally:
+            lock.release()
+        return True
+
+    def _lock(self, member: Member) -> FileLock:
+        folder = Path(self.grid.out)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"out: {folder} cannot be written: {error.strerror}") from None
+        return FileLock(folder / f".{member.name.replace('/', '-')}.lock")
+
+    def _complete(self, member: Member, finished: Finished) -> None:
+        """Make an encoder and evaluate it; what is there already is left."""
+        encoder = member.name
+        if member.request is not None:
+            plan = prepare(member.request)
+            # Here, and not above: a finished grid must not wait for torch.
+            from medtransfer.pretraining.training import pretrain
+
+            finished.cards.append(pretrain(plan, self.training()))
+            encoder = str(plan.folder)
+        evaluate = self.grid.evaluate
+        for suite in evaluate.suites if evaluate is not None else ():
+            assert evaluate is not None
+            request = EvaluationRequest(
+                encoder=encoder,
+                suite=suite,
+                protocol=evaluate.protocol,
+                out=Path(evaluate.out),
+                data=self.data,
+                task_folder=self.task_folder,
+                device=self.device,
+            )
+            records = evaluation.run(prepare_evaluation(request), self.evaluating())
+            finished.failures += [
+                f"{member.name}: {record.cell}: {record.error}"
+                for record in records
+                if record.status == "failed"
+            ]

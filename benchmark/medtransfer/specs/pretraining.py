@@ -1,0 +1,221 @@
+"""Pre-training: recipes, what of a network is trained, and grids of runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from medtransfer.specs.base import InputError, Spec, digest, packaged, read_yaml, suggest
+from medtransfer.specs.protocol import Augmentation, Optimisation
+from medtransfer.specs.task import Name
+
+__all__ = [
+    "Adapt",
+    "Contrastive",
+    "Grid",
+    "GridEvaluation",
+    "Masking",
+    "Phase",
+    "Recipe",
+    "Trainable",
+    "Views",
+    "list_recipes",
+    "load_recipe",
+]
+
+
+class Views(Augmentation):
+    """Random changes of the images; of colour in the order of SimCLR's strength, without blur.
+
+    Blur is left out as in SimCLR's own CIFAR recipe: images of 32 to 64 px have no detail to lose.
+    A flip is decided by the task card.
+    """
+
+    saturation: float = Field(default=0.0, ge=0, le=1, description="Of colour, +-.")
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="Share of the colour circle, +-.")
+    grey: float = Field(default=0.0, ge=0, le=1, description="How often colour is taken away.")
+
+
+class Contrastive(Spec):
+    """SimCLR (Chen et al., A Simple Framework for Contrastive Learning, ICML 2020)."""
+
+    temperature: float = Field(default=0.1, gt=0, description="Of the cosine similarities.")
+    width: int = Field(default=128, ge=1, description="Of the projection, which is dropped.")
+
+
+class Masking(Spec):
+    """SimMIM (Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, CVPR 2022)."""
+
+    patch: int = Field(default=16, ge=1, description="Height and width of a mask's squares, px.")
+    share: float = Field(default=0.6, gt=0, lt=1, description="Of the squares that are masked.")
+
+
+class Recipe(Spec):
+    """How an encoder is pre-trained. The file's name is the recipe's name."""
+
+    name: Name = Field(description="The name of the file, without .yaml.")
+    title: str = Field(description="One line for people.")
+    revision: int = Field(default=1, ge=1, description="Bumped whenever code changes numbers.")
+    objective: Literal["supervised", "simclr", "simmim"] = Field(description="What is learned.")
+    epochs: int = Field(ge=1, description="Passes over the images, unless --epochs says so.")
+    batch: int = Field(ge=2, description="Images of a step, over all devices.")
+    learning_rate: float = Field(gt=0, description="The largest, of AdamW.")
+    optimisation: Optimisation = Field(default=Optimisation(layer_decay=1.0), description="Rest.")
+    augmentation: Views | None = Field(
+        description="null: none, and the output of what is frozen is computed once."
+    )
+    simclr: Contrastive | None = Field(default=None, description="Of this objective.")
+    simmim: Masking | None = Field(default=None, description="Of this objective.")
+
+    @model_validator(mode="after")
+    def _of_the_objective(self) -> Recipe:
+        for name in ("simclr", "simmim"):
+            if (getattr(self, name) is not None) != (self.objective == name):
+                raise ValueError(f"{name}: goes with objective: {name}, and only with it")
+        if self.objective == "simclr" and self.augmentation is None:
+            raise ValueError("augmentation: simclr compares two random views, so it needs one")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the values that change numbers; a run's own length is not among them."""
+        return digest(self.model_dump(exclude={"name", "title", "epochs"}))
+
+
+def _folder() -> Path:
+    return packaged("pretraining") / "recipes"
+
+
+def list_recipes() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a shipped recipe by its name, or one of the user's by the path of its file.
+
+    Raises:
+        InputError: For an unknown name, or naming the file and the field that is wrong.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in list_recipes():
+            raise InputError(
+                f"--recipe: unknown recipe '{name}'{suggest(name, list_recipes())}; or the path of "
+                "a .yaml file"
+            )
+        path = _folder() / f"{name}.yaml"
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a recipe is a mapping of fields")
+    return Recipe.parse({"name": path.stem, **data}, origin=str(path))
+
+
+class Phase(Spec):
+    """A part of a run, with an optimiser and a schedule of its own.
+
+    Attributes of `stages`: ``None`` trains everything, a number the so many deepest stages, names
+    the layers of these names.
+    """
+
+    stages: int | tuple[str, ...] | None = Field(default=None, description="What is trained.")
+    epochs: int | None = Field(default=None, description="How long; null: the rest of the run.")
+
+
+class Trainable(Spec):
+    """What of the network is trained, and when (in kind after Mehmood et al. 2022)."""
+
+    text: str = Field(description="As it was typed.")
+    phases: tuple[Phase, ...] = Field(min_length=1, description="One after the other.")
+
+    @classmethod
+    def read(cls, text: str) -> Trainable:
+        """Read ``full``, ``partial:<stages>`` or ``hybrid:<stages>:<epochs>``.
+
+        ``<stages>`` is the number of deepest stages (of a plain transformer: blocks), or names of
+        layers joined by commas.
+
+        Raises:
+            InputError: For anything else.
+        """
+        if text == "full":
+            return cls(text=text, phases=(Phase(),))
+        kind, _, rest = text.partition(":")
+        stages, _, epochs = rest.partition(":")
+        if kind == "partial" and stages and ":" not in rest:
+            return cls(text=text, phases=(Phase(stages=_stages(stages)),))
+        if kind == "hybrid" and stages and re.fullmatch(r"[1-9]\d{0,5}", epochs):
+            first = Phase(stages=_stages(stages), epochs=int(epochs))
+            return cls(text=text, phases=(first, Phase()))
+        raise InputError(
+            f"--trainable: '{text}'; full, partial:STAGES or hybrid:STAGES:EPOCHS is expected, "
+            "with STAGES the number of deepest stages (partial:2) or names of layers "
+            "(partial:layer3,layer4)"
+        )
+
+
+def _stages(text: str) -> int | tuple[str, ...]:
+    if re.fullmatch(r"\d{1,4}", text):
+        if int(text) == 0:
+            raise InputError("--trainable: 0 stages are nothing to train; 1 or more is expected")
+        return int(text)
+    return tuple(name for name in text.split(",") if name)
+
+
+class Adapt(Spec):
+    """A further run that starts from encoders of the grid."""
+
+    label: Name = Field(description="Ends the encoder's name.")
+    source: str = Field(description="Of the first run, one of the grid's.")
+    recipe: str = Field(description="Of the first run, one of the grid's.")
+    onto: str = Field(description="The source of the further run.")
+    by: str = Field(description="The recipe of the further run.")
+    trainable: str = Field(default="full", description="As --trainable.")
+    drop_stages: int = Field(default=0, ge=0, description="As --drop-stages.")
+
+
+class GridEvaluation(Spec):
+    """How the grid's encoders are evaluated."""
+
+    protocol: str = Field(description="As bench evaluate's.")
+    suites: list[str] = Field(min_length=1, description="Run one after the other.")
+    out: str = Field(default="submissions", description="Folder of submissions.")
+
+
+class Grid(Spec):
+    """Architectures x sources x sizes x recipes, and further pre-training of what came out."""
+
+    architectures: list[str] = Field(min_length=1, description="As --architecture.")
+    sources: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(
+        min_length=1, description="Task names of each source."
+    )
+    recipes: list[str] = Field(min_length=1, description="As --recipe.")
+    images: list[int | float | None] = Field(
+        default=[None], min_length=1, description="As --images; null: all."
+    )
+    epochs: int | None = Field(default=None, ge=1, description="As --epochs.")
+    size: int | None = Field(default=None, ge=8, description="As --size.")
+    adapt: list[Adapt] = Field(default=[], description="Further pre-training.")
+    out: str = Field(default="encoders", description="Folder of the encoders.")
+    evaluate: GridEvaluation | None = Field(default=None, description="null: only pre-trains.")
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Grid:
+        for number, further in enumerate(self.adapt):
+            for field, value, known in (
+                ("source", further.source, list(self.sources)),
+                ("onto", further.onto, list(self.sources)),
+                ("recipe", further.recipe, self.recipes),
+            ):
+                if value not in known:
+                    raise ValueError(
+                        f"adapt.{number}.{field}: '{value}' is none of the grid's"
+                        + suggest(value, known)
+                    )
+        labels = [further.label for further in self.adapt]
+        if len(set(labels)) != len(labels):
+            raise ValueError("adapt: a label occurs twice")
+        return self
