@@ -102,11 +102,11 @@ _SMALL = {
         random_options={**_RESIDUAL, "channels": [32, 64, 128, 256]},
     ),
     "vit_mini": _Network(
-        "ViT of 4 blocks of 96 dimensions, patches of 8 px",
+        "ViT of 4 blocks of 96 dimensions, patches of 8 px at 48 px",
         "vit_tiny_patch16_224",
         "",
         _VIT,
-        input=_HALF.model_copy(update={"size": 64}),
+        input=_HALF.model_copy(update={"size": 48}),
         random_options={"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3},
     ),
 }

@@ -42,7 +42,7 @@ class Views(Augmentation):
 class Contrastive(Spec):
     """SimCLR (Chen et al., A Simple Framework for Contrastive Learning, ICML 2020)."""
 
-    temperature: float = Field(default=0.1, gt=0, description="Of the cosine similarities.")
+    temperature: float = Field(default=0.2, gt=0, description="Of the cosine similarities.")
     width: int = Field(default=128, ge=1, description="Of the projection, which is dropped.")
 
 
