@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +16,7 @@ __all__ = ["pretrain"]
 
 
 def pretrain(
+    context: typer.Context,
     recipe: Annotated[
         str | None,
         typer.Option(help="supervised, simclr, simmim, or the .yaml file of your own."),
@@ -83,13 +86,13 @@ def pretrain(
     """Pre-train an encoder; bench evaluate takes the folder that it writes."""
     from medtransfer import console
     from medtransfer.console_pretraining import ConsolePretraining, print_costs
-    from medtransfer.pretraining.preparation import Request, finished_card, prepare
-    from medtransfer.specs.errors import InputError
+    from medtransfer.pretraining.plan import Request, finished_card
+    from medtransfer.pretraining.preparation import prepare
+    from medtransfer.specs.errors import InputError, RunError
 
     try:
         if grid is not None:
-            if recipe is not None or task:
-                raise InputError("--grid: names the recipes and the tasks itself")
+            _refuse_beside_grid(context)
             _run_grid(grid, data=data, tasks=tasks, device=device)
             return
         if recipe is None:
@@ -127,10 +130,36 @@ def pretrain(
 
             card = train(plan, ConsolePretraining())
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        without = ", without --fresh," if fresh else ""
+        print(f"interrupted; the same command{without} goes on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
-    print_costs([card])
-    print(f"bench evaluate --encoder {plan.folder}")
+    except (InputError, RunError) as error:
+        if _is_first():
+            raise
+        raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
+    if _is_first():
+        print_costs([card])
+        print(f"bench evaluate --encoder {plan.folder}")
+
+
+def _refuse_beside_grid(context: typer.Context) -> None:
+    """A grid says for itself what is done; an option that would be passed over is refused."""
+    from medtransfer.specs.errors import InputError
+
+    beside = {"grid", "data", "tasks", "device"}
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in beside and source is not None and source.name != "DEFAULT":
+            raise InputError(
+                f"--{name.replace('_', '-')}: not with --grid, whose file says what is done; only "
+                "--data, --tasks and --device go with it"
+            )
+
+
+def _is_first() -> bool:
+    """Whether this is the process that speaks, of those that share a run."""
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def _read_images(text: str | None) -> int | float | None:
@@ -139,7 +168,7 @@ def _read_images(text: str | None) -> int | float | None:
     if text is None:
         return None
     try:
-        return int(text) if text.isdigit() else _fraction(float(text))
+        return int(text) if re.fullmatch("[0-9]{1,12}", text) else _fraction(float(text))
     except ValueError:
         raise InputError(
             f"--images: '{text}'; a number of images, or a fraction between 0 and 1, is expected"
@@ -156,7 +185,7 @@ def _read_epochs(text: str | None) -> tuple[int, ...]:
     from medtransfer.specs.errors import InputError
 
     parts = [part.strip() for part in text.split(",")] if text else []
-    if not all(part.isdigit() for part in parts):
+    if not all(re.fullmatch(r"[0-9]{1,7}", part) for part in parts):
         raise InputError(f"--checkpoints: '{text}'; epochs such as 0,1,5,20 are expected")
     return tuple(sorted({int(part) for part in parts}))
 
@@ -164,10 +193,16 @@ def _read_epochs(text: str | None) -> tuple[int, ...]:
 def _run_grid(path: Path, *, data: Path | None, tasks: Path | None, device: str) -> None:
     from medtransfer.console import ConsoleProgress
     from medtransfer.console_pretraining import ConsolePretraining, print_costs
-    from medtransfer.runs.grid import Study, load_grid
+    from medtransfer.runs.grid import Study, check_grid, load_grid
+    from medtransfer.specs.errors import InputError
 
+    loaded = load_grid(path)
+    try:
+        check_grid(loaded, tasks)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     study = Study(
-        load_grid(path),
+        loaded,
         data=data,
         task_folder=tasks,
         device=device,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from medtransfer.console import console, print_table
 from medtransfer.pretraining.progress import PretrainingProgress
 
 if TYPE_CHECKING:
-    from medtransfer.pretraining.preparation import Plan
+    from medtransfer.pretraining.plan import Plan
     from medtransfer.specs.encoder import EncoderCard
 
 __all__ = ["ConsolePretraining", "print_costs"]
@@ -76,8 +75,6 @@ class ConsolePretraining(PretrainingProgress):
 
 def print_costs(cards: Sequence[EncoderCard]) -> None:
     """Print what making some encoders took, one row each."""
-    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("RANK", 0)):
-        return  # another device's process, which would print the same
     from medtransfer.ranking import quantity
 
     head = ("encoder", "trained", "images seen", "FLOPs", "of full", "time", "s a step", "memory")

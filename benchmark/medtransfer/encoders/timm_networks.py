@@ -133,7 +133,8 @@ def _fill(
         notes = _check_names(checkpoint, probe, card)
         tensors = checkpoint.tensors
         if card.architecture.drop_stages:  # timm asks for all weights, of what is dropped, too
-            tensors = {**_create_random(card, name, options).network.state_dict(), **tensors}
+            inner = _create_random(card, name, options).network
+            tensors = {**inner.state_dict(), **_native(tensors, inner)}
         options = {**options, "pretrained": True}
         options["pretrained_cfg_overlay"] = {"state_dict": tensors}
         return _create(card, name, origin=str(checkpoint.path), **options), notes

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from types import MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 
 from medtransfer.encoders.encoder import resolve_device
-from medtransfer.pretraining.preparation import Request
+from medtransfer.pretraining.plan import Request
 from medtransfer.specs.base import InputError
 
 if TYPE_CHECKING:
@@ -35,11 +34,12 @@ def start_devices(request: Request, *, whole: bool) -> Fabric:
         InputError: When there are not so many devices.
     """
     device = resolve_device(request.device)
-    if device.type == "cuda" and request.devices > torch.cuda.device_count():
-        raise InputError(
-            f"--devices: {request.devices} are asked for; this machine has "
-            f"{torch.cuda.device_count()}"
-        )
+    if device.type == "cuda":
+        there = torch.cuda.device_count()
+        if request.devices > there or (device.index or 0) >= there:
+            raise InputError(
+                f"--device {request.device}, --devices {request.devices}: this machine has {there}"
+            )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's own remarks about its environment
         from lightning_fabric import Fabric
@@ -83,6 +83,22 @@ def share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
     return network
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all devices, through which gradients pass to all of them."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
 def _normalise(layer: nn.BatchNorm2d, inputs: Tensor) -> Tensor:
     """What a batch norm gives, by the statistics of all devices' images."""
     if not layer.training:
@@ -95,8 +111,8 @@ def _normalise(layer: nn.BatchNorm2d, inputs: Tensor) -> Tensor:
     count = values.numel() // values.shape[1]
     sums = torch.stack([values.sum(axes), values.square().sum(axes)])
     total = count * torch.distributed.get_world_size()
-    mean, square = all_reduce(sums) / total  # type: ignore[no-untyped-call]
-    variance = square - mean.square()
+    mean, square = _Sum.apply(sums) / total
+    variance = (square - mean.square()).clamp(min=0)  # rounding may make it negative
     if layer.track_running_stats:
         assert layer.running_mean is not None and layer.running_var is not None
         assert layer.num_batches_tracked is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +16,13 @@ from medtransfer.cost.machine import device_name, versions
 from medtransfer.data.writing import replace
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.resolution import dump_card
-from medtransfer.pretraining.preparation import Plan
+from medtransfer.pretraining.plan import (
+    CARD,
+    STATE,
+    Plan,
+    checkpoint_folder,
+    has_checkpoint,
+)
 from medtransfer.pretraining.state import State
 from medtransfer.specs.encoder import (
     RANDOM_WEIGHTS,
@@ -26,36 +34,32 @@ from medtransfer.specs.encoder import (
 )
 from medtransfer.specs.errors import RunError
 
-__all__ = [
-    "STATE",
-    "checkpoint_folder",
-    "clear_folder",
-    "describe",
-    "write_checkpoint",
-    "write_encoder",
-]
+__all__ = ["clear_folder", "describe", "write_checkpoint", "write_encoder"]
 
-STATE = "state.pt"
-_WEIGHTS, _LOSSES, _CARD = "weights.safetensors", "losses.csv", "encoder.yaml"
+_WEIGHTS, _LOSSES = "weights.safetensors", "losses.csv"
 
 Number = TypeVar("Number", int, float)
 
 
-def checkpoint_folder(folder: Path, epoch: int) -> Path:
-    """Where the encoder after so many epochs goes."""
-    return folder / "checkpoints" / f"epoch-{epoch:04d}"
-
-
-def clear_folder(folder: Path) -> None:
-    """Remove what an earlier run wrote there, and nothing else."""
-    for name in (_CARD, STATE, _WEIGHTS, _LOSSES):
-        (folder / name).unlink(missing_ok=True)
-    for checkpoint in folder.glob("checkpoints/epoch-*"):
+def clear_folder(folder: Path, *, whole: bool) -> None:
+    """Remove what a killed run left half-written; or all that an earlier run wrote."""
+    names = (CARD, STATE, _WEIGHTS, _LOSSES)
+    for checkpoint in folder.glob("checkpoints/epoch-*" if whole else "checkpoints/.epoch-*"):
         shutil.rmtree(checkpoint)
+    for name in names:
+        for part in folder.glob(f".{name}.*"):
+            part.unlink()
+        if whole:
+            (folder / name).unlink(missing_ok=True)
 
 
-def write_encoder(folder: Path, card: EncoderCard, network: nn.Module, losses: list[float]) -> None:
+def write_encoder(
+    folder: Path, card: EncoderCard, network: nn.Module, losses: list[float]
+) -> EncoderCard:
     """Write the weights, the loss of each step, and last the card, which makes it an encoder.
+
+    Returns:
+        The card as written, with the hash of the weights.
 
     Raises:
         RunError: When that is not possible.
@@ -63,37 +67,44 @@ def write_encoder(folder: Path, card: EncoderCard, network: nn.Module, losses: l
     weights = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     )
+    digest = hashlib.sha256(weights).hexdigest()
+    card = card.model_copy(update={"weights": Weights(path=_WEIGHTS, sha256=digest)})
     table = "step,loss\n" + "".join(f"{i},{loss:.9g}\n" for i, loss in enumerate(losses, start=1))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace(folder / _WEIGHTS, weights)
         replace(folder / _LOSSES, table.encode())
-        replace(folder / _CARD, dump_card(card).encode())
+        replace(folder / CARD, dump_card(card).encode())
     except OSError as error:
         raise RunError(
             f"{folder}: cannot be written: {error.strerror}; the same command goes on when there "
             "is room"
         ) from None
+    return card
 
 
 def write_checkpoint(
     folder: Path, epoch: int, card: EncoderCard, network: nn.Module, losses: list[float]
 ) -> None:
-    """Write an encoder of the trajectory, in one step; one that is there stays.
+    """Write an encoder of the trajectory, in one step; that of this very run stays.
 
     Raises:
         RunError: When that is not possible.
     """
     target = checkpoint_folder(folder, epoch)
-    if target.exists():
+    assert card.pretraining.run is not None
+    if has_checkpoint(folder, epoch, card.pretraining.run.fingerprint):
         return
     try:
+        if target.exists():  # of another run, whose own state is gone
+            shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".epoch-", dir=target.parent))
     except OSError as error:
         raise RunError(f"{target}: cannot be written: {error.strerror}") from None
     try:
-        name = f"{card.name[:70].rstrip('-._')}-epoch-{epoch}"
+        end = f"-epoch-{epoch}"
+        name = card.name[: 80 - len(end)].rstrip("-._") + end
         own = card.model_copy(update={"name": name, "title": f"{card.title}, after epoch {epoch}"})
         write_encoder(temporary, own, network, losses)
         temporary.chmod(0o755)
@@ -117,10 +128,12 @@ def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> E
     recipe, cards = plan.recipe, [source.card for source in plan.pool.sources]
     parent = plan.parent.pretraining if plan.parent is not None else RANDOM_WEIGHTS
     run = _describe_run(plan, encoder, state, processes=processes)
+    init = plan.parent.name if plan.parent is not None else None
     if state.step == 0:
-        pretraining = parent.model_copy(update={"run": run})
+        pretraining = parent.model_copy(update={"run": run, "init": init})
     else:
-        gpu_hours = run.seconds * processes / 3600 if encoder.device.type == "cuda" else None
+        gpu = encoder.device.type == "cuda"
+        gpu_hours = state.measured.device_seconds / 3600 if gpu else None
         energy = run.energy_joules / 3.6e6 if run.energy_joules is not None else None
         before = (
             parent.cost if plan.parent is not None else Cost(flops=0, gpu_hours=0, energy_kwh=0)
@@ -131,7 +144,7 @@ def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> E
             datasets=_join(parent.datasets, datasets),
             objective=recipe.objective,
             images_seen=_add(parent.images_seen, run.images_seen),
-            init=plan.parent.name if plan.parent is not None else None,
+            init=init,
             cost=Cost(
                 flops=_add(before.flops, run.flops),
                 gpu_hours=_add(before.gpu_hours, gpu_hours),
@@ -144,8 +157,8 @@ def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> E
     return start.model_copy(
         update={
             "title": f"{start.architecture.timm}, {recipe.objective} on {names}",
-            **{field: "" for field in ("licence", "citation", "url")},
-            "weights": Weights(path=_WEIGHTS),
+            "citation": "",
+            "url": "",
             "pretraining": pretraining,
         }
     )
@@ -173,8 +186,14 @@ def _describe_run(plan: Plan, encoder: Encoder, state: State, *, processes: int)
         energy_joules=measured.energy_joules,
         device=device_name(encoder.device),
         processes=processes,
-        environment={**versions(), "precision": encoder.precision},
+        environment={**versions(), **_extras(plan), "precision": encoder.precision},
     )
+
+
+def _extras(plan: Plan) -> dict[str, str]:
+    """Versions of what only pre-training uses."""
+    names = ["pytorch-lightning", *(["lightly"] if plan.recipe.objective == "simclr" else [])]
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def _join(before: list[str] | None, own: set[str]) -> list[str] | None:

@@ -13,7 +13,7 @@ from medtransfer.adaptation.trainable import train_only
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.specs.base import InputError, suggest
 
-__all__ = ["KeptPrefix", "choose_trainable", "find_prefix"]
+__all__ = ["KeptPrefix", "Stages", "choose_trainable", "find_prefix"]
 
 Stages = int | tuple[str, ...] | None
 
@@ -89,7 +89,9 @@ class KeptPrefix:
     image a batch, whatever the family of the network is. Only for images that do not change.
 
     Attributes:
-        passes: Images that went through the beginning so far.
+        passed: Which images went through the beginning, bool (N,); of a run that goes on after a
+            stop also those of the earlier call, which are not paid for twice.
+        passes: How many passes were to be paid for.
     """
 
     def __init__(self, network: nn.Module, first: nn.Module, count: int) -> None:
@@ -104,6 +106,7 @@ class KeptPrefix:
         self._kept: Tensor | None = None
         self._there = torch.zeros(count, dtype=torch.bool)
         self._last = False  # whether it is channels-last
+        self.passed = torch.zeros(count, dtype=torch.bool)
         self.passes = 0
 
     def __call__(self, inputs: Tensor, places: Tensor) -> Any:
@@ -113,6 +116,8 @@ class KeptPrefix:
             inputs: The images, (n, C, S, S).
             places: Their numbers, (n,), below ``count``.
         """
+        self.passes += 1 if bool(self.passed[places].all()) else len(inputs)
+        self.passed[places] = True
         if self._kept is None or not bool(self._there[places].all()):
             return self._record(inputs, places)
         kept = self._kept[places.to(self._kept.device)]
@@ -122,7 +127,6 @@ class KeptPrefix:
         def replace(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             return (kept, *arguments[1:])
 
-        self.passes += 1
         with self._first.register_forward_pre_hook(replace):
             return self._network(_arrange(inputs[:1]))
 
@@ -137,7 +141,6 @@ class KeptPrefix:
         with self._first.register_forward_pre_hook(keep):
             output = self._network(_arrange(inputs))
         self._there[places] = True
-        self.passes += len(inputs)
         return output
 
     def beginning(self) -> nn.Module:

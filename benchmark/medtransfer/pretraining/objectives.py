@@ -7,7 +7,6 @@ One more objective is one more class here, one more entry of ``OBJECTIVES`` and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -245,7 +244,7 @@ class Masked(Objective):
         return differences / mask.sum()
 
 
-OBJECTIVES: dict[str, Callable[[Encoder, Recipe, Pool], Objective]] = {
+OBJECTIVES: dict[str, type[Supervised | Contrastive | Masked]] = {
     "supervised": Supervised,
     "simclr": Contrastive,
     "simmim": Masked,

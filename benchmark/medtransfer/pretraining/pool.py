@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,9 +145,11 @@ def share_out(sizes: Sequence[int], images: int | float | None) -> list[int]:
         wanted = images
     if wanted > total:
         raise InputError(f"--images: {wanted} are asked for, but the sources have {total}")
-    ends = np.cumsum([0, *sizes])
-    shares = [int(wanted * end // total) if total else 0 for end in ends]
-    counts = [after - before for before, after in pairwise(shares)]
+    # All images in one order, of each source evenly spread: so fewer are among more.
+    place = np.concatenate([(np.arange(size) + 0.5) / max(1, size) for size in sizes])
+    source = np.repeat(np.arange(len(sizes)), sizes)
+    chosen = source[np.argsort(place, kind="stable")[:wanted]]
+    counts: list[int] = np.bincount(chosen, minlength=len(sizes)).tolist()
     if 0 in counts:
         raise InputError(
             f"--images: {images if images is not None else 'all'} of {total} would leave a source "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,92 +13,19 @@ from pydantic import TypeAdapter, ValidationError
 from medtransfer.data.cache import data_folder
 from medtransfer.data.remote import SILENT, Progress
 from medtransfer.data.store import open_split
+from medtransfer.encoders.registry import registered
 from medtransfer.encoders.resolution import Located, locate, locate_untrained
+from medtransfer.pretraining.plan import Plan, Request
 from medtransfer.pretraining.pool import Pool, Source, choose_items, share_out
-from medtransfer.specs.base import InputError, digest, read_yaml, suggest
+from medtransfer.specs.base import InputError, digest, suggest
 from medtransfer.specs.encoder import EncoderCard, Input
 from medtransfer.specs.pretraining import Recipe, Trainable, load_recipe
+from medtransfer.specs.source import Source as TaskSource
 from medtransfer.specs.task import Name, TaskCard, find_task, load_tasks
 
-__all__ = ["Plan", "Request", "finished_card", "prepare", "refuse_other"]
+__all__ = ["prepare"]
 
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asks for; the fields are the options of ``bench pretrain``."""
-
-    recipe: str
-    tasks: Sequence[str]
-    init: str | None = None
-    architecture: str | None = None
-    epochs: int | None = None
-    images: int | float | None = None
-    balanced: bool = False
-    trainable: str = "full"
-    drop_stages: int = 0
-    size: int | None = None
-    checkpoints: Sequence[int] = ()
-    out: Path | None = None
-    data: Path | None = None
-    task_folder: Path | None = None
-    device: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    accumulate: int = 1
-    fresh: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A checked request.
-
-    Attributes:
-        request: The request.
-        recipe: Its recipe.
-        trainable: What is trained, and when.
-        pool: The images.
-        start: The encoder that training begins from.
-        parent: Its card; ``None`` where its weights are random.
-        folder: Where the encoder goes.
-        fingerprint: SHA-256 of all that decides the weights.
-        overlaps: Known tasks that share a source corpus with the images.
-        notes: What the user should know, one line each.
-    """
-
-    request: Request
-    recipe: Recipe
-    trainable: Trainable
-    pool: Pool
-    start: Located
-    parent: EncoderCard | None
-    folder: Path
-    fingerprint: str
-    overlaps: list[str]
-    notes: tuple[str, ...]
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the images."""
-        return self.request.epochs or self.recipe.epochs
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.pool.steps(self.epochs)
-
-    @property
-    def phases(self) -> list[tuple[int | tuple[str, ...] | None, int]]:
-        """What is trained, and the step at which that ends."""
-        ends, epoch = [], 0
-        for phase in self.trainable.phases:
-            epoch = self.epochs if phase.epochs is None else epoch + phase.epochs
-            ends.append((phase.stages, self.pool.steps(epoch)))
-        return ends
-
-    @property
-    def checkpoints(self) -> dict[int, int]:
-        """The epoch of each checkpoint of the trajectory by its step."""
-        return {self.pool.steps(epoch): epoch for epoch in sorted(self.request.checkpoints)}
+_MOST_EPOCHS = 1_000_000
 
 
 def prepare(request: Request, progress: Progress = SILENT) -> Plan:
@@ -110,14 +36,14 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
     """
     _check_numbers(request)
     recipe = load_recipe(request.recipe)
+    if request.accumulate > 1 and recipe.objective == "simclr":
+        raise InputError(
+            "--accumulate: simclr compares all images of a batch with each other, so a batch "
+            "cannot go through in parts; use more --devices, or a recipe of a smaller batch"
+        )
     trainable = Trainable.read(request.trainable)
     epochs = request.epochs or recipe.epochs
-    for phase in trainable.phases:
-        if phase.epochs is not None and phase.epochs >= epochs:
-            raise InputError(
-                f"--trainable: {request.trainable} trains a part for {phase.epochs} epochs, but "
-                f"the whole run has {epochs}; fewer, or more --epochs, are needed"
-            )
+    trainable.check(epochs)
     if late := [epoch for epoch in request.checkpoints if epoch > epochs]:
         raise InputError(f"--checkpoints: {late[0]} is after the last epoch, {epochs}")
     known = load_tasks(request.task_folder)
@@ -146,20 +72,24 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
             f"--devices, --nodes, --accumulate: a batch of {batch} images cannot be shared out "
             f"evenly to {shared}"
         )
-    if batch < 2 or pool.steps(epochs) < 1:
-        raise InputError(f"--images: {len(pool)} are not enough for one step; 2 or more are")
+    if batch // shared < 2 or pool.steps(epochs) < 1:
+        raise InputError(
+            f"--images: {len(pool)}, {batch} a step, are not enough: 2 or more at a time are needed"
+        )
     corpora = {corpus for card in cards for corpus in card.train.lineage or card.lineage}
     name = _name_encoder(request, recipe, start, cards)
-    plan_folder = request.out or Path("encoders") / name
+    folder_of_run = request.out or Path("encoders") / name
+    _keep_parent(request.init, folder_of_run)
     named = start.card.model_copy(update={"name": _check_name(request.out, name)})
     decisive = {
         "recipe": recipe.fingerprint,
         "epochs": epochs,
-        "tasks": {source.card.name: source.split.sha256 for source in sources},
-        "images": [len(source.items) for source in sources],
+        "sources": [_describe_source(source) for source in sources],
         "balanced": request.balanced,
         "trainable": trainable.text,
+        "parts": request.accumulate,
         "start": start.identity,
+        "parent": parent.pretraining.model_dump(exclude={"run"}) if parent else None,
     }
     return Plan(
         request=request,
@@ -168,42 +98,19 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
         pool=pool,
         start=Located(named, None, start.weights, start.notes),
         parent=parent,
-        folder=plan_folder,
+        folder=folder_of_run,
         fingerprint=digest(decisive),
         overlaps=sorted(name for name, task in known.items() if corpora & set(task.corpora)),
         notes=start.notes,
     )
 
 
-def finished_card(plan: Plan) -> EncoderCard | None:
-    """The card of a run that was finished before, or ``None``.
-
-    Raises:
-        InputError: When the folder holds another run's encoder, or lacks checkpoints.
-    """
-    path = plan.folder / "encoder.yaml"
-    if not path.exists() or plan.request.fresh:
-        return None
-    card = EncoderCard.parse(read_yaml(path), origin=str(path))
-    run = card.pretraining.run
-    if run is None or run.fingerprint != plan.fingerprint:
-        raise refuse_other(plan.folder)
-    made = {path.name for path in plan.folder.glob("checkpoints/epoch-*")}
-    missing = [e for e in sorted(plan.request.checkpoints) if f"epoch-{e:04d}" not in made]
-    if missing:
-        raise InputError(
-            f"--checkpoints: {plan.folder} was made without epoch {missing[0]}; --fresh makes it "
-            "anew"
-        )
-    return card
-
-
-def refuse_other(folder: Path) -> InputError:
-    """What is wrong with a folder that another command wrote."""
-    return InputError(
-        f"--out: {folder} holds what another command made (recipe, tasks, data, epochs or start "
-        "differ); choose another --out, or --fresh, which makes it anew"
-    )
+def _describe_source(source: Source) -> dict[str, Any]:
+    """What of a source decides the weights, or stands in the card."""
+    card = source.card
+    fields = card.model_dump(include={"name", "kind", "classes", "flip", "domain"})
+    corpora = card.train.lineage or card.lineage
+    return {**fields, "corpora": corpora, "sha256": source.split.sha256, "items": len(source.items)}
 
 
 def _check_numbers(request: Request) -> None:
@@ -217,11 +124,8 @@ def _check_numbers(request: Request) -> None:
             raise InputError(f"--{option}: {value}; a positive number is expected")
     if request.drop_stages < 0:
         raise InputError(f"--drop-stages: {request.drop_stages}; 0 or more is expected")
-    if request.accumulate > 1 and request.recipe == "simclr":
-        raise InputError(
-            "--accumulate: simclr compares all images of a batch with each other, so a batch "
-            "cannot go through in parts; use more --devices, or a recipe of a smaller batch"
-        )
+    if request.epochs is not None and request.epochs > _MOST_EPOCHS:
+        raise InputError(f"--epochs: {request.epochs}; {_MOST_EPOCHS} at most are expected")
 
 
 def _check_extra(recipe: Recipe) -> None:
@@ -248,17 +152,20 @@ def _find_source(name: str, known: Mapping[str, TaskCard]) -> TaskCard:
 
 
 def _refuse_test_images(card: TaskCard, known: Mapping[str, TaskCard]) -> None:
-    """A training split of one card may be what another card tests on."""
-    own = card.train.model_dump(exclude={"lineage", "select"})
+    """A training split of one card may be what another card tests on, in another size or number."""
+    own = _name_split(card.train)
     for other in known.values():
         for name, source in other.sources.items():
-            if name in ("train", "validation") or type(source) is not type(card.train):
-                continue
-            if source.model_dump(exclude={"lineage", "select"}) == own:
+            if name not in ("train", "validation") and _name_split(source) == own:
                 raise InputError(
                     f"--task: {card.name}: its training images are the test split {name} of "
                     f"{other.name}; nothing is ever trained on a test split"
                 )
+
+
+def _name_split(source: TaskSource) -> tuple[str, str, str | None]:
+    """A split of a corpus, whatever is made of its images."""
+    return source.corpus, getattr(source, "split", ""), getattr(source, "table", None)
 
 
 def _find_start(request: Request) -> tuple[Located, EncoderCard | None]:
@@ -298,6 +205,14 @@ def _find_start(request: Request) -> tuple[Located, EncoderCard | None]:
     return Located(card, None, found.weights, found.notes), found.card if trained else None
 
 
+def _keep_parent(init: str | None, folder: Path) -> None:
+    """What training starts from must not lie where the result goes."""
+    if init is not None and Path(init).exists():
+        start, own = Path(init).resolve(), folder.resolve()
+        if start.is_relative_to(own) or own.is_relative_to(start):
+            raise InputError(f"--out: {folder} and --init {init} must not lie in each other")
+
+
 def _name_encoder(
     request: Request, recipe: Recipe, start: Located, cards: Sequence[TaskCard]
 ) -> str:
@@ -320,4 +235,9 @@ def _check_name(out: Path | None, default: str) -> str:
             f"--out: '{name}' is the encoder's name, too, so small letters, digits, '.', '_' and "
             "'-' are expected, 80 at most"
         ) from None
+    if name in registered():
+        raise InputError(
+            f"--out: '{name}' is the name of a listed encoder, and the results would be mixed up; "
+            "choose another folder"
+        )
     return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medtransfer.pretraining.preparation import Plan
+from medtransfer.pretraining.plan import Plan
 
 __all__ = ["PretrainingProgress"]
 

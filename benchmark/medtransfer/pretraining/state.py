@@ -25,6 +25,7 @@ class Measured:
         flops: Of all steps.
         full_flops: Of as many steps on all parameters.
         seconds: Wall time of the steps.
+        device_seconds: The same of all devices together.
         peak_memory_bytes: The largest of one process.
         energy_joules: ``None`` where the device's counter could not be read throughout.
     """
@@ -32,6 +33,7 @@ class Measured:
     flops: int = 0
     full_flops: int = 0
     seconds: float = 0.0
+    device_seconds: float = 0.0
     peak_memory_bytes: int = 0
     energy_joules: float | None = 0.0
 
@@ -47,6 +49,7 @@ class State:
         optimiser: Its moments; empty between two phases.
         losses: Mean loss of every step, over all devices.
         measured: What it took.
+        passed: Which images went through a frozen beginning whose output is kept, bool (N,).
     """
 
     fingerprint: str
@@ -55,6 +58,7 @@ class State:
     optimiser: dict[str, Any]
     losses: list[float]
     measured: Measured = field(default_factory=Measured)
+    passed: torch.Tensor | None = None
 
 
 def write_state(path: Path, state: State) -> None:

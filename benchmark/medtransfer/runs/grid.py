@@ -13,18 +13,24 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from medtransfer.pretraining.preparation import Request, prepare
+from medtransfer.data.writing import replace as write
+from medtransfer.encoders.registry import registered
+from medtransfer.encoders.resolution import dump_card, locate_untrained
+from medtransfer.pretraining.plan import Request
+from medtransfer.pretraining.preparation import prepare
 from medtransfer.pretraining.progress import PretrainingProgress
 from medtransfer.runs import evaluation
 from medtransfer.runs.preparation import Request as EvaluationRequest
 from medtransfer.runs.preparation import prepare as prepare_evaluation
 from medtransfer.runs.progress import RunProgress
-from medtransfer.specs.base import InputError, read_yaml
+from medtransfer.specs.base import InputError, read_yaml, suggest
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.errors import RunError
-from medtransfer.specs.pretraining import Grid
+from medtransfer.specs.pretraining import Grid, Trainable, load_recipe
+from medtransfer.specs.protocol import load_protocol
+from medtransfer.specs.task import find_task, load_suites, load_tasks
 
-__all__ = ["Finished", "Member", "Study", "list_members", "load_grid"]
+__all__ = ["Finished", "Member", "Study", "check_grid", "list_members", "load_grid"]
 
 _PAUSE = 2.0  # seconds between two looks at what others are at work on
 
@@ -114,6 +120,38 @@ def _name(
     return "-".join(parts)
 
 
+def check_grid(grid: Grid, task_folder: Path | None = None) -> None:
+    """Look for all that a grid names, before hours of work on a part of it.
+
+    Raises:
+        InputError: Naming the field and what would be right.
+    """
+    cards = load_tasks(task_folder)
+    for source, tasks in grid.sources.items():
+        for task in tasks:
+            if find_task(task, cards) is None:
+                raise InputError(f"sources.{source}: unknown task '{task}'{suggest(task, cards)}")
+    for architecture in grid.architectures:
+        locate_untrained(architecture)
+    recipes = [load_recipe(recipe) for recipe in grid.recipes]
+    for number, further in enumerate(grid.adapt):
+        epochs = grid.epochs or load_recipe(further.by).epochs
+        try:
+            Trainable.read(further.trainable).check(epochs)
+        except InputError as error:
+            raise InputError(f"adapt.{number}: {error}") from None
+    if len({recipe.name for recipe in recipes}) < len(recipes):
+        raise InputError("recipes: two have the same name, which the encoders' names are made of")
+    if grid.evaluate is not None:
+        load_protocol(grid.evaluate.protocol)
+        suites = load_suites()
+        for suite in grid.evaluate.suites:
+            if suite not in suites:
+                raise InputError(
+                    f"evaluate.suites: unknown suite '{suite}'{suggest(suite, suites)}"
+                )
+
+
 @dataclass(frozen=True)
 class Study:
     """A grid, and how it is worked on.
@@ -148,19 +186,20 @@ class Study:
         Raises:
             InputError: When the grid's folder cannot be written.
         """
+        check_grid(self.grid, self.task_folder)
         members, finished = self.members, Finished()
         waiting = {member.name: member for member in members}
         lost: set[str] = set()
         while waiting:
             ready = [m for m in waiting.values() if m.parent not in waiting]
-            done = [m for m in ready if self._take(m, lost, finished, len(members) - len(waiting))]
+            done = [member for member in ready if self._take(member, lost, finished)]
             for member in done:
                 del waiting[member.name]
             if not done:  # others are at work on all that is ready
                 time.sleep(_PAUSE)
         return finished
 
-    def _take(self, member: Member, lost: set[str], finished: Finished, before: int) -> bool:
+    def _take(self, member: Member, lost: set[str], finished: Finished) -> bool:
         """Complete an encoder, unless another call is at work on it."""
         if member.parent in lost:
             lost.add(member.name)
@@ -192,7 +231,9 @@ class Study:
     def _complete(self, member: Member, finished: Finished) -> None:
         """Make an encoder and evaluate it; what is there already is left."""
         encoder = member.name
-        if member.request is not None:
+        if member.request is None and encoder not in registered():
+            encoder = self._write_random(encoder)
+        elif member.request is not None:
             plan = prepare(member.request)
             # Here, and not above: a finished grid must not wait for torch.
             from medtransfer.pretraining.training import pretrain
@@ -217,3 +258,17 @@ class Study:
                 for record in records
                 if record.status == "failed"
             ]
+
+    def _write_random(self, architecture: str) -> str:
+        """The folder of an architecture of timm's with random weights."""
+        card = locate_untrained(architecture).card
+        if self.grid.size is not None:
+            seen = card.input.model_copy(update={"size": self.grid.size})
+            card = card.model_copy(update={"input": seen})
+        folder = Path(self.grid.out) / card.name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write(folder / "encoder.yaml", dump_card(card).encode())
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
+        return str(folder)

@@ -156,6 +156,19 @@ class Trainable(Spec):
             "(partial:layer3,layer4)"
         )
 
+    def check(self, epochs: int) -> None:
+        """Compare with the length of a run.
+
+        Raises:
+            InputError: When nothing is left of it for all parameters.
+        """
+        for phase in self.phases:
+            if phase.epochs is not None and phase.epochs >= epochs:
+                raise InputError(
+                    f"--trainable: {self.text} trains a part for {phase.epochs} epochs, but the "
+                    f"whole run has {epochs}; fewer, or more --epochs, are needed"
+                )
+
 
 def _stages(text: str) -> int | tuple[str, ...]:
     if re.fullmatch(r"\d{1,4}", text):

@@ -1,0 +1,71 @@
+"""The images of a step, with their random views."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medtransfer.data.draws import seed_of
+from medtransfer.pretraining.objectives import Batch, Objective
+from medtransfer.pretraining.plan import Plan
+from medtransfer.pretraining.views import VIEW_DRAWS, make_view
+
+__all__ = ["load_step"]
+
+
+def load_step(
+    plan: Plan, objective: Objective, step: int, *, parts: int, device: int, devices: int
+) -> list[Batch]:
+    """A device's share of a step's images, in equal parts.
+
+    All random numbers are drawn for the whole step, so that they do not depend on how it is shared
+    out.
+
+    Args:
+        plan: The run.
+        objective: Says what it needs of an image.
+        step: The step, counted from 0.
+        parts: In how many parts the images go through.
+        device: Number of this device.
+        devices: How many there are.
+    """
+    pool = plan.pool
+    places = pool.batch(step)
+    generator = torch.Generator().manual_seed(seed_of("pretraining", pool.seed, "views", step))
+    numbers = objective.views * VIEW_DRAWS + objective.draws
+    draws = torch.rand((numbers, len(places)), generator=generator)
+    own = np.arange(device, len(places), devices)
+    return [
+        _load(plan, objective, places[chosen], draws[:, torch.from_numpy(chosen)])
+        for chosen in np.array_split(own, parts)
+    ]
+
+
+def _load(plan: Plan, objective: Objective, places: NDArray[np.int64], draws: Tensor) -> Batch:
+    """Read images of the pool and make their views."""
+    pool, settings, encoder = plan.pool, plan.recipe.augmentation, objective.encoder
+    order = np.argsort(places, kind="stable")  # source after source, as they lie in the files
+    places, draws = places[order], draws[:, torch.from_numpy(order)].to(encoder.device)
+    number = np.searchsorted(pool.starts, places, side="right") - 1
+    pixels, labels = [], []
+    for i, source in enumerate(pool.sources):
+        items = source.items[places[number == i] - pool.starts[i]]
+        labels.append(torch.from_numpy(source.split.labels[items]).to(encoder.device))
+        if len(items):
+            pixels.append(encoder.resample(torch.from_numpy(source.split.images[items])))
+    images = torch.cat(pixels)
+    flips = np.array([source.card.flip for source in pool.sources])
+    flip = torch.from_numpy(flips[number]).to(encoder.device)
+    views = [images] * objective.views
+    if settings is not None:
+        own = draws[: objective.views * VIEW_DRAWS].chunk(objective.views)
+        views = [make_view(images, numbers, settings, flip=flip) for numbers in own]
+    return Batch(
+        views=tuple(views),
+        source=torch.from_numpy(number).to(encoder.device),
+        labels=tuple(labels),
+        draws=draws[objective.views * VIEW_DRAWS :],
+        places=torch.from_numpy(places),
+    )

@@ -1,0 +1,149 @@
+"""A run: what is asked for, what that comes to, and where it is kept. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medtransfer.encoders.resolution import Located
+from medtransfer.pretraining.pool import Pool
+from medtransfer.specs.base import InputError, read_yaml
+from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.pretraining import Recipe, Trainable
+
+__all__ = [
+    "CARD",
+    "STATE",
+    "Plan",
+    "Request",
+    "checkpoint_folder",
+    "finished_card",
+    "has_checkpoint",
+    "refuse_other",
+]
+
+CARD, STATE = "encoder.yaml", "state.pt"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; the fields are the options of ``bench pretrain``."""
+
+    recipe: str
+    tasks: Sequence[str]
+    init: str | None = None
+    architecture: str | None = None
+    epochs: int | None = None
+    images: int | float | None = None
+    balanced: bool = False
+    trainable: str = "full"
+    drop_stages: int = 0
+    size: int | None = None
+    checkpoints: Sequence[int] = ()
+    out: Path | None = None
+    data: Path | None = None
+    task_folder: Path | None = None
+    device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    accumulate: int = 1
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked request.
+
+    Attributes:
+        request: The request.
+        recipe: Its recipe.
+        trainable: What is trained, and when.
+        pool: The images.
+        start: The encoder that training begins from.
+        parent: Its card; ``None`` where its weights are random.
+        folder: Where the encoder goes.
+        fingerprint: SHA-256 of all that decides the weights.
+        overlaps: Known tasks that share a source corpus with the images.
+        notes: What the user should know, one line each.
+    """
+
+    request: Request
+    recipe: Recipe
+    trainable: Trainable
+    pool: Pool
+    start: Located
+    parent: EncoderCard | None
+    folder: Path
+    fingerprint: str
+    overlaps: list[str]
+    notes: tuple[str, ...]
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the images."""
+        return self.request.epochs or self.recipe.epochs
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.pool.steps(self.epochs)
+
+    @property
+    def phases(self) -> list[tuple[int | tuple[str, ...] | None, int]]:
+        """What is trained, and the step at which that ends."""
+        ends, epoch = [], 0
+        for phase in self.trainable.phases:
+            epoch = self.epochs if phase.epochs is None else epoch + phase.epochs
+            ends.append((phase.stages, self.pool.steps(epoch)))
+        return ends
+
+    @property
+    def checkpoints(self) -> dict[int, int]:
+        """The epoch of each checkpoint of the trajectory by its step."""
+        return {self.pool.steps(epoch): epoch for epoch in sorted(self.request.checkpoints)}
+
+
+def checkpoint_folder(folder: Path, epoch: int) -> Path:
+    """Where the encoder after so many epochs goes."""
+    return folder / "checkpoints" / f"epoch-{epoch:04d}"
+
+
+def has_checkpoint(folder: Path, epoch: int, fingerprint: str) -> bool:
+    """Whether the encoder after so many epochs is there, and of this very run."""
+    path = checkpoint_folder(folder, epoch) / CARD
+    if not path.exists():
+        return False
+    run = EncoderCard.parse(read_yaml(path), origin=str(path)).pretraining.run
+    return run is not None and run.fingerprint == fingerprint
+
+
+def finished_card(plan: Plan) -> EncoderCard | None:
+    """The card of a run that was finished before, or ``None``.
+
+    Raises:
+        InputError: When the folder holds another run's encoder, or lacks checkpoints.
+    """
+    path = plan.folder / CARD
+    if not path.exists() or plan.request.fresh:
+        return None
+    card = EncoderCard.parse(read_yaml(path), origin=str(path))
+    run = card.pretraining.run
+    if run is None or run.fingerprint != plan.fingerprint:
+        raise refuse_other(plan.folder)
+    for epoch in sorted(plan.request.checkpoints):
+        if not has_checkpoint(plan.folder, epoch, plan.fingerprint):
+            raise InputError(
+                f"--checkpoints: {plan.folder} was made without epoch {epoch}; --fresh makes it "
+                "anew"
+            )
+    (plan.folder / STATE).unlink(missing_ok=True)  # of a call that was killed at its very end
+    return card
+
+
+def refuse_other(folder: Path) -> InputError:
+    """What is wrong with a folder that another command wrote."""
+    return InputError(
+        f"--out: {folder} holds what another command made (recipe, tasks, data, epochs or start "
+        "differ); choose another --out, or --fresh, which makes it anew"
+    )
