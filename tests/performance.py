@@ -14,6 +14,7 @@ import tempfile
 
 import performance_board
 import performance_networks
+import performance_pretraining
 import performance_probes
 import performance_runs
 import torch
@@ -27,6 +28,7 @@ from medtransfer.encoders.encoder import resolve_device, supports_bf16
 
 ROWS = [
     *performance_networks.ROWS,
+    *performance_pretraining.ROWS,
     *performance_probes.ROWS,
     *performance_runs.ROWS,
     *performance_board.ROWS,

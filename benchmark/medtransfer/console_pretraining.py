@@ -77,28 +77,21 @@ def print_costs(cards: Sequence[EncoderCard]) -> None:
     """Print what making some encoders took, one row each."""
     from medtransfer.ranking import quantity
 
-    head = ("encoder", "trained", "images seen", "FLOPs", "of full", "time", "s a step", "memory")
+    head = ("encoder", "trained", "images seen", "FLOPs", "time", "s a step", "memory")
     rows = []
     for card in cards:
         run = card.pretraining.run
         if run is None:
             continue
-        share = f"{100 * run.share_of_full:.1f} %" if run.share_of_full is not None else "-"
         rows.append(
             (
                 card.name,
-                run.trainable + _dropped(card),
+                card.trained,
                 f"{run.images_seen:,}",
                 quantity(run.flops, "FLOP"),
-                share,
                 quantity(run.seconds, "seconds"),
                 f"{run.seconds / run.steps:.3f}" if run.steps else "-",
                 quantity(run.peak_memory_bytes or float("nan"), "bytes"),
             )
         )
     print_table(head, rows)
-
-
-def _dropped(card: EncoderCard) -> str:
-    dropped = card.architecture.drop_stages
-    return f", {dropped} stage{'s' if dropped > 1 else ''} dropped" if dropped else ""

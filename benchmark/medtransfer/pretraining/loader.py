@@ -9,14 +9,22 @@ from torch import Tensor
 
 from medtransfer.data.draws import seed_of
 from medtransfer.pretraining.objectives import Batch, Objective
-from medtransfer.pretraining.plan import Plan
+from medtransfer.pretraining.pool import Pool
 from medtransfer.pretraining.views import VIEW_DRAWS, make_view
+from medtransfer.specs.pretraining import Views
 
 __all__ = ["load_step"]
 
 
 def load_step(
-    plan: Plan, objective: Objective, step: int, *, parts: int, device: int, devices: int
+    pool: Pool,
+    objective: Objective,
+    step: int,
+    settings: Views | None,
+    *,
+    parts: int = 1,
+    device: int = 0,
+    devices: int = 1,
 ) -> list[Batch]:
     """A device's share of a step's images, in equal parts.
 
@@ -24,28 +32,34 @@ def load_step(
     out.
 
     Args:
-        plan: The run.
+        pool: The images.
         objective: Says what it needs of an image.
         step: The step, counted from 0.
+        settings: Of the views; ``None`` leaves the images as they are.
         parts: In how many parts the images go through.
         device: Number of this device.
         devices: How many there are.
     """
-    pool = plan.pool
     places = pool.batch(step)
     generator = torch.Generator().manual_seed(seed_of("pretraining", pool.seed, "views", step))
     numbers = objective.views * VIEW_DRAWS + objective.draws
     draws = torch.rand((numbers, len(places)), generator=generator)
     own = np.arange(device, len(places), devices)
     return [
-        _load(plan, objective, places[chosen], draws[:, torch.from_numpy(chosen)])
+        _load(pool, objective, settings, places[chosen], draws[:, torch.from_numpy(chosen)])
         for chosen in np.array_split(own, parts)
     ]
 
 
-def _load(plan: Plan, objective: Objective, places: NDArray[np.int64], draws: Tensor) -> Batch:
+def _load(
+    pool: Pool,
+    objective: Objective,
+    settings: Views | None,
+    places: NDArray[np.int64],
+    draws: Tensor,
+) -> Batch:
     """Read images of the pool and make their views."""
-    pool, settings, encoder = plan.pool, plan.recipe.augmentation, objective.encoder
+    encoder = objective.encoder
     order = np.argsort(places, kind="stable")  # source after source, as they lie in the files
     places, draws = places[order], draws[:, torch.from_numpy(order)].to(encoder.device)
     number = np.searchsorted(pool.starts, places, side="right") - 1

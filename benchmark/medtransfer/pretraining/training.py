@@ -292,13 +292,14 @@ class _Run:
         Raises:
             RunError: When a loss is not finite.
         """
-        fabric, parts, first = self.fabric, self.plan.request.accumulate, self.state.step
+        fabric, plan, first = self.fabric, self.plan, self.state.step
+        parts = plan.request.accumulate
         self.objective.train()
         found = []
         for step in range(first, until):
-            torch.manual_seed(seed_of("pretraining", self.plan.pool.seed, step, fabric.global_rank))
+            torch.manual_seed(seed_of("pretraining", plan.pool.seed, step, fabric.global_rank))
             batches = load_step(
-                *(self.plan, self.objective, step),
+                *(plan.pool, self.objective, step, plan.recipe.augmentation),
                 parts=parts,
                 device=fabric.global_rank,
                 devices=fabric.world_size,
@@ -322,9 +323,9 @@ class _Run:
         if wrong:
             kept = f"; the state after step {first} is kept" if self.path.exists() else ""
             raise RunError(
-                f"{self.plan.folder}: the loss or a weight is no finite number at step "
-                f"{first + 1 + wrong[0]} of {self.plan.steps}, with the learning rate "
-                f"{self.plan.recipe.learning_rate:g}{kept}; a recipe with a smaller one is needed"
+                f"{plan.folder}: the loss or a weight is no finite number at step "
+                f"{first + 1 + wrong[0]} of {plan.steps}, with the learning rate "
+                f"{plan.recipe.learning_rate:g}{kept}; a recipe with a smaller one is needed"
             )
         return losses
 

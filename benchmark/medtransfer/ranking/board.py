@@ -55,9 +55,10 @@ class Board:
         table: Index encoder, in the order of the board: the ranked ones, then the others by
             coverage. Columns title, rank (null: unranked), have and expected (cells), coverage,
             error (of the first cell that failed), relation_<domain>, those of ``columns``, of
-            `mark_fronts` and of :data:`STANDING`; init (the parent that pre-training began from);
-            status; contamination; and clean_score and clean_rank, which leave out every task that
-            a ranked encoder has seen in pre-training.
+            `mark_fronts` and of :data:`STANDING`; init (the parent that pre-training began from)
+            and trained (what of the network, at what cost); status; contamination; and clean_score
+            and clean_rank, which leave out every task that a ranked encoder has seen in
+            pre-training.
         results: One row per encoder, task, test split, adaptation and budget: domain, metric,
             its chance, mean and std of the primary metric over the draws (mean: null unless all are
             there), low and high (95 % interval of the mean, over items and draws; in-domain
@@ -178,6 +179,7 @@ def _table(
     table = table.join(mark_fronts(table))
     table["rank"] = _rank(table[IN_DOMAIN])
     table["init"] = [card.pretraining.init for card in cards.values()]
+    table["trained"] = [card.trained for card in cards.values()]
     table["status"] = [layout.submissions[name].status for name in table.index]
     table["contamination"] = [contamination(card, lineages) for card in cards.values()]
     seen: dict[str, list[str]] = {}

@@ -205,17 +205,17 @@ def _adapted(board: Board, ranked: pd.DataFrame) -> str:
     parents = ranked.loc[ranked.index.isin(own["init"])]
     rows = pd.concat([own, parents[~parents.index.isin(own.index)]])
     rows = rows.sort_values(["pretraining_flops", "rank"]).head(_MOST)
-    head = ["Encoder", "From", *(column.title for column in shown)]
+    head = ["Encoder", "From", "Trained", *(column.title for column in shown)]
     lines = [
         [
             escape(name),
-            escape(row["init"]) if pd.notna(row["init"]) else MISSING,
+            *(escape(row[key]) if pd.notna(row[key]) else MISSING for key in ("init", "trained")),
             *(quantity(row[column.name], column.unit) for column in shown),
         ]
         for name, row in rows.iterrows()
     ]
     text = "Further pre-training, by its compute, beside the parents that are ranked:\n\n"
-    return text + pipe_table(head, lines, align="ll" + "r" * len(shown))
+    return text + pipe_table(head, lines, align="lll" + "r" * len(shown))
 
 
 def _sources(board: Board) -> list[str]:

@@ -191,11 +191,12 @@ class Study:
         waiting = {member.name: member for member in members}
         lost: set[str] = set()
         while waiting:
-            ready = [m for m in waiting.values() if m.parent not in waiting]
-            done = [member for member in ready if self._take(member, lost, finished)]
-            for member in done:
-                del waiting[member.name]
-            if not done:  # others are at work on all that is ready
+            # From the start each time: a parent that is finished makes its children ready.
+            ready = (m for m in waiting.values() if m.parent not in waiting)
+            done = next((m for m in ready if self._take(m, lost, finished)), None)
+            if done is not None:
+                del waiting[done.name]
+            else:  # others are at work on all that is ready
                 time.sleep(_PAUSE)
         return finished
 

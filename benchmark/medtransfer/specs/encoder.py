@@ -194,6 +194,22 @@ class EncoderCard(Spec):
             del fields["architecture"]["drop_stages"]
         return digest({**fields, "weights": weights})
 
+    @property
+    def trained(self) -> str | None:
+        """What ``bench pretrain`` trained, in words: ``partial:2, 41 % of the FLOPs of full``.
+
+        ``None`` where it did not make the encoder.
+        """
+        run, dropped = self.pretraining.run, self.architecture.drop_stages
+        if run is None:
+            return None
+        parts = [run.trainable]
+        if dropped:
+            parts.append(f"{dropped} stage{'s' if dropped > 1 else ''} dropped")
+        if run.share_of_full is not None and run.share_of_full != 1:
+            parts.append(f"{100 * run.share_of_full:.0f} % of the FLOPs of full")
+        return ", ".join(parts)
+
     def relation(self, domain: str) -> Relation | None:
         """Transfer relation to a task of ``domain``: computed, never typed in by hand.
 

@@ -87,6 +87,11 @@ def _pretraining_facts(pretraining: PretrainingCard) -> Iterator[tuple[str, str]
     if pretraining.images_seen is not None:
         yield "Images seen", quantity(pretraining.images_seen, "count")
     yield "Starts from", pretraining.init or ""
+    if (run := pretraining.run) is not None:
+        yield (
+            "Recipe",
+            f"{run.recipe}, {quantity(run.images, 'count')} images, {run.epochs:g} epochs",
+        )
     cost = pretraining.cost
     if cost.flops is not None:
         yield "Pre-training compute", quantity(cost.flops, "FLOP")

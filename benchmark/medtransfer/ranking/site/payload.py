@@ -33,7 +33,7 @@ _NULL = -(2**15)
 _CELL = ["task", "domain", "metric", "split", "adaptation", "budget"]
 _STANDING = ["rank", "have", "expected", "error", "rank_low", "rank_high", "tie"]
 _STANDING += ["rank_low_tasks", "rank_high_tasks", "in_domain_low", "in_domain_high"]
-_STANDING += ["status", "contamination", "init"]
+_STANDING += ["status", "contamination", "init", "trained"]
 
 Json = dict[str, Any]
 

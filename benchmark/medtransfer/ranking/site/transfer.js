@@ -104,6 +104,7 @@ function adaptedFigure(board, state, ranked) {
   const rows = shown.map((row) => [
     foreign(row.card.name, 40),
     foreign(row.value("init") ?? MISSING, 40),
+    foreign(row.value("trained") ?? MISSING, 80),
     ...columns.map((one) => quantity(value(row, one), one.unit)),
   ]);
   const note =
@@ -113,7 +114,7 @@ function adaptedFigure(board, state, ranked) {
       "adapted",
       title,
       make("p", { class: "note" }, note),
-      plainTable(title, ["Encoder", "From", ...columns.map((one) => one.title)], rows),
+      plainTable(title, ["Encoder", "From", "Trained", ...columns.map((one) => one.title)], rows),
     ),
     null,
   ];
