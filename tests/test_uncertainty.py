@@ -382,7 +382,12 @@ def test_declared_data_mark_a_submission_and_make_a_second_rank(tmp_path: Path) 
 
 def test_further_pretraining_stands_beside_its_parent(tmp_path: Path) -> None:
     """By declared compute; and where there is none, the board says what would fill the view."""
-    child = {"pretraining": {"init": "parent", "cost": {"flops": 2e15}}}
+    run = {
+        **{"recipe": "simclr", "fingerprint": "f", "tasks": {}, "images": 10, "epochs": 1},
+        **{"steps": 5, "batch": 2, "images_seen": 10, "flops": 10**15, "seconds": 1},
+        **{"trainable": "partial:layer4|`", "share_of_full": 0.413},
+    }
+    child = {"pretraining": {"init": "parent", "cost": {"flops": 2e15}, "run": run}}
     parent = {"pretraining": {"cost": {"flops": 1e15}}}
     encoders = [
         measured(tmp_path, "child", value=0.8, **child),
@@ -393,6 +398,8 @@ def test_further_pretraining_stands_beside_its_parent(tmp_path: Path) -> None:
     view = text[text.index("Further pre-training, by its compute") :].split("###")[0]
     rows = [line.split(" | ") for line in view.splitlines() if line.startswith("|")][2:]
     assert [row[0].strip("| ") for row in rows] == ["parent", "child"]
+    assert rows[0][2] == "-"
+    assert rows[1][2] == "partial:layer4\\|\\`, 41 % of the FLOPs of full"
     assert rows[1][1] == "parent" and rows[1][-1].strip("| ") == "2.0 PFLOP"
     assert "names its parent" in ranking.render_markdown([rank(*encoders[1:])])
 

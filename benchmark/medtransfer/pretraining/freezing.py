@@ -70,12 +70,15 @@ def _deepest(encoder: Encoder, count: int) -> set[str]:
 
 def _check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
     parameters = [name for name, _ in encoder.inner.named_parameters()]
-    modules = {name: None for name, module in encoder.inner.named_modules() if name}
+    there = [
+        name
+        for name, module in encoder.inner.named_modules()
+        if name and any(True for _ in module.parameters())
+    ]
     for layer in layers:
         if not any(_is_inside(name, layer) for name in parameters):
-            top = [name for name in modules if name.count(".") == 0 or name.startswith("blocks.")]
-            short = [name for name in top if any(_is_inside(p, name) for p in parameters)]
-            known = suggest(layer, modules) or f"; known: {', '.join(short[:12])}, ..."
+            top = [name for name in there if "." not in name or name.startswith("blocks.")]
+            known = suggest(layer, there) or f"; known: {', '.join(top[:12])}, ..."
             raise InputError(f"--trainable: '{layer}' names no layer with weights{known}")
     if not layers:
         raise InputError("--trainable: names no layer")

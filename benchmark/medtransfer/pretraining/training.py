@@ -109,7 +109,8 @@ class _Run:
         if fabric.world_size > 1:
             share_statistics(self.objective, fabric.device)
         self.state = State(plan.fingerprint, 0, {}, {}, [])
-        self.saved, self.effort = time.monotonic(), 0.0
+        # When the state was last written, after which step, and how long that took.
+        self.saved, self.kept, self.effort = time.monotonic(), -1, 0.0
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -121,15 +122,12 @@ class _Run:
         """
         folder = self.plan.folder
         lock = FileLock(folder / ".lock")
-        self.on_first(lambda: self._open(lock))
         try:
+            self.on_first(lambda: self._open(lock))
             # From the first device's disk, which the others may not see.
-            state: State | None = self.fabric.broadcast(
-                read_state(self.path) if self.fabric.is_global_zero else None
-            )
-            if state is not None:
-                self.state = state
-                self.objective.load_state_dict(state.objective)
+            self.state = self.fabric.broadcast(self.state)
+            if self.state.objective:
+                self.objective.load_state_dict(self.state.objective)
             yield
         finally:
             if lock.is_locked:
@@ -150,10 +148,12 @@ class _Run:
         except OSError as error:
             raise RunError(f"--out: {folder} cannot be written: {error.strerror}") from None
         state = read_state(self.path)
-        if state is not None and state.fingerprint != plan.fingerprint:
+        if state is None:
+            return
+        if state.fingerprint != plan.fingerprint:
             raise refuse_other(folder)
-        for late, epoch in plan.checkpoints.items() if state is not None else ():
-            assert state is not None
+        self.state, self.kept = state, state.step
+        for late, epoch in plan.checkpoints.items():
             if late < state.step and not has_checkpoint(folder, epoch, plan.fingerprint):
                 raise InputError(
                     f"--checkpoints: {folder} is beyond epoch {epoch} already; leave it out, or "
@@ -318,10 +318,11 @@ class _Run:
         assert isinstance(mean, Tensor)
         losses: list[float] = mean.tolist()
         # The last step's update is seen by no loss.
-        finite = torch.stack([p.isfinite().all() for p in self.objective.parameters()]).all()
+        tensors = [t for t in self.objective.state_dict().values() if t.is_floating_point()]
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
         wrong = [*np.flatnonzero(~np.isfinite(losses)), *([] if finite else [len(losses) - 1])]
         if wrong:
-            kept = f"; the state after step {first} is kept" if self.path.exists() else ""
+            kept = f"; the state after step {self.kept} is kept" if self.kept >= 0 else ""
             raise RunError(
                 f"{plan.folder}: the loss or a weight is no finite number at step "
                 f"{first + 1 + wrong[0]} of {plan.steps}, with the learning rate "
@@ -343,7 +344,7 @@ class _Run:
             if due and step < self.plan.steps:
                 self.state.objective = self.objective.state_dict()
                 write_state(self.path, self.state)
-                self.saved = time.monotonic()
+                self.saved, self.kept = time.monotonic(), step
                 self.effort = self.saved - now
 
         self.on_first(write)

@@ -196,7 +196,7 @@ class EncoderCard(Spec):
 
     @property
     def trained(self) -> str | None:
-        """What ``bench pretrain`` trained, in words: ``partial:2, 41 % of the FLOPs of full``.
+        """What ``bench pretrain`` trained: ``partial:2, 41 % of the FLOPs of full``.
 
         ``None`` where it did not make the encoder.
         """
