@@ -316,9 +316,17 @@ def nullable(values: pd.Series[Any]) -> Any:
 def test_further_pretraining_stands_beside_its_parents(open_page: Open, tmp_path: Path) -> None:
     """Scores against compute, of encoders that began from another one and of these alone."""
     told = {"domains": ["ct"], "objective": "mae"}
+    run = {
+        **{"recipe": "simclr", "fingerprint": "f", "tasks": {}, "images": 10, "epochs": 1},
+        **{"steps": 5, "batch": 2, "images_seen": 10, "flops": 10**15, "seconds": 1},
+        **{"trainable": "hybrid:2:1", "share_of_full": 0.8},
+    }
     found = [
         submission(
-            "child", change=vary(1), pretraining={"init": "parent", "cost": {"flops": 3e18}}
+            "child",
+            change=vary(1),
+            architecture={"timm": "resnet18", "drop_stages": 1},
+            pretraining={"init": "parent", "cost": {"flops": 3e18}, "run": run},
         ),
         submission("parent", change=vary(2), pretraining={**told, "cost": {"flops": 1e18}}),
         submission("stranger", change=vary(3), pretraining=told),
@@ -327,10 +335,13 @@ def test_further_pretraining_stands_beside_its_parents(open_page: Open, tmp_path
     page = open_page("", write(tmp_path, boards, found))
     rows = page.locator("section[aria-labelledby=adapted] tbody tr")
     cells = rows.evaluate_all("all => all.map(r => [...r.children].map(c => c.textContent))")
-    assert [row[:2] for row in cells] == [["parent", "\u2013"], ["child", "parent"]]
+    assert [row[:3] for row in cells] == [
+        ["parent", "\u2013", "\u2013"],
+        ["child", "parent", "hybrid:2:1, 1 stage dropped, 80 % of the FLOPs of full"],
+    ]
     assert [row[-1] for row in cells] == ["1.0 EFLOP", "3.0 EFLOP"]
     scores = boards[0].table["in_domain"]
-    assert [float(row[2]) for row in cells] == pytest.approx(
+    assert [float(row[3]) for row in cells] == pytest.approx(
         [scores["parent"], scores["child"]], abs=6e-4
     )
 

@@ -78,6 +78,8 @@ def test_an_encoder_that_evaluate_takes(small: Small, tmp_path: Path, bench: Ben
     card = read_card(out)
     pretraining = card.pretraining
     assert (card.name, pretraining.domains, pretraining.objective) == ("own", ["ct"], "supervised")
+    assert card.title == "resnet_mini, supervised on small"
+    assert pretraining.datasets == ["small"]  # a card without lineage is a corpus of its own
     assert pretraining.images_seen == 240
     assert pretraining.run is not None
     assert pretraining.cost.flops == pretraining.run.flops > 0
@@ -237,8 +239,9 @@ def test_further_pretraining_of_a_part(small: Small, tmp_path: Path, bench: Benc
         assert run.code == 0, run.err
         pretraining = read_card(out).pretraining
         assert pretraining.init == "parent"
+        assert pretraining.run.overlaps == ["other", "small"]
         assert pretraining.domains == ["ct", "oct"]
-        assert pretraining.datasets == ["elsewhere"]
+        assert pretraining.datasets == ["elsewhere", "small"]
         assert pretraining.images_seen == 480
         assert pretraining.run is not None
         before = read_card(parent).pretraining.cost.flops
@@ -316,35 +319,40 @@ def write_recipe(path: Path, **changes: object) -> Path:
         ({"recipe": "simcrl"}, "--recipe: unknown recipe 'simcrl'; did you mean 'simclr'?"),
         ({"recipe": None}, "--recipe: name one of simclr, simmim, supervised, or --grid"),
         ({"task": None}, "--task: name at least one task"),
-        ({"task": "smal"}, "--task: unknown task 'smal'; did you mean 'small'?"),
+        (
+            {"task": "smal"},
+            "unknown task 'smal'; did you mean 'small'? (cards of your own: --tasks)",
+        ),
         ({"task": "small/test"}, "only training images are a source, never 'test'"),
         ({"task": "small:in_domain"}, "only training images are a source, never 'in_domain'"),
         ({"task": "thief"}, "thief: its training images are the test split in_domain of"),
         ({"task": "masks", "recipe": "supervised"}, "masks: has masks and no classes"),
         ({"architecture": None}, "--architecture: name one"),
         ({"architecture": "resnet19"}, "--architecture: timm has no 'resnet19'; did you mean"),
-        ({"architecture": "hog"}, "hog: built by Python code"),
+        ({"architecture": "resnet_mni"}, "timm has no 'resnet_mni'; did you mean 'resnet_mini'?"),
+        ({"architecture": "hog"}, "--architecture: hog is built by Python code"),
         ({"init": "nothing"}, "unknown encoder 'nothing'"),
         ({"init": "vit_mini"}, "vit_mini is not of the --architecture resnet_mini"),
         ({"images": "0"}, "--images: 0; a positive number"),
         ({"images": "0.001"}, "would leave a source without any image"),
         ({"images": "many"}, "--images: 'many'; a number of images, or a fraction"),
         ({"images": "61"}, "--images: 61 are asked for, but the sources have 60"),
-        ({"images": "1"}, "--images: 1, 1 a step, are not enough"),
+        ({"images": "1"}, "--images: 1 is too few"),
         ({"trainable": "partial:layer9"}, "'layer9' names no layer with weights; did you mean"),
-        ({"trainable": "partial:9"}, "9 stages, but"),
+        ({"trainable": "partial:9"}, "9 stages, but resnet18 has 5"),
         ({"trainable": "hybrid:2:4"}, "trains a part for 4 epochs, but the whole run has 4"),
         ({"trainable": "some"}, "--trainable: 'some'; full, partial:STAGES or hybrid"),
         ({"drop_stages": 9}, "drop_stages: 9, but timm's resnet18 has 5 stages"),
         ({"checkpoints": "0,9"}, "--checkpoints: 9 is after the last epoch, 4"),
         ({"checkpoints": "a"}, "--checkpoints: 'a'; epochs such as 0,1,5,20"),
         ({"epochs": 0}, "--epochs: 0; a positive number"),
-        ({"size": 4}, "--size: size: Input should be greater than or equal to 8"),
+        ({"size": 4}, "--size: 4; 8 to 2048 pixels"),
         ({"device": "tpu"}, "--device: 'tpu' is not supported"),
+        ({"nodes": 2}, "--nodes: 2, but nothing says where the others are"),
         ({"devices": 7}, "a batch of 60 images cannot be shared out evenly to 7"),
         ({"recipe": "simclr", "accumulate": 2}, "compares all images of a batch"),
         ({"recipe": "own-simclr.yaml", "accumulate": 2}, "compares all images of a batch"),
-        ({"accumulate": 60}, "60 a step, are not enough: 2 or more at a time"),
+        ({"accumulate": 60}, "--images: 60 is too few: 1 would go through at a time"),
         ({"epochs": 10**9}, "--epochs: 1000000000; 1000000 at most"),
         ({"task": "resized"}, "resized: its training images are the test split in_domain of phan"),
         ({"grid": "grid.yaml"}, "not with --grid, whose file says what is done"),
@@ -542,6 +550,8 @@ def test_a_grid_makes_and_evaluates_its_encoders(
         "images": [0.5, None],
         "epochs": 1,
         "size": 32,
+        "evaluate": {"protocol": "quick", "tasks": ["small"], "adaptations": ["knn"],
+                     "budgets": ["full"], "out": "results"},
         "adapt": [
             {"label": "onto", "source": "home", "recipe": "supervised", "onto": "home",
              "by": "simclr", "trainable": "partial:2"},
@@ -556,6 +566,11 @@ def test_a_grid_makes_and_evaluates_its_encoders(
     assert run.code == 1
     assert "vit_mini-home-supervised-0.5-lost: --trainable: 'nowhere' names no layer" in run.out
     names = sorted(path.parent.name for path in (tmp_path / "encoders").glob("*/encoder.yaml"))
+    # The bare architecture is evaluated at the size of those that are pre-trained.
+    assert (
+        read_card(tmp_path / "encoders" / names.pop(names.index("vit_mini-random"))).input.size
+        == 32
+    )
     assert names == sorted(
         f"vit_mini-home-{recipe}-{images}{end}"
         for recipe, ends in (("supervised", ("", "-onto")), ("simmim", ("",)))
@@ -565,8 +580,11 @@ def test_a_grid_makes_and_evaluates_its_encoders(
     made = {name: hash_weights(tmp_path / "encoders" / name) for name in names}
     card = read_card(tmp_path / "encoders" / "vit_mini-home-supervised-all-onto")
     assert card.pretraining.init == "vit_mini-home-supervised-all"
+    evaluated = {path.parent.name for path in (tmp_path / "results").glob("*/records.jsonl")}
+    assert evaluated == {*names, "vit_mini-random"}
     again = bench("pretrain", *options)
     assert again.code == 1
+    assert not list((tmp_path / "encoders").glob(".*.lock"))
     assert {name: hash_weights(tmp_path / "encoders" / name) for name in names} == made
 
 
@@ -603,6 +621,11 @@ def test_shipped_grids_are_right(path: Path) -> None:
         ({"architectures": ["resnet"]}, "timm has no 'resnet'; did you mean"),
         ({"evaluate": {"protocol": "quik", "suites": ["phantom"]}}, "unknown protocol 'quik'"),
         ({"evaluate": {"protocol": "quick", "suites": ["fantom"]}}, "unknown suite 'fantom'"),
+        ({"evaluate": {"protocol": "quick", "suite": ["a"]}}, "suite: unknown field; did you"),
+        ({"evaluate": {"protocol": "quick"}}, "evaluate: name either suites or tasks"),
+        ({"evaluate": {"protocol": "quick", "tasks": ["x"]}}, "evaluate.tasks: unknown task 'x'"),
+        ({"evaluate": {"protocol": "quick", "tasks": ["phantom_ct"], "adaptations": ["kmn"]}},
+         "has no adaptation 'kmn'"),
     ],
 )  # fmt: skip
 def test_wrong_grids_are_one_line(

@@ -43,8 +43,8 @@ class ConsolePretraining(PretrainingProgress):
         )
         if plan.overlaps:
             print(
-                f"note: shares its corpora with {', '.join(plan.overlaps)}: the card says so, and "
-                "the leaderboard marks it"
+                f"note: what it has seen then shares corpora with {', '.join(plan.overlaps)}; the "
+                "card says so, and where it is ranked the leaderboard"
             )
         if step:
             print(f"goes on after step {step}", flush=True)

@@ -98,6 +98,12 @@ def locate_untrained(architecture: str) -> Located:
     """
     known = registered().get(architecture)
     if known is None:
+        near = suggest(architecture, registered())
+        if "did you mean" in near:  # nearer than timm's hundreds of names, if it is none of them
+            import timm
+
+            if not timm.is_model(architecture.split(".")[0]):
+                raise InputError(f"--architecture: timm has no '{architecture}'{near}")
         card = EncoderCard(
             name=_slug(architecture),
             architecture=Architecture(timm=architecture),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["share_statistics", "start_devices"]
 
+_TOLD = ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS")  # by what starts the processes
+
 
 def start_devices(request: Request, *, whole: bool) -> Fabric:
     """Start the other processes, if there are to be any; each then goes on from here.
@@ -33,6 +36,11 @@ def start_devices(request: Request, *, whole: bool) -> Fabric:
     Raises:
         InputError: When there are not so many devices.
     """
+    if request.nodes > 1 and not any(name in os.environ for name in _TOLD):
+        raise InputError(
+            f"--nodes: {request.nodes}, but nothing says where the others are; start it on each by "
+            "torchrun, or under SLURM by srun"
+        )
     device = resolve_device(request.device)
     if device.type == "cuda":
         there = torch.cuda.device_count()

@@ -138,7 +138,7 @@ def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> E
         before = (
             parent.cost if plan.parent is not None else Cost(flops=0, gpu_hours=0, energy_kwh=0)
         )
-        datasets = {name for card in cards for name in card.train.lineage or card.lineage}
+        datasets = {name for card in cards for name in card.training_corpora}
         pretraining = PretrainingCard(
             domains=_join(parent.domains, {card.domain for card in cards}),
             datasets=_join(parent.datasets, datasets),
@@ -153,10 +153,13 @@ def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> E
             run=run,
         )
     start = plan.start.card
-    names = ", ".join(card.name for card in cards)
+    begun = plan.parent.name if plan.parent is not None else plan.request.architecture
+    how = [f"{recipe.name} on {', '.join(card.name for card in cards)}"]
+    how += [plan.trainable.text] if plan.trainable.text != "full" else []
+    how += [f"without {plan.request.drop_stages} stages"] if plan.request.drop_stages else []
     return start.model_copy(
         update={
-            "title": f"{start.architecture.timm}, {recipe.objective} on {names}",
+            "title": f"{begun}, {', '.join(how)}",
             "citation": "",
             "url": "",
             "pretraining": pretraining,
@@ -176,14 +179,15 @@ def _describe_run(plan: Plan, encoder: Encoder, state: State, *, processes: int)
         epochs=round(seen / len(pool), 4),
         steps=state.step,
         batch=pool.batch_size,
+        start=plan.start.identity,
         trainable=plan.trainable.text,
-        overlaps=plan.overlaps,
+        overlaps=plan.overlaps if state.step or plan.parent is not None else [],
         images_seen=seen,
         flops=measured.flops,
         share_of_full=round(measured.flops / measured.full_flops, 4) if state.step else None,
         seconds=round(measured.seconds, 3),
         peak_memory_bytes=measured.peak_memory_bytes or None,
-        energy_joules=measured.energy_joules,
+        energy_joules=measured.energy_joules if state.step else None,
         device=device_name(encoder.device),
         processes=processes,
         environment={**versions(), **_extras(plan), "precision": encoder.precision},

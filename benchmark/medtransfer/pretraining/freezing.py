@@ -62,8 +62,8 @@ def _deepest(encoder: Encoder, count: int) -> set[str]:
     layers = sorted(set(found.values()))
     if count >= len(layers):
         raise InputError(
-            f"--trainable: {count} stages, but {encoder.card.name} has {len(layers)} with its "
-            "stem; fewer, or full, are expected"
+            f"--trainable: {count} stages, but {encoder.card.architecture.timm} has {len(layers)} "
+            "with its stem; fewer, or full, are expected"
         )
     return {name for name, layer in found.items() if layer in layers[-count:]}
 

@@ -74,9 +74,11 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
         )
     if batch // shared < 2 or pool.steps(epochs) < 1:
         raise InputError(
-            f"--images: {len(pool)}, {batch} a step, are not enough: 2 or more at a time are needed"
+            f"--images: {len(pool)} is too few: {batch // shared} would go through at a time, of 2 "
+            "at least"
         )
-    corpora = {corpus for card in cards for corpus in card.train.lineage or card.lineage}
+    corpora = {corpus for card in cards for corpus in card.training_corpora}
+    corpora |= set(parent.pretraining.datasets or ()) if parent is not None else set()
     name = _name_encoder(request, recipe, start, cards)
     folder_of_run = request.out or Path("encoders") / name
     _keep_parent(request.init, folder_of_run)
@@ -109,8 +111,12 @@ def _describe_source(source: Source) -> dict[str, Any]:
     """What of a source decides the weights, or stands in the card."""
     card = source.card
     fields = card.model_dump(include={"name", "kind", "classes", "flip", "domain"})
-    corpora = card.train.lineage or card.lineage
-    return {**fields, "corpora": corpora, "sha256": source.split.sha256, "items": len(source.items)}
+    return {
+        **fields,
+        "corpora": card.training_corpora,
+        "sha256": source.split.sha256,
+        "items": len(source.items),
+    }
 
 
 def _check_numbers(request: Request) -> None:
@@ -142,7 +148,9 @@ def _find_source(name: str, known: Mapping[str, TaskCard]) -> TaskCard:
     task, found, split = name.partition(":") if ":" in name else name.partition("/")
     card = find_task(task, known)
     if card is None:
-        raise InputError(f"--task: unknown task '{task}'{suggest(task, known)}")
+        raise InputError(
+            f"--task: unknown task '{task}'{suggest(task, known)} (cards of your own: --tasks)"
+        )
     if found and split != "train":
         raise InputError(
             f"--task: {name}: only training images are a source, never '{split}'; name the task "
@@ -183,14 +191,15 @@ def _find_start(request: Request) -> tuple[Located, EncoderCard | None]:
             given = found.card.architecture
             if (wanted.timm, wanted.options) != (given.timm, given.options):
                 raise InputError(
-                    f"--init: {request.init} is not of the --architecture {request.architecture}, "
-                    f"but of {given.timm or given.python} {given.options or ''}; leave "
-                    "--architecture out"
+                    f"--init: {request.init} is not of the --architecture {request.architecture}: "
+                    f"it is timm's {given.timm}, perhaps with other options; leave --architecture "
+                    "out"
                 )
     if found.builder is not None:
         raise InputError(
-            f"{found.card.name}: built by Python code, which the folder of an encoder cannot name; "
-            "a network that timm builds is expected"
+            f"--{'init' if request.init else 'architecture'}: {found.card.name} is built by Python "
+            "code, which the folder of an encoder cannot name; a network that timm builds is "
+            "expected"
         )
     card = found.card
     architecture = card.architecture
@@ -198,7 +207,10 @@ def _find_start(request: Request) -> tuple[Located, EncoderCard | None]:
         dropped = architecture.drop_stages + request.drop_stages
         architecture = architecture.model_copy(update={"drop_stages": dropped})
     fields = card.input.model_dump() | ({"size": request.size} if request.size else {})
-    seen = Input.parse(fields, origin="--size")
+    try:
+        seen = Input.model_validate(fields)
+    except ValidationError:
+        raise InputError(f"--size: {request.size}; 8 to 2048 pixels are expected") from None
     update: dict[str, Any] = {"architecture": architecture, "input": seen}
     card = card.model_copy(update=update)
     trained = card.pretraining.objective != "none"

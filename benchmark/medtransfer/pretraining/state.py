@@ -73,10 +73,11 @@ def write_state(path: Path, state: State) -> None:
     try:
         replace(path, buffer.getvalue())
     except OSError as error:
-        kept = " the last state there is whole;" if path.exists() else ""
+        then = "the last one is whole, and the same command goes on from it"
+        if not path.exists():
+            then = "the same command starts again"
         raise RunError(
-            f"{path}: cannot be written: {error.strerror};{kept} the same command goes on from it "
-            "when there is room"
+            f"{path}: cannot be written: {error.strerror}; {then} when there is room"
         ) from None
 
 

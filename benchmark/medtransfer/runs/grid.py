@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from medtransfer.pretraining.plan import Request
 from medtransfer.pretraining.preparation import prepare
 from medtransfer.pretraining.progress import PretrainingProgress
 from medtransfer.runs import evaluation
+from medtransfer.runs.plan import check_choices
 from medtransfer.runs.preparation import Request as EvaluationRequest
 from medtransfer.runs.preparation import prepare as prepare_evaluation
 from medtransfer.runs.progress import RunProgress
@@ -143,13 +145,20 @@ def check_grid(grid: Grid, task_folder: Path | None = None) -> None:
     if len({recipe.name for recipe in recipes}) < len(recipes):
         raise InputError("recipes: two have the same name, which the encoders' names are made of")
     if grid.evaluate is not None:
-        load_protocol(grid.evaluate.protocol)
+        protocol = load_protocol(grid.evaluate.protocol)
         suites = load_suites()
-        for suite in grid.evaluate.suites:
-            if suite not in suites:
-                raise InputError(
-                    f"evaluate.suites: unknown suite '{suite}'{suggest(suite, suites)}"
-                )
+        for field, names, known in (
+            ("suites", grid.evaluate.suites, suites),
+            ("tasks", grid.evaluate.tasks, cards),
+        ):
+            for name in names:
+                if name not in known and find_task(name, cards) is None:
+                    raise InputError(
+                        f"evaluate.{field}: unknown {field[:-1]} '{name}'{suggest(name, known)}"
+                    )
+        check_choices(
+            protocol, budgets=grid.evaluate.budgets, adaptations=grid.evaluate.adaptations
+        )
 
 
 @dataclass(frozen=True)
@@ -218,6 +227,8 @@ class Study:
             lost.add(member.name)
             finished.failures.append(f"{member.name}: {error}")
         finally:
+            with suppress(OSError):  # while it is held, so that nobody else's is deleted
+                Path(lock.lock_file).unlink()
             lock.release()
         return True
 
@@ -232,9 +243,9 @@ class Study:
     def _complete(self, member: Member, finished: Finished) -> None:
         """Make an encoder and evaluate it; what is there already is left."""
         encoder = member.name
-        if member.request is None and encoder not in registered():
-            encoder = self._write_random(encoder)
-        elif member.request is not None:
+        if member.request is None:
+            encoder = self._find_random(encoder)
+        else:
             plan = prepare(member.request)
             # Here, and not above: a finished grid must not wait for torch.
             from medtransfer.pretraining.training import pretrain
@@ -242,11 +253,16 @@ class Study:
             finished.cards.append(pretrain(plan, self.training()))
             encoder = str(plan.folder)
         evaluate = self.grid.evaluate
-        for suite in evaluate.suites if evaluate is not None else ():
-            assert evaluate is not None
+        if evaluate is None:
+            return
+        suites: list[str | None] = [*evaluate.suites]
+        for suite in suites or [None]:
             request = EvaluationRequest(
                 encoder=encoder,
                 suite=suite,
+                tasks=tuple(evaluate.tasks),
+                budgets=tuple(evaluate.budgets),
+                adaptations=tuple(evaluate.adaptations),
                 protocol=evaluate.protocol,
                 out=Path(evaluate.out),
                 data=self.data,
@@ -260,13 +276,18 @@ class Study:
                 if record.status == "failed"
             ]
 
-    def _write_random(self, architecture: str) -> str:
-        """The folder of an architecture of timm's with random weights."""
+    def _find_random(self, architecture: str) -> str:
+        """An architecture with random weights, at the grid's input size: listed, or a folder."""
         card = locate_untrained(architecture).card
-        if self.grid.size is not None:
-            seen = card.input.model_copy(update={"size": self.grid.size})
-            card = card.model_copy(update={"input": seen})
-        folder = Path(self.grid.out) / card.name
+        size = self.grid.size or card.input.size
+        if architecture in registered() and size == card.input.size:
+            return architecture
+        name = f"{architecture.replace('/', '-')}-random"
+        seen = card.input.model_copy(update={"size": size})
+        card = card.model_copy(
+            update={"name": name, "title": f"{architecture}, random weights", "input": seen}
+        )
+        folder = Path(self.grid.out) / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write(folder / "encoder.yaml", dump_card(card).encode())

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,10 +52,13 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
 def _fields(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The fields of the model inside ``cls`` in which pydantic found something."""
     for part in location[:-1]:
-        inner = cls.model_fields[str(part)].annotation if part in cls.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        annotation = cls.model_fields[str(part)].annotation if part in cls.model_fields else None
+        # Of an optional field, and of a list's items, too.
+        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
+        models = [model for model in inner if issubclass(model, BaseModel)]
+        if not models and not isinstance(part, int):
             return []
-        cls = inner
+        cls = models[0] if models else cls
     return list(cls.model_fields)
 
 
@@ -78,7 +81,8 @@ def read_yaml(path: Path) -> Any:
             raise InputError(f"{path}: YAML aliases are not allowed; write the value out")
         return yaml.load(text, _SAFE)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:

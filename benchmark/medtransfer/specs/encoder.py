@@ -112,6 +112,7 @@ class PretrainingRun(Spec):
     epochs: float = Field(ge=0, description="Passes over the images.")
     steps: int = Field(ge=0, description="Steps of the optimiser.")
     batch: int = Field(ge=1, description="Images of a step, over all devices.")
+    start: str = Field(default="", description="Identity (SHA-256) of what training began from.")
     trainable: str = Field(default="full", description="What was trained, as --trainable has it.")
     overlaps: list[str] = Field(
         default=[], description="Known tasks that share a source corpus with the images."
@@ -119,7 +120,7 @@ class PretrainingRun(Spec):
     images_seen: int = Field(ge=0, description="Steps times batch.")
     flops: int = Field(ge=0, description="Of all steps; exact, counted without hardware.")
     share_of_full: float | None = Field(
-        default=None, description="Of the FLOPs of as many steps on all parameters."
+        default=None, description="Of the FLOPs of as many steps on all of the whole network."
     )
     seconds: float = Field(ge=0, description="Wall time of the steps.")
     peak_memory_bytes: int | None = Field(default=None, description="Of one process.")

@@ -104,8 +104,8 @@ def load_recipe(name: str) -> Recipe:
     if path.suffix not in (".yaml", ".yml"):
         if name not in list_recipes():
             raise InputError(
-                f"--recipe: unknown recipe '{name}'{suggest(name, list_recipes())}; or the path of "
-                "a .yaml file"
+                f"--recipe: unknown recipe '{name}'{suggest(name, list_recipes())} (one of your "
+                "own: the path of its .yaml file)"
             )
         path = _folder() / f"{name}.yaml"
     data = read_yaml(path)
@@ -194,8 +194,17 @@ class GridEvaluation(Spec):
     """How the grid's encoders are evaluated."""
 
     protocol: str = Field(description="As bench evaluate's.")
-    suites: list[str] = Field(min_length=1, description="Run one after the other.")
+    suites: list[str] = Field(default=[], description="Run one after the other.")
+    tasks: list[str] = Field(default=[], description="Single tasks, instead of suites.")
+    budgets: list[str] = Field(default=[], description="Only these; none: all.")
+    adaptations: list[str] = Field(default=[], description="Only these; none: the ranked ones.")
     out: str = Field(default="submissions", description="Folder of submissions.")
+
+    @model_validator(mode="after")
+    def _suites_or_tasks(self) -> GridEvaluation:
+        if bool(self.suites) == bool(self.tasks):
+            raise ValueError("name either suites or tasks")
+        return self
 
 
 class Grid(Spec):

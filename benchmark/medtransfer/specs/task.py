@@ -152,9 +152,14 @@ class TaskCard(Spec):
 
     @property
     def corpora(self) -> list[str]:
-        """Source corpora of all splits."""
+        """Source corpora of all splits; a card that names none is a corpus of its own."""
         splits = [name for source in self.sources.values() for name in source.lineage or ()]
-        return sorted({*self.lineage, *splits})
+        return sorted({*self.lineage, *splits}) or [self.name]
+
+    @property
+    def training_corpora(self) -> list[str]:
+        """Source corpora of the training split."""
+        return self.train.lineage or self.lineage or [self.name]
 
     @property
     def sources(self) -> dict[str, Source]:
