@@ -156,7 +156,8 @@ def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> E
     begun = plan.parent.name if plan.parent is not None else plan.request.architecture
     how = [f"{recipe.name} on {', '.join(card.name for card in cards)}"]
     how += [plan.trainable.text] if plan.trainable.text != "full" else []
-    how += [f"without {plan.request.drop_stages} stages"] if plan.request.drop_stages else []
+    dropped = plan.request.drop_stages
+    how += [f"without {dropped} stage{'s' if dropped > 1 else ''}"] if dropped else []
     return start.model_copy(
         update={
             "title": f"{begun}, {', '.join(how)}",
