@@ -312,7 +312,7 @@ def test_stages_are_the_deepest(name: str, stages: int | tuple[str, ...], first:
         (("layer5",), "'layer5' names no layer with weights; did you mean 'layer"),
         (("x",), "'x' names no layer with weights; known: conv1, bn1, layer1"),
         ((), "names no layer"),
-        (5, "5 stages, but resnet_mini has 5 with its stem"),
+        (5, "5 stages, but resnet18 has 5 with its stem"),
         (("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), "are the whole network"),
     ],
 )

@@ -180,12 +180,7 @@ def _entry(card: TaskCard, source: Source, folder: Path | None) -> Path:
 
 
 def open_split(
-    card: TaskCard,
-    name: str,
-    *,
-    folder: Path | None,
-    progress: Progress = SILENT,
-    fetch: bool = True,
+    card: TaskCard, name: str, *, folder: Path | None, progress: Progress, fetch: bool
 ) -> Split:
     """Open one split of a task that is no corruption of another; see `open_task`."""
     _allow_many_files()

@@ -58,7 +58,9 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
     start, parent = _find_start(request)
     _check_extra(recipe)
     folder = data_folder(request.data)
-    splits = [open_split(card, "train", folder=folder, progress=progress) for card in cards]
+    splits = [
+        open_split(card, "train", folder=folder, progress=progress, fetch=True) for card in cards
+    ]
     counts = share_out([len(split) for split in splits], request.images)
     sources = tuple(
         Source(card, split, choose_items(split, count, task=card.name))
