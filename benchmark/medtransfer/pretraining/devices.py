@@ -66,7 +66,7 @@ def start_devices(request: Request, *, whole: bool) -> Fabric:
     return fabric
 
 
-def share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
+def share_statistics(network: nn.Module, device: torch.device) -> None:
     """Have batch norms use the mean and variance of the images of all devices.
 
     A batch then gives the same result on any number of devices. torch has that for GPUs; on
@@ -78,8 +78,8 @@ def share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda":
         from timm.layers.norm_act import convert_sync_batchnorm
 
-        converted: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return converted
+        convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return
     for name, module in network.named_modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
             module.forward = MethodType(_normalise, module)
@@ -88,7 +88,6 @@ def share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
                 f"--devices: on processors, several share torch's own batch norms only; {name} is "
                 f"a {type(module).__name__}"
             )
-    return network
 
 
 class _Sum(torch.autograd.Function):

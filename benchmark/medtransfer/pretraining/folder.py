@@ -6,6 +6,8 @@ import hashlib
 import importlib.metadata
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,22 +66,33 @@ def write_encoder(
     Raises:
         RunError: When that is not possible.
     """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write(folder, card, network, losses)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say what could not be written, and that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written: {error.strerror}; the same command goes on when there "
+            "is room"
+        ) from None
+
+
+def _write(folder: Path, card: EncoderCard, network: nn.Module, losses: list[float]) -> EncoderCard:
     weights = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     )
     digest = hashlib.sha256(weights).hexdigest()
     card = card.model_copy(update={"weights": Weights(path=_WEIGHTS, sha256=digest)})
     table = "step,loss\n" + "".join(f"{i},{loss:.9g}\n" for i, loss in enumerate(losses, start=1))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / _WEIGHTS, weights)
-        replace(folder / _LOSSES, table.encode())
-        replace(folder / CARD, dump_card(card).encode())
-    except OSError as error:
-        raise RunError(
-            f"{folder}: cannot be written: {error.strerror}; the same command goes on when there "
-            "is room"
-        ) from None
+    replace(folder / _WEIGHTS, weights)
+    replace(folder / _LOSSES, table.encode())
+    replace(folder / CARD, dump_card(card).encode())
     return card
 
 
@@ -95,23 +108,21 @@ def write_checkpoint(
     assert card.pretraining.run is not None
     if has_checkpoint(folder, epoch, card.pretraining.run.fingerprint):
         return
-    try:
+    end = f"-epoch-{epoch}"
+    name = card.name[: 80 - len(end)].rstrip("-._") + end
+    own = card.model_copy(update={"name": name, "title": f"{card.title}, after epoch {epoch}"})
+    with _writing(target):
         if target.exists():  # of another run, whose own state is gone
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".epoch-", dir=target.parent))
-    except OSError as error:
-        raise RunError(f"{target}: cannot be written: {error.strerror}") from None
-    try:
-        end = f"-epoch-{epoch}"
-        name = card.name[: 80 - len(end)].rstrip("-._") + end
-        own = card.model_copy(update={"name": name, "title": f"{card.title}, after epoch {epoch}"})
-        write_encoder(temporary, own, network, losses)
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        try:
+            _write(temporary, own, network, losses)
+            temporary.chmod(0o755)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> EncoderCard:

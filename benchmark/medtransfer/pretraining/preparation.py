@@ -57,28 +57,7 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
             )
     start, parent = _find_start(request)
     _check_extra(recipe)
-    folder = data_folder(request.data)
-    splits = [
-        open_split(card, "train", folder=folder, progress=progress, fetch=True) for card in cards
-    ]
-    counts = share_out([len(split) for split in splits], request.images)
-    sources = tuple(
-        Source(card, split, choose_items(split, count, task=card.name))
-        for card, split, count in zip(cards, splits, counts, strict=True)
-    )
-    batch = min(recipe.batch, sum(counts))
-    pool = Pool(sources, batch, request.balanced)
-    shared = request.devices * request.nodes * request.accumulate
-    if batch % shared:
-        raise InputError(
-            f"--devices, --nodes, --accumulate: a batch of {batch} images cannot be shared out "
-            f"evenly to {shared}"
-        )
-    if batch // shared < 2 or pool.steps(epochs) < 1:
-        raise InputError(
-            f"--images: {len(pool)} is too few: {batch // shared} would go through at a time, of 2 "
-            "at least"
-        )
+    pool = _gather(request, recipe, cards, progress)
     corpora = {corpus for card in cards for corpus in card.training_corpora}
     corpora |= set(parent.pretraining.datasets or ()) if parent is not None else set()
     name = _name_encoder(request, recipe, start, cards)
@@ -88,7 +67,7 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
     decisive = {
         "recipe": recipe.fingerprint,
         "epochs": epochs,
-        "sources": [_describe_source(source) for source in sources],
+        "sources": [_describe_source(source) for source in pool.sources],
         "balanced": request.balanced,
         "trainable": trainable.text,
         "parts": request.accumulate,
@@ -107,6 +86,35 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
         overlaps=sorted(name for name, task in known.items() if corpora & set(task.corpora)),
         notes=start.notes,
     )
+
+
+def _gather(
+    request: Request, recipe: Recipe, cards: Sequence[TaskCard], progress: Progress
+) -> Pool:
+    """Open the sources, choose of their images, and see that they make batches."""
+    folder = data_folder(request.data)
+    splits = [
+        open_split(card, "train", folder=folder, progress=progress, fetch=True) for card in cards
+    ]
+    counts = share_out([len(split) for split in splits], request.images)
+    sources = tuple(
+        Source(card, split, choose_items(split, count, task=card.name))
+        for card, split, count in zip(cards, splits, counts, strict=True)
+    )
+    batch = min(recipe.batch, sum(counts))
+    pool = Pool(sources, batch, request.balanced)
+    shared = request.devices * request.nodes * request.accumulate
+    if batch % shared:
+        raise InputError(
+            f"--devices, --nodes, --accumulate: a batch of {batch} images cannot be shared out "
+            f"evenly to {shared}"
+        )
+    if batch // shared < 2 or pool.steps(request.epochs or recipe.epochs) < 1:
+        raise InputError(
+            f"--images: {len(pool)} is too few: {batch // shared} would go through at a time, of 2 "
+            "at least"
+        )
+    return pool
 
 
 def _describe_source(source: Source) -> dict[str, Any]:

@@ -115,13 +115,11 @@ def load_recipe(name: str) -> Recipe:
 
 
 class Phase(Spec):
-    """A part of a run, with an optimiser and a schedule of its own.
+    """A part of a run, with an optimiser and a schedule of its own."""
 
-    Attributes of `stages`: ``None`` trains everything, a number the so many deepest stages, names
-    the layers of these names.
-    """
-
-    stages: int | tuple[str, ...] | None = Field(default=None, description="What is trained.")
+    stages: int | tuple[str, ...] | None = Field(
+        default=None, description="So many of the deepest, or layers by name; null: everything."
+    )
     epochs: int | None = Field(default=None, description="How long; null: the rest of the run.")
 
 
