@@ -18,11 +18,12 @@ SOURCE = ROOT / "benchmark" / "medtransfer"
 
 # Each part may import those that stand before it.
 ORDER = ["specs", "protocols", "metrics", "data", "encoders", "cost", "adaptation"]
-ORDER += ["pretraining", "runs", "cli"]
+ORDER += ["pretraining", "transferability", "runs", "cli"]
 # Torch-free parts beside the order, and what they may import.
 BESIDE = {"ranking": {"specs"}}
 COMMAND_LINE = {"cli", "cli_results", "console", "catalogue", "drawing", "sheet", "validation"}
 COMMAND_LINE |= {"verification", "cli_pretraining", "console_pretraining"}
+COMMAND_LINE |= {"cli_scoring", "console_scoring"}
 
 
 def imports(path: Path) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +24,7 @@ __all__ = [
     "Optimisation",
     "Partial",
     "Protocol",
+    "ScoreSettings",
     "list_protocols",
     "load_protocol",
     "shots",
@@ -167,6 +168,34 @@ class Segmentation(Spec):
     finetune: FineTuning = Field(description="Training of encoder and decoder.")
 
 
+class ScoreSettings(Spec):
+    """Transferability scores: what those that need passes of their own are computed from."""
+
+    images: int = Field(
+        default=512, ge=2, description="Training images of the contrastive robustness, by hash."
+    )
+    level: int = Field(
+        default=2, ge=0, le=3, description="Of the four of the pyramid, 3 the deepest."
+    )
+    pooled: bool = Field(default=True, description="Features are averaged over space.")
+    distance: Literal["cosine", "mse", "pearson"] = Field(
+        default="cosine", description="Of the contrastive robustness."
+    )
+    margin: float = Field(default=0.5, ge=0, description="Of the contrastive robustness.")
+    # Grey images hardly react to the last two.
+    brightness: float = Field(default=0.1, ge=0, lt=1, description="Jitter, +-.")
+    contrast: float = Field(default=0.05, ge=0, lt=1, description="Jitter, +-.")
+    saturation: float = Field(default=0.1, ge=0, lt=1, description="Jitter, +-.")
+    hue: float = Field(default=0.05, ge=0, le=0.5, description="Jitter, +-, of the circle.")
+    masks: int = Field(default=32, ge=2, description="Training images of class consistency.")
+    pixels: int = Field(default=64, ge=2, description="Pixels of a class in such an image.")
+
+    def options(self, score: str) -> dict[str, Any]:
+        """The fixed values of a score that stand here and not in its code."""
+        fixed = {"distance": self.distance, "margin": self.margin}
+        return fixed if score == "robustness" else {}
+
+
 class Protocol(Spec):
     """The whole protocol. Its fingerprint for a kind of task stands in every record."""
 
@@ -184,6 +213,9 @@ class Protocol(Spec):
     segmentation: Segmentation | None = Field(default=None, description="Segmentation tasks.")
     partial: Partial | None = Field(default=None, description="Optional: run when asked for.")
     lora: Lora | None = Field(default=None, description="Optional: run when asked for.")
+    scores: ScoreSettings = Field(
+        default=ScoreSettings(), description="Transferability scores, which records do not need."
+    )
     bootstrap: int = Field(default=200, ge=20, description="Item-weight replicates per test split.")
     infeasible_share: float = Field(
         default=0.8,
@@ -212,7 +244,7 @@ class Protocol(Spec):
         others = {"ranked", "frozen", "knn", "linear", "finetune"}
         foreign = others if kind == "segmentation" else {"segmentation"}
         optional = set(OPTIONAL) - {adaptation}
-        return digest(self.model_dump(exclude={"name", "title", *foreign, *optional}))
+        return digest(self.model_dump(exclude={"name", "title", "scores", *foreign, *optional}))
 
     @property
     def fingerprints(self) -> dict[tuple[str, str], str]:

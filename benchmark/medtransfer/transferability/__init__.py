@@ -1,0 +1,1 @@
+"""Transferability scores: how well an encoder will transfer, from the training images alone."""

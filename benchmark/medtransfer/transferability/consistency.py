@@ -1,0 +1,85 @@
+"""CC-FV: whether a structure looks the same in all images, and images differ from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from medtransfer.transferability.arrays import Floats
+from medtransfer.transferability.registry import Undefined, register_score
+
+__all__ = ["ccfv", "feature_variety", "wasserstein"]
+
+Pixels = Sequence[Mapping[int, Sequence[Floats]]]
+
+
+@register_score(
+    title="Class consistency with feature variety of a segmentation's pixels",
+    paper="Yang et al.: Pick the best pre-trained model, MICCAI 2023 (in kind: of the frozen "
+    "encoder's four levels, as no decoder is trained yet)",
+    kinds=("segmentation",),
+)
+def ccfv(pixels: Pixels, *, least: int = 2) -> float:
+    """Mean over levels of log(variety / inconsistency).
+
+    Inconsistency: the mean over classes but background, and pairs of images, of the 2-Wasserstein
+    distance between the Gaussians of a class's pixels. Variety: one over the mean hyperspherical
+    energy of the images' mean vectors. (The released code adds up distances along the way and
+    takes the energy itself for the variety.)
+
+    Args:
+        pixels: For each level, by class, background being 0, one array (m, C) an image.
+        least: Pixels of a class that an image needs to count.
+
+    Raises:
+        Undefined: When no class is in two images, or there is nothing to tell apart.
+    """
+    logs = []
+    for level in pixels:
+        distances = []
+        for images in (images for number, images in level.items() if number):
+            enough = [vectors for vectors in images if len(vectors) >= least]
+            own = [wasserstein(one, other) for one, other in combinations(enough, 2)]
+            if own:
+                distances.append(np.mean(own))
+        if not distances:
+            raise Undefined("no structure is in two images")
+        inconsistency = float(np.mean(distances))
+        means = [
+            np.concatenate(vectors).mean(axis=0) for vectors in zip(*level.values(), strict=True)
+        ]
+        if inconsistency == 0:
+            raise Undefined("a structure's features are the same in all images")
+        logs.append(np.log(feature_variety(np.stack(means)) / inconsistency))
+    return float(np.mean(logs))
+
+
+def wasserstein(first: Floats, second: Floats) -> float:
+    """2-Wasserstein distance of the Gaussians of two samples (m, C) and (n, C).
+
+    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2, the last being the nuclear norm of
+    the m x n matrix of products of the centred samples: no C x C root is needed.
+    """
+    one, other = first - first.mean(axis=0), second - second.mean(axis=0)
+    one, other = one / np.sqrt(len(first) - 1), other / np.sqrt(len(second) - 1)
+    shift = np.square(first.mean(axis=0) - second.mean(axis=0)).sum()
+    cross = np.linalg.svd(one @ other.T, compute_uv=False).sum()
+    squared = shift + np.square(one).sum() + np.square(other).sum() - 2 * cross
+    return float(np.sqrt(max(squared, 0)))
+
+
+def feature_variety(vectors: Floats, *, least: float = 1e-6) -> float:
+    """One over the mean over pairs of 1 / distance, of vectors (n, C) on the unit sphere.
+
+    Raises:
+        Undefined: For fewer than two vectors, or one of length zero.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if len(vectors) < 2 or (lengths == 0).any():
+        raise Undefined("fewer than two images that have features")
+    unit = vectors / lengths
+    row, column = np.triu_indices(len(unit), 1)
+    apart = np.linalg.norm(unit[row] - unit[column], axis=1)
+    return float(1 / (1 / np.maximum(apart, least)).mean())

@@ -1,0 +1,48 @@
+"""H-score: how much of the features' variance lies between classes."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import linalg
+
+from medtransfer.transferability.arrays import Floats, Integers, centre, classes_of, decompose
+from medtransfer.transferability.registry import register_score
+
+__all__ = ["hscore"]
+
+
+@register_score(
+    title="Variance between classes, in units of the features' own covariance",
+    paper="Bao et al.: An information-theoretic approach to transferability, ICIP 2019; shrinkage "
+    "after Ibrahim, Ponomareva, Mazumder: Newer is not always better, ECML PKDD 2022",
+)
+def hscore(features: Floats, labels: Integers) -> float:
+    """tr(pinv(cov f) cov(E[f|y])), of at most C - 1.
+
+    With fewer items than dimensions the covariance of f is estimated by the shrinkage of Ledoit
+    and Wolf (2004), as a pseudo-inverse of the sample's would give C - 1 whatever the labels are.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+
+    Raises:
+        Undefined: With one class only, or features that are all the same.
+    """
+    own, counts = classes_of(labels)
+    items, width = features.shape
+    centred = centre(features)
+    onehot = np.eye(len(counts))[own]
+    means = onehot.T @ centred / counts[:, None]
+    weighted = means * np.sqrt(counts / items)[:, None]  # cov(E[f|y]) = weighted' weighted
+    if items < width:
+        # An extra that takes a second to import.
+        from sklearn.covariance import ledoit_wolf
+
+        covariance, _ = ledoit_wolf(centred, assume_centered=True)
+        factor = linalg.cho_factor(covariance, overwrite_a=True, check_finite=False)
+        return float((weighted * linalg.cho_solve(factor, weighted.T).T).sum())
+    spectrum = decompose(centred)
+    assert spectrum.right is not None
+    turned = weighted @ spectrum.right
+    return float((turned**2 / (spectrum.squares / items)).sum())

@@ -1,0 +1,76 @@
+"""LEEP and NLEEP: how well labels follow from soft clusters of the images."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from medtransfer.transferability.arrays import Floats, Integers, classes_of, principal_components
+from medtransfer.transferability.registry import Undefined, register_score
+
+__all__ = ["leep", "nleep"]
+
+
+@register_score(
+    title="Log likelihood of the labels given the probabilities of the source's classes",
+    paper="Nguyen, Hassner, Seeger, Archambeau: LEEP, ICML 2020",
+)
+def leep(source_probabilities: Floats, labels: Integers) -> float:
+    """Mean over items of log sum_z P(y|z) theta_z, with P(y|z) from the items themselves.
+
+    Args:
+        source_probabilities: theta, (N, S), rows that sum to 1.
+        labels: (N,).
+
+    Raises:
+        Undefined: With one class only.
+    """
+    own, counts = classes_of(labels)
+    joint = np.eye(len(counts))[own].T @ source_probabilities  # N P(y, z), (C, S)
+    marginal = joint.sum(axis=0)
+    known = marginal > 0
+    conditional = joint[:, known] / marginal[known]
+    likelihood = (source_probabilities[:, known] * conditional[own]).sum(axis=1)
+    with np.errstate(divide="ignore"):
+        return float(np.log(likelihood).mean())
+
+
+@register_score(
+    title="LEEP over the components of a Gaussian mixture of the features",
+    paper="Li et al.: Ranking neural checkpoints, CVPR 2021",
+)
+def nleep(
+    features: Floats,
+    labels: Integers,
+    *,
+    share: float = 0.8,
+    components_per_class: int = 5,
+    seed: int = 0,
+) -> float:
+    """LEEP with the posteriors of a mixture over the principal components as theta.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+        share: Of the variance that the principal components keep.
+        components_per_class: Of the mixture.
+        seed: Of the mixture's start.
+
+    Raises:
+        Undefined: With one class only, fewer items than components, or equal features.
+    """
+    _, counts = classes_of(labels)
+    components = components_per_class * len(counts)
+    if len(features) < components:
+        raise Undefined(f"{len(features)} images for {components} components")
+    reduced = principal_components(features, share=share)
+    # Extras that take a second to import.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(components, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of duplicated items
+        posteriors = mixture.fit(reduced).predict_proba(reduced)
+    return leep(posteriors, labels)

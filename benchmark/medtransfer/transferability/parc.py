@@ -1,0 +1,44 @@
+"""PARC: whether images that differ in their features differ in their labels."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from medtransfer.transferability.arrays import Floats, Integers, classes_of
+from medtransfer.transferability.registry import Undefined, register_score
+
+__all__ = ["parc"]
+
+
+@register_score(
+    title="Rank correlation of distances between features and between labels",
+    paper="Bolya, Mittapalli, Hoffman: Scalable diverse model selection, NeurIPS 2021",
+)
+def parc(features: Floats, labels: Integers, *, most: int = 1000) -> float:
+    """Spearman of the lower triangles of 1 - corr(f) and 1 - corr(onehot y), over pairs of items.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+        most: Items; of more every so many-th is taken. The pairs grow with the square (the paper
+            takes 500).
+
+    Raises:
+        Undefined: With one class only, or where a correlation is undefined.
+    """
+    chosen = np.linspace(0, len(labels) - 1, min(len(labels), most)).round().astype(int)
+    own, _ = classes_of(labels[chosen])
+    centred = features[chosen] - features[chosen].mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(centred, axis=1)
+    if (lengths <= 1e-12 * np.abs(features[chosen]).max(axis=1)).any():
+        raise Undefined("an image's features are all the same number")
+    centred /= lengths[:, None]
+    lower = np.tril_indices(len(chosen), -1)
+    # Of the same image twice the distances tie, whatever the rounding of a sum.
+    distance = (1 - (centred @ centred.T)[lower]).round(12)
+    # 1 - corr of two one-hot vectors takes two values: 0 within a class, one more between two.
+    differs = own[lower[0]] != own[lower[1]]
+    if np.ptp(distance) <= 1e-12 or differs.all() or not differs.any():
+        raise Undefined("all pairs are equally far apart")
+    return float(stats.spearmanr(distance, differs).statistic)

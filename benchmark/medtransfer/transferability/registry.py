@@ -1,0 +1,197 @@
+"""Transferability scores by name. One more score is one function with `register_score` on it.
+
+A score is a pure function of arrays that says how well an encoder will transfer to a task, without
+adapting it; the higher, the better. Its positional parameters name what it is computed from (see
+:data:`INPUTS`); those behind the ``*`` are its fixed values, which stand in its fingerprint.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medtransfer.specs.base import InputError, digest, suggest
+from medtransfer.specs.protocol import ScoreSettings
+from medtransfer.specs.task import Kind
+
+__all__ = ["INPUTS", "Score", "Undefined", "choose_scores", "register_score", "registered_scores"]
+
+INPUTS = {
+    "features": "frozen features of the training images, (N, D); those of the probes",
+    "labels": "their classes, (N,); of a task of several labels 0 or 1 for one of them at a time",
+    "source_probabilities": "probabilities of the classes of pre-training, (N, S)",
+    "views": "features of two jittered copies of some training images, two arrays (n, C)",
+    "pixels": "vectors of some single pixels: for each level of the pyramid, by class, background "
+    "being 0, one array (m, C) for each of some images",
+}
+"""What a score can be computed from."""
+
+_FAMILIES = ["logme", "hscore", "leep", "transrate", "gbc", "parc", "neighbours", "robustness"]
+_FAMILIES += ["consistency"]
+
+Function = TypeVar("Function", bound=Callable[..., float])
+
+
+class Undefined(Exception):
+    """A score has no value for these arrays; the message says why."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A transferability score.
+
+    Attributes:
+        name: What ``--score`` takes.
+        title: One line for people.
+        paper: Who proposed it, and where.
+        kinds: Kinds of tasks that it is defined for.
+        function: Computes it.
+        revision: Raised when the function comes to give other numbers.
+    """
+
+    name: str
+    title: str
+    paper: str
+    kinds: tuple[Kind, ...]
+    function: Callable[..., float]
+    revision: int = 1
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Which of :data:`INPUTS`, in the order of the function's parameters."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+    @property
+    def by_label(self) -> bool:
+        """Whether several labels are several questions, whose scores are averaged."""
+        return "labels" in self.needs
+
+    def options(self, settings: ScoreSettings) -> dict[str, Any]:
+        """The function's fixed values: its own, or the protocol's where it has them."""
+        parameters = inspect.signature(self.function).parameters.values()
+        own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        fixed = settings.options(self.name)
+        return {name: fixed.get(name, value) for name, value in own.items()}
+
+    def fingerprint(self, settings: ScoreSettings, *, max_size: int) -> str:
+        """SHA-256 of all but the encoder and the task that decides the number."""
+        inputs = settings.model_dump() if {"views", "pixels"} & set(self.needs) else {}
+        parts = [self.name, self.revision, self.options(settings), inputs, max_size]
+        return digest(parts)
+
+
+_REGISTRY: dict[str, Score] = {}
+
+
+def register_score(
+    *,
+    title: str,
+    paper: str,
+    kinds: Sequence[Kind] = ("multiclass", "multilabel"),
+    name: str | None = None,
+    revision: int = 1,
+) -> Callable[[Function], Function]:
+    """Make a function known as a score, under its own name unless another is given.
+
+    Args:
+        title: One line for people.
+        paper: Who proposed it, and where.
+        kinds: Kinds of tasks that it is defined for.
+        name: What ``--score`` takes.
+        revision: To be raised when the function comes to give other numbers.
+
+    Raises:
+        InputError: When the name is taken, or a parameter is none of :data:`INPUTS`.
+    """
+
+    def decorate(function: Function) -> Function:
+        own = name or str(getattr(function, "__name__", "score"))
+        if own in _REGISTRY:
+            raise InputError(f"score '{own}' is registered twice; choose another name")
+        score = Score(own, title, paper, tuple(kinds), function, revision)
+        for need in score.needs:
+            if need not in INPUTS:
+                raise InputError(
+                    f"score '{own}': unknown parameter '{need}'{suggest(need, INPUTS)}; fixed "
+                    "values stand behind a *"
+                )
+        parameters = inspect.signature(function).parameters.values()
+        for parameter in parameters:
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+                raise InputError(f"score '{own}': '{parameter.name}' needs a default")
+        _REGISTRY[own] = score
+        return function
+
+    return decorate
+
+
+@cache
+def _load_all() -> None:
+    """Import the shipped scores and the packages that offer some."""
+    for family in _FAMILIES:
+        importlib.import_module(f"medtransfer.transferability.{family}")
+    for entry in entry_points(group="medtransfer.scores"):
+        try:
+            entry.load()
+        except Exception as error:
+            raise InputError(
+                f"the installed package behind entry point '{entry.name}' (medtransfer.scores) "
+                f"cannot be imported: {error}"
+            ) from error
+
+
+def registered_scores() -> dict[str, Score]:
+    """All known scores by name, the shipped ones first, in their order."""
+    _load_all()
+    return dict(_REGISTRY)
+
+
+def choose_scores(wanted: Sequence[str]) -> list[Score]:
+    """The scores of these names, or all.
+
+    Args:
+        wanted: Names, or ``.py`` files that register some; none means all that are known.
+
+    Raises:
+        InputError: For an unknown name, or a file that registers none.
+    """
+    known = registered_scores()
+    chosen: dict[str, Score] = {}
+    for name in wanted:
+        if name.endswith(".py"):
+            chosen |= _run_file(Path(name))
+        elif name in known:
+            chosen[name] = known[name]
+        else:
+            raise InputError(f"--score: unknown score '{name}'{suggest(name, known)}")
+    return list((chosen or known).values())
+
+
+def _run_file(path: Path) -> dict[str, Score]:
+    """Run a file that the user named, and return what it registered."""
+    before = set(_REGISTRY)
+    if not path.is_file():
+        raise InputError(f"--score: {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"score_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"--score: {path}: {type(error).__name__}: {error}") from error
+    new = {name: score for name, score in _REGISTRY.items() if name not in before}
+    if not new:
+        raise InputError(f"--score: {path}: registers no score; put @register_score on a function")
+    return new

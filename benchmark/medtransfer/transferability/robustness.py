@@ -1,0 +1,90 @@
+"""Contrastive robustness: whether an image stays itself when its light changes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medtransfer.transferability.registry import Undefined, register_score
+
+__all__ = ["DISTANCES", "Distance", "derangements", "robustness"]
+
+Distance = Literal["cosine", "mse", "pearson"]
+DISTANCES: tuple[Distance, ...] = ("cosine", "mse", "pearson")
+
+Vectors = NDArray[np.floating]
+
+
+@register_score(
+    title="Minus the contrastive loss of jittered images at one level of the frozen encoder",
+    paper="Hidy, Bakos, Lukacs: Transferability for segmentation pre-training, 2024, "
+    "arXiv 2410.18677",
+    kinds=("multiclass", "multilabel", "segmentation"),
+)
+def robustness(
+    views: tuple[Vectors, Vectors],
+    *,
+    distance: Distance = "cosine",
+    margin: float = 0.5,
+    permutations: int = 8,
+    seed: int = 0,
+) -> float:
+    """-mean_i max(0, d(z1_i, z2_i) - d(z1_i, z2_pi(i)) + margin), over several derangements pi.
+
+    No labels are used. The authors' score has the other sign.
+
+    Args:
+        views: Features of two jittered copies, two arrays (n, C).
+        distance: ``cosine`` (1 - cosine), ``mse`` (mean squared error) or ``pearson``
+            (1 - Pearson's correlation).
+        margin: Of the hinge.
+        permutations: Derangements that are averaged; n - 1 where there are no more.
+        seed: Of the derangements.
+
+    Raises:
+        Undefined: With one image, or where a distance is undefined.
+    """
+    first, second = (_prepare(np.asarray(view, np.float64), distance) for view in views)
+    if len(first) < 2:
+        raise Undefined("one image has no other to be compared with")
+    near = _distances(first, second, distance)
+    losses = [
+        np.maximum(0, near - _distances(first, second[other], distance) + margin).mean()
+        for other in derangements(len(first), permutations, seed=seed)
+    ]
+    return float(-np.mean(losses))
+
+
+def derangements(items: int, count: int, *, seed: int) -> list[NDArray[np.int64]]:
+    """Permutations that leave no item at its place: turns of one random circle of all items."""
+    generator = np.random.default_rng(seed)
+    circle = generator.permutation(items)
+    turns = generator.permutation(np.arange(1, items))[:count]
+    found = []
+    for turn in turns:
+        other = np.empty(items, np.int64)
+        other[circle] = np.roll(circle, -turn)
+        found.append(other)
+    return found
+
+
+def _prepare(vectors: NDArray[np.float64], distance: Distance) -> NDArray[np.float64]:
+    """Unit vectors, of which a product is the correlation; for ``mse`` the vectors themselves."""
+    if distance == "mse":
+        return vectors
+    centred = vectors - vectors.mean(axis=1, keepdims=True) if distance == "pearson" else vectors
+    lengths = np.linalg.norm(centred, axis=1)
+    if (lengths <= 1e-12 * np.abs(vectors).max(initial=0)).any():
+        raise Undefined(f"the {distance} distance of an image's features is undefined")
+    return np.asarray(centred / lengths[:, None])
+
+
+def _distances(
+    first: NDArray[np.float64], second: NDArray[np.float64], distance: Distance
+) -> NDArray[np.float64]:
+    """Distance of each row of one to the same row of the other, (n,)."""
+    if distance == "mse":
+        return np.asarray(((first - second) ** 2).mean(axis=1))
+    return np.asarray(1 - (first * second).sum(axis=1))
