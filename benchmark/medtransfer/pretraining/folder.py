@@ -18,6 +18,8 @@ from medtransfer.cost.machine import device_name, versions
 from medtransfer.data.writing import replace
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.resolution import dump_card
+from medtransfer.encoders.source_head import HEAD
+from medtransfer.pretraining.objectives import Objective
 from medtransfer.pretraining.plan import (
     CARD,
     STATE,
@@ -45,7 +47,7 @@ Number = TypeVar("Number", int, float)
 
 def clear_folder(folder: Path, *, whole: bool) -> None:
     """Remove what a killed run left half-written; or all that an earlier run wrote."""
-    names = (CARD, STATE, _WEIGHTS, _LOSSES)
+    names = (CARD, STATE, _WEIGHTS, _LOSSES, HEAD)
     for checkpoint in folder.glob("checkpoints/epoch-*" if whole else "checkpoints/.epoch-*"):
         shutil.rmtree(checkpoint)
     for name in names:
@@ -56,9 +58,11 @@ def clear_folder(folder: Path, *, whole: bool) -> None:
 
 
 def write_encoder(
-    folder: Path, card: EncoderCard, network: nn.Module, losses: list[float]
+    folder: Path, card: EncoderCard, objective: Objective, losses: list[float]
 ) -> EncoderCard:
     """Write the weights, the loss of each step, and last the card, which makes it an encoder.
+
+    The classifier of a single source is kept beside them, for scores that ask what it would say.
 
     Returns:
         The card as written, with the hash of the weights.
@@ -68,7 +72,7 @@ def write_encoder(
     """
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return _write(folder, card, network, losses)
+        return _write(folder, card, objective, losses)
 
 
 @contextmanager
@@ -83,21 +87,28 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _write(folder: Path, card: EncoderCard, network: nn.Module, losses: list[float]) -> EncoderCard:
-    weights = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    )
+def _write(
+    folder: Path, card: EncoderCard, objective: Objective, losses: list[float]
+) -> EncoderCard:
+    weights = _pack(objective.encoder.inner)
     digest = hashlib.sha256(weights).hexdigest()
     card = card.model_copy(update={"weights": Weights(path=_WEIGHTS, sha256=digest)})
     table = "step,loss\n" + "".join(f"{i},{loss:.9g}\n" for i, loss in enumerate(losses, start=1))
     replace(folder / _WEIGHTS, weights)
+    if objective.classifier is not None:
+        replace(folder / HEAD, _pack(objective.classifier))
     replace(folder / _LOSSES, table.encode())
     replace(folder / CARD, dump_card(card).encode())
     return card
 
 
+def _pack(module: nn.Module) -> bytes:
+    tensors = module.state_dict().items()
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors})
+
+
 def write_checkpoint(
-    folder: Path, epoch: int, card: EncoderCard, network: nn.Module, losses: list[float]
+    folder: Path, epoch: int, card: EncoderCard, objective: Objective, losses: list[float]
 ) -> None:
     """Write an encoder of the trajectory, in one step; that of this very run stays.
 
@@ -117,7 +128,7 @@ def write_checkpoint(
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".epoch-", dir=target.parent))
         try:
-            _write(temporary, own, network, losses)
+            _write(temporary, own, objective, losses)
             temporary.chmod(0o755)
             temporary.rename(target)
         except BaseException:

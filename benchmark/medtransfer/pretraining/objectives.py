@@ -67,6 +67,11 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.encoder = encoder
 
+    @property
+    def classifier(self) -> nn.Module | None:
+        """The head, where it is linear and tells the classes of a single source."""
+        return None
+
     @abstractmethod
     def predict(self, pixels: Tensor) -> Tensor:
         """What the head makes of images (n, C, S, S), values 0 to 255; one row an image."""
@@ -87,6 +92,11 @@ class Supervised(Objective):
         self.head = nn.Linear(encoder.width, sum(self._sizes), device=encoder.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def classifier(self) -> nn.Module | None:
+        """The head of a single source whose images have one class each."""
+        return self.head if self._multilabel == [False] else None
 
     def predict(self, pixels: Tensor) -> Tensor:
         """Logits of all classes of all sources, (n, classes)."""

@@ -202,7 +202,7 @@ class _Run:
 
         def finish() -> None:
             nonlocal card
-            card = write_encoder(plan.folder, card, self.encoder.inner, state.losses)
+            card = write_encoder(plan.folder, card, self.objective, state.losses)
             self.path.unlink(missing_ok=True)
 
         self.on_first(finish)
@@ -336,8 +336,8 @@ class _Run:
 
         def write() -> None:
             if epoch is not None:
-                network, losses = self.encoder.inner, self.state.losses
-                write_checkpoint(self.plan.folder, epoch, self._describe(), network, losses)
+                own = (self._describe(), self.objective, self.state.losses)
+                write_checkpoint(self.plan.folder, epoch, *own)
             now = time.monotonic()
             waited = now - self.saved
             due = waited * _SHARE >= self.effort or waited > _PATIENCE or epoch is not None
