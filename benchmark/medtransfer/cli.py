@@ -14,6 +14,7 @@ from medtransfer import __version__
 from medtransfer import cli_results as results
 from medtransfer.cli_pretraining import pretrain
 from medtransfer.cli_results import DataOption, TasksOption, find_data
+from medtransfer.cli_scoring import score
 
 app = typer.Typer(
     name="bench",
@@ -157,6 +158,7 @@ def _interrupted() -> typer.Exit:
 
 
 app.command()(pretrain)
+app.command()(score)
 app.command()(results.leaderboard)
 app.command()(results.compare)
 

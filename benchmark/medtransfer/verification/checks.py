@@ -31,6 +31,7 @@ from medtransfer.verification.files import (
     check_archives,
     check_files,
     check_references,
+    check_scores,
     refuse_links,
     suggest_beside,
 )
@@ -240,6 +241,7 @@ class _Verification:
         """What is there, for the records of all lines; those without their arrays are left out."""
         problems = list(check_files(self.folder, self.card, every))
         problems += check_archives(self.archives, every)
+        problems += check_scores(self.folder, every)
         for entry in every:
             found = [entry.fault(*fault) for fault in check_references(entry.record)]
             if found and entry in self.entries:

@@ -8,6 +8,8 @@ from pathlib import Path
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.errors import InputError, suggest
 from medtransfer.specs.record import ArrayRef, Record
+from medtransfer.specs.score import FILE as SCORES
+from medtransfer.specs.score import read_scores
 from medtransfer.specs.verification import FILE
 from medtransfer.verification.arrays import (
     REPLICATES,
@@ -18,7 +20,14 @@ from medtransfer.verification.arrays import (
 )
 from medtransfer.verification.entries import LEDGER, Entry
 
-__all__ = ["check_archives", "check_files", "check_references", "refuse_links", "suggest_beside"]
+__all__ = [
+    "check_archives",
+    "check_files",
+    "check_references",
+    "check_scores",
+    "refuse_links",
+    "suggest_beside",
+]
 
 
 def suggest_beside(path: Path) -> str:
@@ -72,12 +81,31 @@ def _check_reference(
 def check_files(folder: Path, card: EncoderCard, entries: Sequence[Entry]) -> Iterator[str]:
     """Files that do not belong to a submission."""
     wanted = [list_predictions(entry.record) for entry in entries]
-    known = {"encoder.yaml", LEDGER, REPLICATES, FILE, card.weights.path}
+    known = {"encoder.yaml", LEDGER, REPLICATES, FILE, SCORES, card.weights.path}
     known |= {predictions.file for predictions in wanted if predictions is not None}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not (name in known or (path.is_dir() and name == "predictions")):
             yield f"{name}: belongs to no record; a submission holds only what the ledger writes"
+
+
+def check_scores(folder: Path, entries: Sequence[Entry]) -> Iterator[str]:
+    """Transferability scores that are none, or of another encoder than the records'.
+
+    Their values are not computed again: no rank depends on them.
+    """
+    try:
+        scores = read_scores(folder)
+    except InputError as error:
+        yield str(error)
+        return
+    known = {entry.record.encoder for entry in entries}
+    for record in scores:
+        if known and record.encoder not in known:
+            yield (
+                f"{SCORES}: {record.score} of {record.task.name}: encoder: "
+                f"'{record.encoder.name}' {record.encoder.sha256[:12]}, which no record is of"
+            )
 
 
 def check_archives(archives: Archives, entries: Sequence[Entry]) -> Iterator[str]:

@@ -1,0 +1,89 @@
+"""Transferability scores as they are kept: one JSON line says what one score of one task was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from medtransfer.specs.base import InputError, Spec, explain
+from medtransfer.specs.record import EncoderRef, TaskRef
+
+__all__ = ["FILE", "SCHEMA", "ScoreRecord", "read_scores"]
+
+FILE = "scores.jsonl"
+SCHEMA = 1
+
+
+class ScoreRecord(Spec):
+    """What one transferability score said of one encoder and task; higher is better."""
+
+    schema_: int = Field(default=SCHEMA, alias="schema", description="Version of this format.")
+    encoder: EncoderRef = Field(description="Which encoder.")
+    task: TaskRef = Field(description="Which task; only its training images are looked at.")
+    protocol: str = Field(description="Whose input size and fixed values were used.")
+    score: str = Field(description="Name of the score.", max_length=80)
+    fingerprint: str = Field(description="Hash of all else that decides the number.")
+    options: dict[str, Any] = Field(default={}, description="The score's fixed values.")
+    value: float | None = Field(description="Null where it is undefined.")
+    undefined: str | None = Field(default=None, description="Why it is.")
+    images: int = Field(ge=0, description="Training images it was computed from.")
+    flops: int = Field(ge=0, description="Of the encoder's passes, kept from before or not.")
+    seconds: float = Field(ge=0, description="Wall time, without features that were kept.")
+    environment: dict[str, Any] = Field(default={}, description="Versions, device, sizes.")
+    finished: str = Field(description="ISO 8601, UTC.")
+
+    @field_validator("schema_")
+    @classmethod
+    def _known(cls, value: int) -> int:
+        if value > SCHEMA:
+            raise ValueError(f"written in format {value}; this version reads up to {SCHEMA}")
+        return value
+
+    @model_validator(mode="after")
+    def _said(self) -> ScoreRecord:
+        if (self.value is None) != (self.undefined is not None):
+            raise ValueError("undefined: says why exactly where value is null")
+        return self
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What must not be computed again."""
+        return (self.encoder.sha256, self.task.name, self.task.fingerprint, self.fingerprint)
+
+    def line(self) -> str:
+        """The record as one line of JSON, without the line's end."""
+        return self.model_dump_json(by_alias=True)
+
+
+def read_scores(folder: Path) -> list[ScoreRecord]:
+    """The scores of a submission, one of each; a missing file holds none.
+
+    A last line without its end is what a killed writer leaves, and is dropped.
+
+    Raises:
+        InputError: Naming the file and the line that is no score.
+    """
+    found: dict[tuple[str, ...], ScoreRecord] = {}
+    for record in _iterate(folder / FILE):
+        found.setdefault(record.key, record)
+    return list(found.values())
+
+
+def _iterate(path: Path) -> Iterator[ScoreRecord]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n") and line.strip():
+                    try:
+                        yield ScoreRecord.model_validate_json(line)
+                    except ValidationError as error:
+                        raise InputError(
+                            f"{path}: line {number}: {explain(ScoreRecord, error)}"
+                        ) from None
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None

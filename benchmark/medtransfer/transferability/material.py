@@ -1,0 +1,236 @@
+"""What scores are computed from: arrays of one encoder on the training images of one task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
+
+from medtransfer.cost.profile import profile_encoder
+from medtransfer.data.draws import draw_items, seed_of
+from medtransfer.data.store import Split, TaskData
+from medtransfer.encoders.encoder import Encoder, by_halves
+from medtransfer.encoders.features import frozen_features
+from medtransfer.encoders.source_head import SourceHead
+from medtransfer.specs.protocol import ScoreSettings
+from medtransfer.transferability.registry import Undefined
+
+__all__ = ["Material", "jitter"]
+
+Vectors = NDArray[np.float32]
+
+
+class Material:
+    """Arrays by the names of `INPUTS`, each made when it is first asked for and then kept.
+
+    Only the training split is ever looked at.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        data: TaskData,
+        settings: ScoreSettings,
+        *,
+        head: SourceHead | None = None,
+    ) -> None:
+        """Name what the arrays are of; ``head`` is the classifier of pre-training, if known."""
+        self.encoder, self.data, self.settings, self.head = encoder, data, settings, head
+        self._views: dict[tuple[int, bool], tuple[Vectors, Vectors]] = {}
+
+    @property
+    def train(self) -> Split:
+        """The training split."""
+        return self.data.splits["train"]
+
+    def get(self, name: str) -> Any:
+        """An input by its name.
+
+        Raises:
+            Undefined: Where the encoder or the task has no such thing.
+        """
+        if name == "views":
+            return self.views(self.settings.level, pooled=self.settings.pooled)
+        return getattr(self, name)
+
+    def images(self, name: str) -> int:
+        """How many training images an input is of."""
+        least = {"views": self.settings.images, "pixels": self.settings.masks}
+        return min(len(self.train), least.get(name, len(self.train)))
+
+    def flops(self, name: str) -> int:
+        """What the encoder's passes for an input take, whether or not it was kept from before."""
+        passes = {"labels": 0, "views": 2}.get(name, 1)
+        return passes * self.images(name) * self._forward
+
+    @cached_property
+    def _forward(self) -> int:
+        return profile_encoder(self.encoder).forward
+
+    @cached_property
+    def features(self) -> NDArray[np.float64]:
+        """Frozen features, (N, D)."""
+        return np.asarray(frozen_features(self.encoder, self.train), np.float64)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Classes (N,), or labels (N, L)."""
+        return self.train.labels
+
+    @cached_property
+    def source_probabilities(self) -> NDArray[np.float64]:
+        """Probabilities of the classes of pre-training, (N, S)."""
+        head = self.head
+        if head is None:
+            raise Undefined("the encoder comes without the classifier of its pre-training")
+        return np.concatenate(
+            [
+                head.probabilities(by_halves(self._represent, torch.from_numpy(batch)))
+                for batch in self.train.batches(self.encoder.batch)
+            ]
+        )
+
+    def _represent(self, images: Tensor) -> Tensor:
+        encoder = self.encoder
+        with torch.inference_mode():
+            return encoder.represent(encoder.normalise(encoder.resample(images)))
+
+    def views(self, level: int, *, pooled: bool) -> tuple[Vectors, Vectors]:
+        """Features of two jittered copies of some images at a level of the pyramid.
+
+        Args:
+            level: 0 to 3.
+            pooled: Whether they are averaged over space, or all taken.
+
+        Returns:
+            Two arrays (n, C).
+        """
+        if (level, pooled) not in self._views:
+            self._views[level, pooled] = self._see(level, pooled=pooled)
+        return self._views[level, pooled]
+
+    def forget_views(self) -> None:
+        """Give back the memory of the views."""
+        self._views.clear()
+
+    def _see(self, level: int, *, pooled: bool) -> tuple[Vectors, Vectors]:
+        if len(self.train) < 2:
+            raise Undefined("one image has no other to be compared with")
+        items = self._choose(self.settings.images)
+        generator = torch.Generator().manual_seed(seed_of(self.data.card.name, "jitter"))
+        draws = torch.rand((2, len(items), 4), generator=generator)
+
+        def see(pixels: Tensor) -> Tensor:
+            features = self._pyramid(pixels)[level]
+            return features.mean(dim=(2, 3)) if pooled else features.flatten(1)
+
+        found: tuple[list[Vectors], list[Vectors]] = ([], [])
+        for start in range(0, len(items), self.encoder.batch):
+            rows = slice(start, start + self.encoder.batch)
+            pixels = self.encoder.resample(torch.from_numpy(self.train.images[items[rows]]))
+            for copy, own in zip(found, draws, strict=True):
+                jittered = jitter(pixels, own[rows], self.settings)
+                copy.append(by_halves(see, jittered).cpu().numpy())
+        return np.concatenate(found[0]), np.concatenate(found[1])
+
+    @cached_property
+    def pixels(self) -> Sequence[Mapping[int, Sequence[NDArray[np.float64]]]]:
+        """Vectors of some pixels of some images, by level, class and image."""
+        if self.train.masks is None:
+            raise Undefined("the task has no masks")
+        items = self._choose(self.settings.masks)
+        generator = np.random.default_rng(seed_of(self.data.card.name, "pixels"))
+        classes = range(len(self.data.card.classes))
+        levels: list[dict[int, list[NDArray[np.float64]]]] = [
+            {number: [] for number in classes} for _ in range(4)
+        ]
+        for item in items:
+            image = torch.from_numpy(np.array(self.train.images[item : item + 1]))
+            maps = self._pyramid(self.encoder.resample(image))
+            mask = np.asarray(self.train.masks[item])
+            for number in classes:
+                places = np.argwhere(mask == number)
+                most = min(self.settings.pixels, len(places))
+                chosen = places[np.sort(generator.permutation(len(places))[:most])]
+                for level, features in zip(levels, maps, strict=True):
+                    level[number].append(self._read(features, chosen, mask.shape))
+        return levels
+
+    def _read(
+        self, features: Tensor, places: NDArray[np.int64], shape: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        """A map (1, C, h, w) at some pixels (m, 2) of a mask, (m, C), bilinearly."""
+        if not len(places):
+            return np.empty((0, features.shape[1]))
+        covered = math.ceil(self.encoder.size / 32) * 32 / self.encoder.size
+        # From pixels of the mask to -1 ... 1 over what the map covers.
+        relative = (places + 0.5) / np.array(shape) / covered * 2 - 1
+        grid = torch.from_numpy(relative[:, ::-1].copy()).float().to(features.device)
+        read = functional.grid_sample(
+            features, grid[None, None], padding_mode="border", align_corners=False
+        )
+        return read[0, :, 0].T.double().cpu().numpy()
+
+    def _pyramid(self, pixels: Tensor) -> list[Tensor]:
+        encoder = self.encoder
+        if not hasattr(encoder.inner, "forward_intermediates"):
+            raise Undefined("the encoder gives one vector an image and no feature maps")
+        with torch.inference_mode():
+            return encoder.pyramid(encoder.normalise(pixels))
+
+    def _choose(self, most: int) -> NDArray[np.int64]:
+        """At most so many training images, always the same."""
+        train = self.train
+        if len(train) <= most:
+            return np.arange(len(train))
+        none = np.empty((len(train), 0), np.int64)  # by hash alone, whatever their labels
+        return draw_items(none, train.ids, shots=most, task=self.data.card.name, draw=0)
+
+
+_LUMA = (0.2989, 0.587, 0.114)  # torchvision's
+
+
+def jitter(pixels: Tensor, draws: Tensor, settings: ScoreSettings) -> Tensor:
+    """Change brightness, contrast, saturation and hue of each image by its own amount.
+
+    They are torchvision's changes, in this order; the first three of all images at once.
+
+    Args:
+        pixels: (N, C, S, S), values 0 to 255.
+        draws: Uniform between 0 and 1, (N, 4).
+        settings: The amounts.
+    """
+    spread = 2 * draws.to(pixels.device) - 1
+    brightness, contrast, saturation = (
+        (1 + amount * own).view(-1, 1, 1, 1)
+        for amount, own in zip(
+            (settings.brightness, settings.contrast, settings.saturation), spread.T, strict=False
+        )
+    )
+    images = (pixels / 255 * brightness).clamp(0, 1)
+    mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+    images = (images * contrast + mean * (1 - contrast)).clamp(0, 1)
+    if pixels.shape[1] == 3 and not bool((pixels == pixels[:, :1]).all()):
+        images = (images * saturation + _grey(images) * (1 - saturation)).clamp(0, 1)
+        turns = (settings.hue * spread[:, 3]).tolist()
+        pairs = zip(images, turns, strict=True)
+        images = torch.stack([transforms.adjust_hue(image, turn) for image, turn in pairs])
+    jittered: Tensor = images * 255
+    return jittered
+
+
+def _grey(images: Tensor) -> Tensor:
+    """The luma of colour images, (N, 1, S, S)."""
+    if images.shape[1] != 3:
+        return images
+    weights = images.new_tensor(_LUMA).view(1, 3, 1, 1)
+    luma: Tensor = (images * weights).sum(dim=1, keepdim=True)
+    return luma
