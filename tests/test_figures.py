@@ -26,6 +26,7 @@ from medtransfer.specs.record import Cell
 from tests.test_ranking import MIXED, MIXED_SUITES, QUICK, card, rank, submission
 
 ROOT = Path(__file__).parents[1]
+FILES = ["README.md", "leaderboard.csv", "scores.csv"]
 HOSTILE = [
     "<script>alert(1)</script>&amp;\"']]>",
     "x" * 10_000,
@@ -332,7 +333,7 @@ def test_links_lead_to_the_figures(tmp_path: Path) -> None:
     """Every picture of the page is a file that was written, with its text, and the reverse."""
     names = write(rank(spread("a"), spread("b")), out=tmp_path)
     links = re.findall(r"!\[(.+?)\]\((.+?)\)", (tmp_path / "README.md").read_text())
-    assert sorted(name for _, name in links) == sorted(names[3:])
+    assert sorted(name for _, name in links) == sorted(names[4:])
     assert all(len(alt) > 40 for alt, _ in links)
 
 
@@ -341,8 +342,8 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     board = rank(spread("a"), spread("b"))
     names = write(board, out=tmp_path / "with")
     monkeypatch.setitem(sys.modules, "altair", None)
-    assert write(board, out=tmp_path / "without") == ["README.md", "leaderboard.csv"]
-    for name in ("README.md", "leaderboard.csv"):
+    assert write(board, out=tmp_path / "without") == FILES
+    for name in FILES:
         both = [(tmp_path / folder / name).read_bytes() for folder in ("with", "without")]
         assert both[0] == both[1]
     assert not (tmp_path / "without" / "figures").exists()

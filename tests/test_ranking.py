@@ -125,7 +125,7 @@ class Made(Submission):
 
 def made(card: EncoderCard, records: Sequence[Record], folder: Path | None = None) -> Made:
     plain = Submission.of(card, records, folder=folder)
-    return Made(plain.card, plain.cells, plain.values, plain.status, tuple(records))
+    return Made(**vars(plain), records=tuple(records))
 
 
 def rank(*submissions: Submission, suites: dict[str, Suite] = SUITES) -> Board:
@@ -755,7 +755,8 @@ def test_check_finds_a_changed_byte(tmp_path: Path) -> None:
     """What was written is current; one other byte, or a missing file, is not."""
     one = submission("a")
     found, cards = [rank(one)], {"a": one.card}
-    out, names = tmp_path / "leaderboard", ["README.md", "leaderboard.csv", "index.html"]
+    out, names = tmp_path / "leaderboard", ["README.md", "leaderboard.csv", "scores.csv"]
+    names += ["index.html"]
     names += ["figures/quick_phantom_scores.svg", "figures/quick_phantom_curves.svg"]
     assert ranking.check_leaderboard(found, out, cards=cards) == names
     assert ranking.write_leaderboard(found, out, cards=cards) == names

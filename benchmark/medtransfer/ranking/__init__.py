@@ -17,10 +17,17 @@ from medtransfer.ranking.files import (
     tidy,
     write_leaderboard,
 )
+from medtransfer.ranking.judgement import Judgement, judge_scores
 from medtransfer.ranking.layout import Layout, lay_out
 from medtransfer.ranking.markdown import render_markdown
 from medtransfer.ranking.parallel import without_collection
+from medtransfer.ranking.predictions import (
+    judge_submissions,
+    tabulate_judgement,
+    tabulate_tasks,
+)
 from medtransfer.ranking.published import load_published
+from medtransfer.ranking.scores_import import read_outcomes, read_scores_csv
 from medtransfer.ranking.submissions import (
     PUBLISHED,
     Submission,
@@ -29,6 +36,15 @@ from medtransfer.ranking.submissions import (
 )
 from medtransfer.ranking.summary import summary
 from medtransfer.ranking.text import escape, quantity
+from medtransfer.ranking.trajectories import (
+    Studied,
+    Trajectory,
+    study_trajectories,
+    tabulate_picks,
+    tabulate_points,
+    tabulate_trajectories,
+    trajectory_rows,
+)
 from medtransfer.specs.base import InputError, suggest
 from medtransfer.specs.protocol import Protocol, list_protocols, load_protocol
 from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks
@@ -37,25 +53,39 @@ __all__ = [
     "PUBLISHED",
     "Board",
     "Difference",
+    "Judgement",
     "Layout",
+    "Studied",
     "Submission",
+    "Trajectory",
     "boards",
     "check_leaderboard",
     "load_published",
     "compare",
     "compare_records",
+    "draw_trajectories",
     "escape",
     "has_charts",
+    "judge_scores",
+    "judge_submissions",
     "leaderboard",
     "load_submission",
     "load_submissions",
     "quantity",
+    "read_outcomes",
+    "read_scores_csv",
     "render_csv",
     "render_markdown",
     "shared_cells",
     "shipped_boards",
+    "study_trajectories",
     "summary",
     "tabulate",
+    "tabulate_judgement",
+    "tabulate_picks",
+    "tabulate_points",
+    "tabulate_tasks",
+    "tabulate_trajectories",
     "tidy",
     "without_collection",
     "write_leaderboard",
@@ -103,6 +133,15 @@ def compare(
             f"'{first}' and '{second}' share no complete task, budget and adaptation of a protocol"
         )
     return found
+
+
+def draw_trajectories(studied: Studied) -> str:
+    """The figure of trajectories as SVG; needs the extra ``page``."""
+    # The charting library takes a second to load.
+    from medtransfer.ranking.charts import draw
+
+    rows, title = trajectory_rows(studied)
+    return draw("trajectories", rows, title=title)
 
 
 def _protocols() -> dict[str, Protocol]:

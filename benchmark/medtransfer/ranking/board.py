@@ -22,8 +22,10 @@ from medtransfer.ranking.columns import (
 from medtransfer.ranking.contamination import contamination, overlapping
 from medtransfer.ranking.frame import IN_DOMAIN
 from medtransfer.ranking.grid import GROUP, Grid, average
+from medtransfer.ranking.judgement import Judgement
 from medtransfer.ranking.layout import OTHER_TASKS, Layout, lay_out
 from medtransfer.ranking.pareto import mark_fronts
+from medtransfer.ranking.predictions import judge_layout
 from medtransfer.ranking.resampling import Replicates
 from medtransfer.ranking.sources import Sources, compare_sources
 from medtransfer.ranking.standing import judge
@@ -68,6 +70,7 @@ class Board:
             `compare_adaptations`.
         significance: Tests of the ranked encoders over tasks.
         sources: Source domains against target domains, of the ranked encoders.
+        judgement: How well transferability scores predicted the ranked cells.
         notes: What was left out, and why.
     """
 
@@ -83,6 +86,7 @@ class Board:
     adaptations: pd.DataFrame
     significance: Significance
     sources: Sources
+    judgement: Judgement
     notes: tuple[str, ...]
 
 
@@ -143,6 +147,7 @@ def _board(
         sources=compare_sources(
             table.loc[ranked], {name: layout.submissions[name].card for name in ranked}
         ),
+        judgement=judge_layout(layout),
         notes=(
             *_stale(layout.stale),
             *_foreign(layout.foreign),

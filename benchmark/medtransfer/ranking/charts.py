@@ -31,6 +31,7 @@ _COLOURS = {
     "cost": [_ACCENT, _FAINT],
     "curves": [_ACCENT, "#c4480f", "#1a7f4b", "#8b3fae", "#a8123e", "#0e8a94", "#7a5c00", _MUTED],
 }
+_COLOURS["trajectories"] = _COLOURS["curves"]
 # How wide a text is, each machine measures by its own fonts: nothing may be cut, left out or moved
 # for it.
 _UNMEASURED = {
@@ -170,11 +171,12 @@ def draw(chart: str, rows: Rows, *, title: tuple[str, str]) -> str:
     """A figure of the README as SVG: the same bytes whatever fonts there are.
 
     Args:
-        chart: ``scores``, ``cost``, ``curves`` or ``domains``.
+        chart: ``scores``, ``cost``, ``curves``, ``domains`` or ``trajectories``.
         rows: What the chart reads.
         title: Two lines.
     """
     charts = {"scores": _scores, "cost": _priced, "curves": _panels, "domains": _heat}
+    charts["trajectories"] = _trajectories
     specification, padding = charts[chart](rows)
     whole = {
         "datasets": {"rows": list(rows)},
@@ -244,16 +246,7 @@ def _panels(rows: Rows) -> tuple[Json, Padding]:
         }
         for panel in panels
     ]
-    base = alt.Chart(_ROWS, width=names, height=alt.Step(20)).encode(
-        y=alt.Y("encoder:N", sort=None, axis=None)
-    )
-    base = base.transform_aggregate(score="max(score)", groupby=["encoder"])  # a row for each
-    colour = alt.Color("encoder:N", sort=None, legend=None)
-    key = alt.layer(
-        base.mark_circle(size=64, opacity=1).encode(x=alt.value(6), color=colour),
-        base.mark_text(align="left").encode(x=alt.value(18), text="encoder:N"),
-    )
-    found = alt.hconcat(key, spacing=gap, bounds="flush").to_dict()
+    found = alt.hconcat(_key("encoder", names), spacing=gap, bounds="flush").to_dict()
     found["hconcat"] = [*views, *found["hconcat"]]
     found.pop("config")
     # The size of a row of views is nothing by itself.
@@ -276,6 +269,56 @@ def _heat(rows: Rows) -> tuple[Json, Padding]:
     }
     slanted = 4 * max(len(row["target"]) for row in rows)
     return found, {"left": left, "top": 72, "right": right, "bottom": 64 + slanted}
+
+
+def _trajectories(rows: Rows) -> tuple[Json, Padding]:
+    """Panels one below the other; rows: panel, part, series, seen, value and pick (yes, no)."""
+    left, names, gap, height = 64, 150, 40, 120
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    parts = sorted({row["part"] for row in rows})
+    width = (_WIDTH - left - names - gap * len(parts)) // len(parts)
+    lines = []
+    for number, panel in enumerate(panels):
+        views = []
+        for part in parts:
+            base = (
+                alt.Chart(_ROWS, width=width, height=height)
+                .transform_filter(alt.FieldEqualPredicate(field="panel", equal=panel))
+                .transform_filter(alt.FieldEqualPredicate(field="part", equal=part))
+                .encode(
+                    x=alt.X("seen:Q", title=None).axis(format="~s", tickCount=4, grid=False),
+                    y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)).axis(tickCount=4),
+                    color=alt.Color("series:N", sort=None, legend=None),
+                )
+            )
+            ring = base.transform_filter(alt.FieldEqualPredicate(field="pick", equal="yes"))
+            layers = alt.layer(
+                base.mark_line(strokeWidth=1.6),
+                ring.mark_point(size=70, strokeWidth=1.6),
+                title=alt.Title(f"{panel}, {part}", fontSize=11, fontWeight="normal"),
+            )
+            views.append(layers.resolve_scale(color="shared"))
+        if number == 0:
+            views.append(_key("series", names))
+        lines.append(alt.hconcat(*views, spacing=gap, bounds="flush"))
+    found = alt.vconcat(*lines, spacing=58, bounds="flush").resolve_scale(color="shared")
+    whole = found.to_dict()
+    whole.pop("config")
+    below = (height + 58) * len(panels)
+    return whole, {"left": left, "top": 92, "right": _WIDTH - left, "bottom": below + 20}
+
+
+def _key(field: str, width: int) -> alt.LayerChart | alt.FacetChart:
+    """Who is who, by colour."""
+    base = alt.Chart(_ROWS, width=width, height=alt.Step(20)).encode(
+        y=alt.Y(f"{field}:N", sort=None, axis=None)
+    )
+    base = base.transform_aggregate(rows="count()", groupby=[field])  # a row for each
+    colour = alt.Color(f"{field}:N", sort=None, legend=None)
+    return alt.layer(
+        base.mark_circle(size=64, opacity=1).encode(x=alt.value(6), color=colour),
+        base.mark_text(align="left").encode(x=alt.value(18), text=f"{field}:N"),
+    )
 
 
 def _range(values: Sequence[float | None]) -> list[float]:

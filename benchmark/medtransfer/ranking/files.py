@@ -14,6 +14,7 @@ import pandas as pd
 
 from medtransfer.ranking.board import Board
 from medtransfer.ranking.figures import FOLDER, figures
+from medtransfer.ranking.judgement import Judgement
 from medtransfer.ranking.markdown import render_markdown
 from medtransfer.ranking.published import Published
 from medtransfer.ranking.published_markdown import render_published
@@ -24,6 +25,7 @@ __all__ = [
     "csv_field",
     "has_charts",
     "render_csv",
+    "render_scores",
     "tidy",
     "write_leaderboard",
 ]
@@ -59,7 +61,22 @@ def tidy(boards: Sequence[Board]) -> pd.DataFrame:
 
 def render_csv(boards: Sequence[Board]) -> str:
     """The rows of :func:`tidy`, six decimals; unknown values are empty."""
-    table = tidy(boards)
+    return _write_csv(tidy(boards))
+
+
+def render_scores(boards: Sequence[Board]) -> str:
+    """How transferability scores did, one row a board, task, outcome and score; as `render_csv`."""
+    parts = [
+        board.judgement.tasks.assign(protocol=board.protocol, suite=board.suite)
+        for board in boards
+        if not board.kind
+    ]
+    tasks = pd.concat(parts, ignore_index=True) if parts else Judgement.nothing().tasks
+    names = ["protocol", "suite", *(name for name in tasks if name not in ("protocol", "suite"))]
+    return _write_csv(tasks.reindex(columns=names))
+
+
+def _write_csv(table: pd.DataFrame) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([csv_field(name) for name in table.columns])
@@ -139,6 +156,7 @@ def _files(
     files = {
         "README.md": render_markdown(boards, published=render_published(studies)),
         "leaderboard.csv": render_csv(boards),
+        "scores.csv": render_scores(boards),
     }
     if has_charts():
         # The charting library takes a second to load.

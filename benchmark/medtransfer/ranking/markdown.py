@@ -13,6 +13,7 @@ from medtransfer.ranking.columns import Column, Section
 from medtransfer.ranking.figures import Figure, figures
 from medtransfer.ranking.frame import IN_DOMAIN, KINDS
 from medtransfer.ranking.pareto import PRICES, best_under
+from medtransfer.ranking.predictions import tabulate_judgement
 from medtransfer.ranking.standing import verdicts
 from medtransfer.ranking.task_tables import render_tasks
 from medtransfer.ranking.text import MISSING, escape, pipe_table, quantity, spans
@@ -64,6 +65,11 @@ cell of a board has no rank and no score there: no mean is taken over what happe
   have a rank on classification.
 - **Optional adaptations** (partial, lora) are shown beside the ranked ones, over the tasks on which
   an encoder has all of them, and change no rank.
+- **Predicting transfer**: rank correlations of a transferability score with the metric over the
+  encoders of a task, averaged over tasks, with 95 % intervals from encoders and tasks drawn anew
+  (1,000 times); weighted tau counts the best encoders most. **Regret**: the best encoder's metric
+  minus that of the one with the highest score. **Cost**: FLOPs of the encoder's passes for the
+  score over those of the adaptation.
 - **(intra)**: the encoder was pre-trained on that domain. **(unknown)**: it does not say.
 - **±**: standard deviation over the draws. **(diverged)**: training did on at least one draw,
   which counts as chance. **3/10 draws**: not finished.
@@ -123,7 +129,11 @@ def _board(board: Board, told: dict[str, set[str]]) -> str:
             _costs(board, ranked, drawn),
         ]
     if not board.kind:  # whose tables stand on the board of the whole suite
-        parts += [*_adaptations(board), *render_tasks(board, most=_MOST, told=told)]
+        parts += [
+            _predictions(board),
+            *_adaptations(board),
+            *render_tasks(board, most=_MOST, told=told),
+        ]
     if len(unranked):
         parts.append(_unranked(board, unranked))
     if board.notes:
@@ -321,6 +331,21 @@ def _adaptations(board: Board) -> list[str]:
     escaped = [[escape(value) for value in row] for row in rows]
     table = pipe_table(head, escaped, align="llll" + "r" * (len(head) - 4))
     return ["### Optional adaptations beside the ranked ones\n\n" + table]
+
+
+def _predictions(board: Board) -> str:
+    """How well transferability scores foretold all this."""
+    summary = board.judgement.summary
+    if summary.empty:
+        return ""
+    head, rows = tabulate_judgement(summary)
+    escaped = [[escape(value) for value in row] for row in rows]
+    return (
+        "### Predicting transfer without fine-tuning\n\n"
+        + pipe_table(head, escaped, align="lll" + "r" * (len(head) - 3))
+        + "\nScores of `bench score`, from training images alone, against the in-domain metric; "
+        "task by task in `scores.csv`.\n"
+    )
 
 
 def _unranked(board: Board, unranked: pd.DataFrame) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from medtransfer.ranking.parallel import map_in_processes, without_collection
 from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import Record, first_settled, iterate_records
+from medtransfer.specs.score import FILE as SCORES
+from medtransfer.specs.score import ScoreRecord, read_scores
 from medtransfer.specs.verification import Status, read_status
 
 __all__ = ["COSTS", "PUBLISHED", "Submission", "load_submission", "load_submissions", "stack"]
@@ -35,6 +37,7 @@ COSTS = [
 _KEY = ["task", "budget", "adaptation", "draw", "sha256", "protocol_fingerprint", "fingerprint"]
 _NAMES = ["sha256", "protocol", "protocol_fingerprint", "task", "fingerprint", "domain", "kind"]
 _NAMES += ["metric", "adaptation", "budget", "status", "device", "folder"]
+_SCORE_NAMES = ["sha256", "protocol", "task", "fingerprint", "score", "made"]
 _TYPES = {"error": object, "key": object, "draw": np.int64, "chance": float}
 _TYPES |= dict.fromkeys(COSTS, float)
 _read_costs = attrgetter(*COSTS)
@@ -53,12 +56,16 @@ class Submission:
         values: The primary metric: cell (its row), split and value (null where it is undefined);
             one row for each test split of a record with status ``ok``.
         status: Whether `bench verify --rerun` passed on the files as they are.
+        scores: Transferability scores, one row each: sha256, protocol, task, fingerprint (of the
+            task), score, made (hash of its fixed values), value (null where it is undefined),
+            flops and seconds.
     """
 
     card: EncoderCard
     cells: pd.DataFrame
     values: pd.DataFrame
     status: Status = "declared"
+    scores: pd.DataFrame = field(default_factory=lambda: _tabulate_scores([]))
 
     @property
     def folders(self) -> list[str]:
@@ -73,6 +80,7 @@ class Submission:
         *,
         folder: Path | None = None,
         status: Status = "declared",
+        scores: Iterable[ScoreRecord] = (),
     ) -> Submission:
         """Take records from memory.
 
@@ -81,6 +89,7 @@ class Submission:
             records: Of several of one cell and origin, the first settled one stands.
             folder: Where their arrays are, if anywhere.
             status: Whether they were verified.
+            scores: Transferability scores.
         """
         rows, values = [], []
         for number, record in enumerate(records):  # of which no more than one is held at a time
@@ -90,7 +99,7 @@ class Submission:
                 values += [(name, number, own.get(metric)) for name, own in record.metrics.items()]
         cells = _tabulate(rows, _NAMES, _TYPES)
         splits = _tabulate(values, ["split"], {"cell": np.int64, "value": float})
-        return cls(card, *_first_settled(cells, splits), status)
+        return cls(card, *_first_settled(cells, splits), status, _tabulate_scores(scores))
 
 
 def load_submissions(folders: Sequence[Path], *, processes: int = 1) -> list[Submission]:
@@ -136,7 +145,8 @@ def _load_all(paths: Sequence[Path], processes: int) -> Iterable[Submission]:
 def _load(path: Path) -> Submission:
     card, records = _open(path)
     with without_collection():
-        return Submission.of(card, records, folder=path, status=read_status(path))
+        own = _own_scores(path, card.name)
+        return Submission.of(card, records, folder=path, status=read_status(path), scores=own)
 
 
 def _open(path: Path) -> tuple[EncoderCard, Iterator[Record]]:
@@ -159,6 +169,17 @@ def _own_records(ledger: Path, encoder: str) -> Iterator[Record]:
                 f"but '{encoder}' in encoder.yaml"
             )
         yield record
+
+
+def _own_scores(folder: Path, encoder: str) -> list[ScoreRecord]:
+    scores = read_scores(folder)
+    for record in scores:
+        if record.encoder.name != encoder:
+            raise InputError(
+                f"{folder / SCORES}: encoder.name: '{record.encoder.name}' in a score of "
+                f"{record.task.name}, but '{encoder}' in encoder.yaml"
+            )
+    return scores
 
 
 def _encoder_folders(folder: Path) -> list[Path]:
@@ -218,6 +239,27 @@ def _tabulate(
     return pd.DataFrame(columns)
 
 
+def _tabulate_scores(scores: Iterable[ScoreRecord]) -> pd.DataFrame:
+    """The columns of `Submission.scores`."""
+    rows = [
+        (
+            one.encoder.sha256,
+            one.protocol,
+            one.task.name,
+            one.task.fingerprint,
+            one.score,
+            one.fingerprint,
+            np.nan if one.value is None else one.value,
+            float(one.flops),
+            one.seconds,
+        )
+        for one in scores
+    ]
+    table = pd.DataFrame(rows, columns=[*_SCORE_NAMES, "value", "flops", "seconds"])
+    kinds = {"value": float, "flops": float, "seconds": float}
+    return table.astype({**dict.fromkeys(_SCORE_NAMES, object), **kinds})
+
+
 def _merge(parts: list[tuple[Path, Submission]]) -> Submission:
     """Join the parts of one encoder; the card of the first stands."""
     card = parts[0][1].card
@@ -233,8 +275,12 @@ def _merge(parts: list[tuple[Path, Submission]]) -> Submission:
     found = {part.status for _, part in parts}
     status: Status = "changed" if "changed" in found else "declared"
     cells, values = stack([part for _, part in parts])
+    scores = pd.concat([part.scores for _, part in parts], ignore_index=True)
     return Submission(
-        card, *_first_settled(cells, values), "verified" if found == {"verified"} else status
+        card,
+        *_first_settled(cells, values),
+        "verified" if found == {"verified"} else status,
+        scores.drop_duplicates(_SCORE_NAMES, ignore_index=True),
     )
 
 

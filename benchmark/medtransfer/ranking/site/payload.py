@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medtransfer.ranking.board import Board
 from medtransfer.ranking.charts import chart_specifications
 from medtransfer.ranking.frame import IN_DOMAIN
+from medtransfer.ranking.predictions import tabulate_judgement, tabulate_tasks
 from medtransfer.ranking.published import Published, published_board
 from medtransfer.ranking.site.cards import describe
 from medtransfer.ranking.site.columns import page_columns
@@ -98,6 +99,18 @@ def _board(board: Board, names: Sequence[str], pool: dict[str, int]) -> Json:
         "values": values,
         "results": _results(replace(board, table=table), pool),
         "notes": list(board.notes),
+        "judgement": _judgement(board),
+    }
+
+
+def _judgement(board: Board) -> Json | None:
+    """How transferability scores did, as tables: over all tasks, and of each."""
+    if board.judgement.summary.empty:
+        return None
+    over_all, single = tabulate_judgement(board.judgement.summary), tabulate_tasks(board.judgement)
+    return {
+        name: {"head": head, "rows": rows}
+        for name, (head, rows) in (("over_all", over_all), ("single", single))
     }
 
 

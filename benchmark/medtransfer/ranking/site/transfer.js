@@ -120,14 +120,34 @@ function adaptedFigure(board, state, ranked) {
   ];
 }
 
-/** How well transferability scores foretold the outcomes. */
-function outcomeFigure() {
+/** How well transferability scores foretold the outcomes; over the whole board. */
+function outcomeFigure(board) {
+  const title = "Transferability score against outcome";
+  if (!board.judgement) {
+    return [
+      section(
+        "outcomes",
+        title,
+        empty(
+          "Transferability scores of at least three encoders, computed on the training images before any fine-tuning (bench score), would fill it.",
+        ),
+      ),
+      null,
+    ];
+  }
+  const { over_all, single } = board.judgement;
+  const texts = (rows, columns) =>
+    rows.map((row) => row.map((value, at) => (at < columns ? foreign(value, 60) : value)));
+  const note =
+    "Rank correlations of scores that were computed on training images alone with the in-domain metric, over the encoders of a task, averaged over tasks; in parentheses 95 % intervals, encoders and tasks drawn anew. Weighted tau counts the best encoders most. Regret: the best encoder\u2019s metric less that of the one with the highest score. Cost: FLOPs of the score over those of the adaptation.";
   return [
     section(
       "outcomes",
-      "Transferability score against outcome",
-      empty(
-        "Transferability scores of ranked encoders, computed on the training images before any fine-tuning (such as LogME, or the robustness score of Hidy et al. 2024), would fill it. No submission holds any yet.",
+      title,
+      make("p", { class: "note" }, note),
+      plainTable(title, over_all.head, texts(over_all.rows, 3)),
+      folded("Task by task", () =>
+        plainTable(`${title}, task by task`, single.head, texts(single.rows, 5)),
       ),
     ),
     null,
