@@ -17,6 +17,7 @@ import performance_networks
 import performance_pretraining
 import performance_probes
 import performance_runs
+import performance_scores
 import torch
 from performance_measure import Measured, Row
 from rich.console import Console
@@ -30,6 +31,7 @@ ROWS = [
     *performance_networks.ROWS,
     *performance_pretraining.ROWS,
     *performance_probes.ROWS,
+    *performance_scores.ROWS,
     *performance_runs.ROWS,
     *performance_board.ROWS,
 ]

@@ -28,7 +28,7 @@ from medtransfer.metrics.classification import compute_auroc
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.task import load_tasks
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "draw_jobs", "fit_usually"]
 
 _AGREEMENT = 1e-4
 _DRAWS = 3
@@ -47,7 +47,7 @@ def sweep_probes(width: int, classes: int, items: int) -> Measured:
     only the first is timed, and counted three times. Both have to come to the same objectives and
     to choose the same L2.
     """
-    jobs = _draw_jobs(width=width, classes=classes, items=items)
+    jobs = draw_jobs(width=width, classes=classes, items=items)
     splits = jobs["full", 0].data.splits
     features = {name: np.array(split.images, np.float64) for name, split in splits.items()}
     found: dict[tuple[str, int], Found] = {}
@@ -74,7 +74,7 @@ def sweep_probes(width: int, classes: int, items: int) -> Measured:
     return replace(measured, notes=tuple(notes))
 
 
-def _draw_jobs(*, width: int, classes: int, items: int) -> dict[tuple[str, int], Job]:
+def draw_jobs(*, width: int, classes: int, items: int) -> dict[tuple[str, int], Job]:
     """Cells of a task whose images are its features: any encoder will do.
 
     The variance of the features falls as 1 / rank, as that of deep features does about, and the

@@ -22,7 +22,11 @@ from medtransfer.ranking.judgement import (
 )
 from medtransfer.ranking.predictions import tabulate_judgement
 from medtransfer.ranking.scores_import import read_outcomes, read_scores_csv
+from medtransfer.ranking.submissions import Submission
 from medtransfer.specs.errors import InputError
+from medtransfer.specs.record import EncoderRef
+from medtransfer.specs.score import ScoreRecord
+from tests.test_ranking import rank, submission
 
 
 @settings(max_examples=60, deadline=None)
@@ -161,6 +165,69 @@ def test_tables_for_people() -> None:
     assert head[:3] == ["Outcome", "Score", "Its ranking is"] and head[-1] == "Cost"
     assert [row[1] for row in rows] == ["good", "blind", "wrong", RANDOM]
     assert rows[0][2] == "better than chance" and rows[0][-1] == "10 %" and rows[-1][2] == "-"
+
+
+# On a board.
+
+
+def scored(name: str, value: float, **changes: object) -> Submission:
+    """An encoder of the boards' tests with a metric everywhere, and two scores of each task."""
+    one = submission(name, value=value)
+    scores = [
+        ScoreRecord.model_validate(
+            {
+                "encoder": made.encoder,
+                "task": made.task,
+                "protocol": "quick",
+                "score": score,
+                "fingerprint": f"{score} 1",
+                "value": found,
+                "images": 10,
+                "flops": 10**10,
+                "seconds": 1,
+                "finished": made.finished,
+                **changes,
+            }
+        )
+        for made in {r.task.name: r for r in one.records}.values()
+        for score, found in (("logme", value), ("gbc", -value), ("robustness[0,map,mse,1]", value))
+    ]
+    return Submission.of(one.card, one.records, scores=scores)
+
+
+def three() -> list[Submission]:
+    return [scored("a", 0.6), scored("b", 0.7), scored("c", 0.8), scored("d", 0.9)]
+
+
+def test_a_board_judges_the_scores_of_its_encoders(tmp_path: Path) -> None:
+    """A view, and a table of single tasks; parts of a sweep are not among them."""
+    board = rank(*three())
+    own = board.judgement.tasks
+    assert set(own["score"]) == {"logme", "gbc", RANDOM}
+    by_score = own.groupby("score")["regret"].max()
+    assert by_score["logme"] == pytest.approx(0) and by_score["gbc"] == pytest.approx(0.3)
+    assert set(own["outcome"]) == {"knn", "linear", "finetune"}
+    text = ranking.render_markdown([board])
+    assert "### Predicting transfer without fine-tuning" in text
+    assert "| linear | logme | better than chance | 1.00 (1.00 to 1.00) |" in text
+    cards = {one.card.name: one.card for one in three()}
+    ranking.write_leaderboard([board], tmp_path, cards=cards)
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert len(table) == len(own) and table["protocol"].eq("quick").all()
+
+
+def test_scores_of_other_data_weights_or_values_are_not_mixed_in() -> None:
+    """Scores stand beside records of the same weights and data, made in the same way."""
+    others = [
+        {"encoder": EncoderRef(name="e", sha256="other")},
+        {"protocol": "v1"},
+        {"fingerprint": "of other fixed values"},
+    ]
+    for change in others:
+        own = rank(*three(), scored("e", 0.5, **change)).judgement.tasks
+        assert own["encoders"].eq(4).all()
+    assert rank(*three(), scored("e", 0.5)).judgement.tasks["encoders"].eq(5).all()
+    assert rank(submission("a"), submission("b")).judgement.summary.empty
 
 
 # Imported numbers.

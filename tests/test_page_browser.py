@@ -20,6 +20,7 @@ from medtransfer.ranking.published import Published, load_published, published_b
 from medtransfer.specs.protocol import OPTIONAL
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite
+from tests.test_judgement import three
 from tests.test_page import ATTACK, many
 from tests.test_published import COMMITTED, MAPPING, finding, publish, varied
 from tests.test_ranking import (
@@ -344,6 +345,21 @@ def test_further_pretraining_stands_beside_its_parents(open_page: Open, tmp_path
     assert [float(row[3]) for row in cells] == pytest.approx(
         [scores["parent"], scores["child"]], abs=6e-4
     )
+
+
+def test_scores_stand_beside_outcomes(open_page: Open, tmp_path: Path) -> None:
+    """How well transferability scores did, over all tasks, and folded below task by task."""
+    found = three()
+    boards = ranking.boards(found, SUITES, {"quick": QUICK})
+    page = open_page("", write(tmp_path, boards, found))
+    section = page.locator("section[aria-labelledby=outcomes]")
+    rows = section.locator("tbody tr")
+    cells = rows.evaluate_all("all => all.map(r => [...r.children].map(c => c.textContent))")
+    assert cells[0][:3] == ["knn", "logme", "better than chance"]
+    assert len(cells) == len(boards[0].judgement.summary)
+    section.locator("summary").click()
+    page.wait_for_selector("section[aria-labelledby=outcomes] details table")
+    assert rows.count() == len(cells) + len(boards[0].judgement.tasks)
 
 
 # What one does
