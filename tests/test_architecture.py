@@ -64,6 +64,7 @@ def test_imports_run_one_way(path: Path) -> None:
         ["--help"],
         ["list", "encoders"],
         ["list", "tasks"],
+        ["list", "scores"],
         ["show", "v1"],
         ["leaderboard", "--out", "board", "--submissions", str(ROOT / "submissions")],
         ["validate", str(ROOT / "tasks" / "suites.yaml")],
@@ -173,7 +174,7 @@ def test_no_weights_or_large_files_are_committed() -> None:
 
 def test_show_prints_json_of_everything_listed(bench: object) -> None:
     """Whatever `bench list` names, `bench show NAME --json` prints as JSON."""
-    for kind in ("tasks", "encoders", "suites", "protocols"):
+    for kind in ("tasks", "encoders", "suites", "scores", "protocols"):
         rows = json.loads(bench("list", kind, "--json").out)  # type: ignore[operator]
         assert rows
         for row in rows:

@@ -493,3 +493,13 @@ def test_jitter_is_torchvisions(colour: bool) -> None:
         image = transforms.adjust_saturation(image, 1 + 0.1 * (2 * own[2] - 1))
         image = transforms.adjust_hue(image, 0.05 * (2 * own[3] - 1))
         torch.testing.assert_close(result, image * 255, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("score", ["nleep", "neighbours", "parc"])
+def test_of_many_items_some_are_taken_evenly(score: str) -> None:
+    """With a bound below the number of items, the score is of some of them, near that of all."""
+    features, labels = draw(11, items=1200)
+    function, options = SCORES[score].function, {"most": 800}
+    some = function(features, labels, **options)
+    assert some != function(features, labels) == function(features, labels, most=1200)
+    assert some == pytest.approx(function(features, labels), abs=0.1)

@@ -5,6 +5,7 @@ No torch, and nothing is fetched or decoded.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from medtransfer.specs.task import (
     load_tasks,
     split_family,
 )
+from medtransfer.transferability.registry import INPUTS, Score, registered_scores
 
 __all__ = ["find", "list_files", "listing"]
 
@@ -36,7 +38,7 @@ def listing(
     """The head and the rows of a list.
 
     Args:
-        kind: ``tasks``, ``encoders``, ``suites`` or ``protocols``.
+        kind: ``tasks``, ``encoders``, ``suites``, ``scores`` or ``protocols``.
         folder: The user's own task cards.
         data: Where the cards' files are looked for.
     """
@@ -59,6 +61,11 @@ def listing(
         return ("suite", "title", "budgets", "tasks"), [
             (name, suite.title, ", ".join(suite.budgets or ["all"]), ", ".join(suite.tasks))
             for name, suite in load_suites().items()
+        ]
+    if kind == "scores":
+        return ("score", "of tasks", "computed from", "title"), [
+            (name, ", ".join(score.kinds), ", ".join(score.needs), score.title)
+            for name, score in registered_scores().items()
         ]
     rows: Rows = []
     for name in list_protocols():
@@ -137,7 +144,7 @@ def list_files(cards: Mapping[str, TaskCard], data: Path | None) -> tuple[tuple[
 
 
 def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> dict[str, Any]:
-    """A card, suite or protocol by name, as plain data.
+    """A card, suite, protocol or transferability score by name, as plain data.
 
     Raises:
         InputError: With the closest known name.
@@ -156,8 +163,24 @@ def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> 
         for (kind, adaptation), fingerprint in protocol.fingerprints.items():
             fingerprints.setdefault(kind, {})[adaptation] = fingerprint
         return {"protocol": {**values, "fingerprints": fingerprints}}
-    known = {*tasks, *encoders, *suites, *list_protocols()}
+    if name in (scores := registered_scores()):
+        return {"score": _describe(scores[name])}
+    known = {*tasks, *encoders, *suites, *list_protocols(), *scores}
     raise InputError(f"nothing is called '{name}'{suggest(name, known)}")
+
+
+def _describe(score: Score) -> dict[str, Any]:
+    """What a score is, what it is computed from, and its fixed values under v1."""
+    about = inspect.getdoc(score.function) or ""
+    return {
+        "name": score.name,
+        "title": score.title,
+        "paper": score.paper,
+        "kinds": list(score.kinds),
+        "computed_from": {name: INPUTS[name] for name in score.needs},
+        "fixed": score.options(load_protocol("v1").scores),
+        "about": about.partition("\n\nArgs:")[0],
+    }
 
 
 def _facts(card: TaskCard, data: Path | None) -> dict[str, Any]:

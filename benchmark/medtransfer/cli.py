@@ -169,6 +169,7 @@ class Kind(StrEnum):
     tasks = "tasks"
     encoders = "encoders"
     suites = "suites"
+    scores = "scores"
     protocols = "protocols"
 
 
@@ -179,7 +180,7 @@ def list_(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List tasks, encoders, suites or protocols."""
+    """List tasks, encoders, suites, transferability scores or protocols."""
     from medtransfer.catalogue import listing
 
     _print_rows(listing(kind.value, folder=tasks, data=find_data(data)), as_json)
@@ -192,8 +193,8 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="A task, an encoder, a suite or a protocol; with --predictions the folder of a "
-            "submission, such as results/resnet18."
+            help="A task, an encoder, a suite, a score or a protocol; with --predictions the "
+            "folder of a submission, such as results/resnet18."
         ),
     ],
     predictions: Annotated[
@@ -212,7 +213,7 @@ def show(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one card, suite or protocol; of a task also its splits and what budgets apply.
+    """Show one card, suite, score or protocol; of a task also its splits and what budgets apply.
 
     With --predictions: draw each segmentation cell of a submission, with the worst, the middling
     and the best predicted masks of every test split.

@@ -18,6 +18,7 @@ __all__ = [
     "classes_of",
     "decompose",
     "principal_components",
+    "spread",
 ]
 
 Floats = NDArray[np.float64]
@@ -68,6 +69,11 @@ def decompose(matrix: Floats) -> Spectrum:
     rank = int((values > floor).sum())
     vectors = vectors[:, :rank]
     return Spectrum(matrix, values[:rank], None if wide else vectors, vectors if wide else None)
+
+
+def spread(items: int, most: int) -> Integers:
+    """At most so many of N items: of more every so many-th, the first and the last among them."""
+    return np.linspace(0, items - 1, min(items, most)).round().astype(np.int64)
 
 
 def centre(features: Floats) -> Floats:

@@ -6,7 +6,13 @@ import warnings
 
 import numpy as np
 
-from medtransfer.transferability.arrays import Floats, Integers, classes_of, principal_components
+from medtransfer.transferability.arrays import (
+    Floats,
+    Integers,
+    classes_of,
+    principal_components,
+    spread,
+)
 from medtransfer.transferability.registry import Undefined, register_score
 
 __all__ = ["leep", "nleep"]
@@ -46,6 +52,7 @@ def nleep(
     *,
     share: float = 0.8,
     components_per_class: int = 5,
+    most: int = 10_000,
     seed: int = 0,
 ) -> float:
     """LEEP with the posteriors of a mixture over the principal components as theta.
@@ -55,11 +62,14 @@ def nleep(
         labels: (N,).
         share: Of the variance that the principal components keep.
         components_per_class: Of the mixture.
+        most: Items, evenly spread; each pass of the mixture takes a product of D x D of each.
         seed: Of the mixture's start.
 
     Raises:
         Undefined: With one class only, fewer items than components, or equal features.
     """
+    chosen = spread(len(labels), most)
+    features, labels = features[chosen], labels[chosen]
     _, counts = classes_of(labels)
     components = components_per_class * len(counts)
     if len(features) < components:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medtransfer.transferability.arrays import Floats, Integers, classes_of
+from medtransfer.transferability.arrays import Floats, Integers, classes_of, spread
 from medtransfer.transferability.registry import Undefined, register_score
 
 __all__ = ["neighbours"]
@@ -18,7 +18,7 @@ _ROWS = 2048
     paper="Cover, Hart: Nearest neighbor pattern classification, 1967; as a score in Meiseles, "
     "Rokach: Source model selection for deep learning in the time series domain, 2020",
 )
-def neighbours(features: Floats, labels: Integers) -> float:
+def neighbours(features: Floats, labels: Integers, *, most: int = 10_000) -> float:
     """Mean over classes of the share of images whose nearest other image is of their class.
 
     By cosine; of equally near ones the first counts.
@@ -26,6 +26,7 @@ def neighbours(features: Floats, labels: Integers) -> float:
     Args:
         features: (N, D).
         labels: (N,).
+        most: Images that are classified, evenly spread, each by all others.
 
     Raises:
         Undefined: With one class only, or features of length zero.
@@ -36,11 +37,13 @@ def neighbours(features: Floats, labels: Integers) -> float:
         raise Undefined("an image's features are all zero")
     # Half the time of double precision, which decides only between neighbours as good as equal.
     unit: NDArray[np.float32] = (features / lengths[:, None]).astype(np.float32)
-    nearest = np.empty(len(own), np.int64)
-    for start in range(0, len(own), _ROWS):
-        cosine = unit[start : start + _ROWS] @ unit.T
-        rows = np.arange(len(cosine))
-        cosine[rows, start + rows] = -np.inf
-        nearest[start : start + _ROWS] = cosine.argmax(axis=1)
-    right = own[nearest] == own
-    return float((np.bincount(own, weights=right) / counts).mean())
+    asked = spread(len(own), most)
+    right = np.zeros(len(own), bool)
+    for start in range(0, len(asked), _ROWS):
+        rows = asked[start : start + _ROWS]
+        cosine = unit[rows] @ unit.T
+        cosine[np.arange(len(rows)), rows] = -np.inf
+        right[rows] = own[cosine.argmax(axis=1)] == own[rows]
+    counts = np.bincount(own[asked], minlength=len(counts))
+    found = np.bincount(own[asked], weights=right[asked], minlength=len(counts))
+    return float((found[counts > 0] / counts[counts > 0]).mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from medtransfer.transferability.arrays import Floats, Integers, classes_of
+from medtransfer.transferability.arrays import Floats, Integers, classes_of, spread
 from medtransfer.transferability.registry import Undefined, register_score
 
 __all__ = ["parc"]
@@ -21,13 +21,12 @@ def parc(features: Floats, labels: Integers, *, most: int = 1000) -> float:
     Args:
         features: (N, D).
         labels: (N,).
-        most: Items; of more every so many-th is taken. The pairs grow with the square (the paper
-            takes 500).
+        most: Items, evenly spread; the pairs grow with the square (the paper takes 500).
 
     Raises:
         Undefined: With one class only, or where a correlation is undefined.
     """
-    chosen = np.linspace(0, len(labels) - 1, min(len(labels), most)).round().astype(int)
+    chosen = spread(len(labels), most)
     own, _ = classes_of(labels[chosen])
     centred = features[chosen] - features[chosen].mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1)
