@@ -301,11 +301,12 @@ def _trajectories(rows: Rows) -> tuple[Json, Padding]:
         if number == 0:
             views.append(_key("series", names))
         lines.append(alt.hconcat(*views, spacing=gap, bounds="flush"))
-    found = alt.vconcat(*lines, spacing=58, bounds="flush").resolve_scale(color="shared")
-    whole = found.to_dict()
+    # The size of a row of views is nothing by itself.
+    found = alt.vconcat(*lines, spacing=height + 58, bounds="flush")
+    whole = found.resolve_scale(color="shared").to_dict()
     whole.pop("config")
     below = (height + 58) * len(panels)
-    return whole, {"left": left, "top": 92, "right": _WIDTH - left, "bottom": below + 20}
+    return whole, {"left": left, "top": 92, "right": _WIDTH - left, "bottom": below}
 
 
 def _key(field: str, width: int) -> alt.LayerChart | alt.FacetChart:

@@ -283,5 +283,5 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
         ]
     return rows, (
         "Transferability scores and outcomes along pre-training",
-        "a ring marks the checkpoint where a line is highest",
+        "against images seen; a ring marks the checkpoint where a line is highest",
     )
