@@ -10,8 +10,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,9 +23,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from medtransfer.data.cache import cache_folder
+from medtransfer.data.checks import check_counts, check_task
 from medtransfer.data.corruptions import REVISION as CORRUPTIONS_REVISION
 from medtransfer.data.download import SILENT, Progress, find, obtain
-from medtransfer.data.labels import conform, count_labels, find_classes
+from medtransfer.data.labels import conform
 from medtransfer.data.loaders import LOADERS
 from medtransfer.data.sources.corrupt import corrupted
 from medtransfer.data.sources.decoded import Decoded
@@ -98,8 +99,12 @@ class TaskData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the card's fields that change numbers, and of the data."""
-        return self.card.fingerprint({name: split.sha256 for name, split in self.splits.items()})
+        """Hash of the card's fields that change numbers, and of the data; corrupted ones, too."""
+        hashes = {name: split.sha256 for name, split in self.splits.items()}
+        for name, source in self.card.test_splits.items():
+            if isinstance(source, CorruptSource):  # of its recipe: it need not be decoded
+                hashes[name] = _corrupted_entry(self.splits[source.corrupt], source)[1]
+        return self.card.fingerprint(hashes)
 
     @property
     def tests(self) -> dict[str, Split]:
@@ -132,11 +137,7 @@ def open_task(
         for name in card.sources
     }
     data = TaskData(card, splits)
-    if card.kind == "segmentation":
-        _check_masks(data)
-    else:
-        _check_classes(data)
-    _check_patients(data)
+    check_task(data)
     for name, source in card.test_splits.items():
         if corruptions and isinstance(source, CorruptSource):
             try:
@@ -161,10 +162,9 @@ def _allow_many_files() -> None:
 
 def stored_split(card: TaskCard, source: Source, folder: Path | None) -> Split | None:
     """A split that has been decoded already, or ``None``; nothing is fetched or decoded."""
-    try:
+    with suppress(InputError):  # for a file that is not there
         return _read(_entry(card, source, folder))
-    except InputError:  # a file that is not there
-        return None
+    return None
 
 
 def _entry(card: TaskCard, source: Source, folder: Path | None) -> Path:
@@ -209,7 +209,7 @@ def open_split(
         return decoded
 
     split = _open(_entry(card, source, folder), decode, progress)
-    _check_counts(card, name, split)
+    check_counts(card, name, split)
     return split
 
 
@@ -334,67 +334,3 @@ def _write(
             update(data)
             written += file.write(data)
     assert written == int(np.prod(shape)), f"{path.name}: {written} bytes for shape {shape}"
-
-
-def _check_counts(card: TaskCard, name: str, split: Split) -> None:
-    """Refuse data that are not those that the card describes."""
-    size, counts = card.sizes.get(name), card.counts.get(name)
-    if size is not None and len(split) != size:
-        raise InputError(
-            f"{card.name}: {name}: {split.origin} holds {len(split)} items; the card says {size}"
-        )
-    if counts is not None and (found := count_labels(split.labels, len(card.classes))) != counts:
-        raise InputError(
-            f"{card.name}: {name}: {split.origin} holds {found} items of the classes; the card "
-            f"says {counts}"
-        )
-
-
-def _check_classes(data: TaskData) -> None:
-    """Every class needs a training example, and an AUROC items of and outside a class."""
-    classes = data.card.classes
-    counts = count_labels(data.splits["train"].labels, len(classes))
-    if 0 in counts:
-        absent = classes[counts.index(0)]
-        raise InputError(f"{data.card.name}: train: class '{absent}' has no training example")
-    for name, split in data.splits.items():
-        labels = split.labels
-        onehot = labels[:, None] == np.arange(len(classes)) if labels.ndim == 1 else labels == 1
-        outside = ~onehot if labels.ndim == 1 else labels == 0
-        if not (onehot.any(axis=0) & outside.any(axis=0)).any():
-            held = [name for name, there in zip(classes, onehot.any(axis=0), strict=True) if there]
-            raise InputError(
-                f"{data.card.name}: {name}: {split.origin}: nothing can be told apart there: all "
-                f"items are {', '.join(held) or 'without any label'}"
-            )
-
-
-def _check_masks(data: TaskData) -> None:
-    """Every class but the background needs a training example, and a Dice two classes."""
-    classes = data.card.classes
-    for name, split in data.splits.items():
-        needed = len(classes) if name == "train" else 2
-        assert split.masks is not None
-        found = find_classes(split.masks, enough=needed)
-        where = f"{data.card.name}: {name}: {split.origin}"
-        if len(found) == 1:
-            raise InputError(
-                f"{where}: nothing can be told apart there: every pixel of the masks is "
-                f"{classes[found.pop()]}"
-            )
-        if name == "train" and (absent := set(range(1, len(classes))) - found):
-            raise InputError(
-                f"{where}: class '{classes[min(absent)]}' has no training example: no mask holds it"
-            )
-
-
-def _check_patients(data: TaskData) -> None:
-    """No patient may be in two splits."""
-    seen: dict[str, str] = {}
-    for name in data.card.sources:
-        for patient in Counter(data.splits[name].patients or ()):
-            if (other := seen.setdefault(patient, name)) != name:
-                raise InputError(
-                    f"{data.card.name}: patient {patient} is in {other} and in {name}; every "
-                    "patient belongs to one split"
-                )

@@ -1,0 +1,98 @@
+"""Whether decoded data are those that a card describes, and can be learned from and tested on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medtransfer.data.labels import count_labels, find_classes
+from medtransfer.specs.base import InputError
+from medtransfer.specs.task import TaskCard
+
+if TYPE_CHECKING:
+    from medtransfer.data.store import Split, TaskData
+
+__all__ = ["check_counts", "check_task"]
+
+
+def check_counts(card: TaskCard, name: str, split: Split) -> None:
+    """Refuse a split that is not the one that the card describes.
+
+    Raises:
+        InputError: Naming the task, the split and the numbers.
+    """
+    size, counts = card.sizes.get(name), card.counts.get(name)
+    if size is not None and len(split) != size:
+        raise InputError(
+            f"{card.name}: {name}: {split.origin} holds {len(split)} items; the card says {size}"
+        )
+    if counts is not None and (found := count_labels(split.labels, len(card.classes))) != counts:
+        raise InputError(
+            f"{card.name}: {name}: {split.origin} holds {found} items of the classes; the card "
+            f"says {counts}"
+        )
+
+
+def check_task(data: TaskData) -> None:
+    """Refuse a task whose classes cannot be learned or told apart, or that shares patients.
+
+    Raises:
+        InputError: Naming the task, the split and what is wrong there.
+    """
+    if data.card.kind == "segmentation":
+        _check_masks(data)
+    else:
+        _check_classes(data)
+    _check_patients(data)
+
+
+def _check_classes(data: TaskData) -> None:
+    """Every class needs a training example, and an AUROC items of and outside a class."""
+    classes = data.card.classes
+    counts = count_labels(data.splits["train"].labels, len(classes))
+    if 0 in counts:
+        absent = classes[counts.index(0)]
+        raise InputError(f"{data.card.name}: train: class '{absent}' has no training example")
+    for name, split in data.splits.items():
+        labels = split.labels
+        onehot = labels[:, None] == np.arange(len(classes)) if labels.ndim == 1 else labels == 1
+        outside = ~onehot if labels.ndim == 1 else labels == 0
+        if not (onehot.any(axis=0) & outside.any(axis=0)).any():
+            held = [name for name, there in zip(classes, onehot.any(axis=0), strict=True) if there]
+            raise InputError(
+                f"{data.card.name}: {name}: {split.origin}: nothing can be told apart there: all "
+                f"items are {', '.join(held) or 'without any label'}"
+            )
+
+
+def _check_masks(data: TaskData) -> None:
+    """Every class but the background needs a training example, and a Dice two classes."""
+    classes = data.card.classes
+    for name, split in data.splits.items():
+        needed = len(classes) if name == "train" else 2
+        assert split.masks is not None
+        found = find_classes(split.masks, enough=needed)
+        where = f"{data.card.name}: {name}: {split.origin}"
+        if len(found) == 1:
+            raise InputError(
+                f"{where}: nothing can be told apart there: every pixel of the masks is "
+                f"{classes[found.pop()]}"
+            )
+        if name == "train" and (absent := set(range(1, len(classes))) - found):
+            raise InputError(
+                f"{where}: class '{classes[min(absent)]}' has no training example: no mask holds it"
+            )
+
+
+def _check_patients(data: TaskData) -> None:
+    """No patient may be in two splits."""
+    seen: dict[str, str] = {}
+    for name in data.card.sources:
+        for patient in Counter(data.splits[name].patients or ()):
+            if (other := seen.setdefault(patient, name)) != name:
+                raise InputError(
+                    f"{data.card.name}: patient {patient} is in {other} and in {name}; every "
+                    "patient belongs to one split"
+                )
