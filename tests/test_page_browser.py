@@ -20,7 +20,7 @@ from medtransfer.ranking.published import Published, load_published, published_b
 from medtransfer.specs.protocol import OPTIONAL
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite
-from tests.test_judgement import three
+from tests.test_judgement import several
 from tests.test_page import ATTACK, many
 from tests.test_published import COMMITTED, MAPPING, finding, publish, varied
 from tests.test_ranking import (
@@ -349,7 +349,7 @@ def test_further_pretraining_stands_beside_its_parents(open_page: Open, tmp_path
 
 def test_scores_stand_beside_outcomes(open_page: Open, tmp_path: Path) -> None:
     """How well transferability scores did, over all tasks, and folded below task by task."""
-    found = three()
+    found = several()
     boards = ranking.boards(found, SUITES, {"quick": QUICK})
     page = open_page("", write(tmp_path, boards, found))
     section = page.locator("section[aria-labelledby=outcomes]")

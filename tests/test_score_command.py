@@ -16,7 +16,7 @@ from medtransfer.specs.task import load_tasks
 from medtransfer.transferability import registry
 from medtransfer.transferability.material import Material
 from medtransfer.transferability.registry import Undefined, registered_scores
-from medtransfer.transferability.scoring import score_task
+from medtransfer.transferability.scoring import plan_scores, score_all
 from tests.conftest import Outcome, Small, write_card, write_npz
 
 Bench = Callable[..., Outcome]
@@ -154,6 +154,16 @@ def test_a_score_of_ones_own(
     (record,) = read_scores(out / "pixels")
     assert record.score == "spread" and record.options == {"power": 2}
     assert record.value == pytest.approx(1)  # features have length sqrt(D)
+    # What was edited is computed again; what fails is one line, and what was done is kept.
+    registry._REGISTRY.pop("spread")
+    file.write_text(file.read_text().replace("mean()", "mean() / 2"))
+    assert bench("score", *options(small, out, "pixels"), "--score", file).code == 0
+    assert [record.value for record in read_scores(out / "pixels")] == pytest.approx([1, 0.5])
+    registry._REGISTRY.pop("spread")
+    file.write_text(file.read_text().replace("mean()", "mean(7)"))
+    run = bench("score", *options(small, out, "pixels"), "--score", "logme", "--score", file)
+    assert run.code == 1 and "score spread of small failed: AxisError" in run.err
+    assert read_scores(out / "pixels")[-1].score == "logme"
 
 
 def pretrain(small: Small, out: Path, bench: Bench, recipe: str = "supervised") -> None:
@@ -222,7 +232,8 @@ def test_scores_of_masks() -> None:
     for _ in range(2):
         material = Material(encoder, data, few)
         scores = list(registered_scores().values())
-        found.append({r.score: r.value for r in score_task(material, scores, protocol)})
+        planned = plan_scores(scores, protocol, kind="segmentation", head=None)
+        found.append({r.score: r.value for r in score_all(material, planned, protocol)})
     assert found[0] == found[1] and set(found[0]) == {"robustness", "ccfv"}
     assert None not in found[0].values()
     pixels = material.pixels
@@ -233,20 +244,20 @@ def test_scores_of_masks() -> None:
             assert all(v.shape[1] == channels and len(v) <= 16 for v in images)
 
 
-def test_pixels_are_read_where_the_mask_has_them() -> None:
+@pytest.mark.parametrize("size", [64, 48])
+def test_pixels_are_read_where_the_mask_has_them(size: int) -> None:
     """A map that holds its own coordinates gives back the places of the mask's pixels."""
     import torch
 
-    encoder = load_encoder("resnet_mini", max_size=64, device="cpu")
-    card = load_tasks()["phantom_lungs"]
+    encoder = load_encoder("resnet_mini", max_size=size, device="cpu")
     material = Material.__new__(Material)
     material.encoder = encoder
-    rows = (torch.arange(16) + 0.5) / 16
+    covered = 64 / size  # what a map covers, the image being 1
+    rows = (torch.arange(16) + 0.5) / 16 * covered
     features = torch.stack(torch.meshgrid(rows, rows, indexing="ij"))[None]
     places = np.array([[30, 60], [64, 64], [100, 20]])
     read = material._read(features, places, (128, 128))
     np.testing.assert_allclose(read, (places + 0.5) / 128, atol=1e-5)
-    assert card.kind == "segmentation"
 
 
 def test_an_encoder_without_maps_says_so() -> None:
@@ -273,7 +284,7 @@ def test_an_encoder_without_maps_says_so() -> None:
         (["-e", "pixels", "--score", "ccfv"], "--score: ccfv: not for the kind of these tasks"),
         (["-e", "pixels", "--score", "parc", "--sweep"], "--sweep: is of the score robustness"),
         (["-e", "pixel"], "unknown encoder 'pixel'; did you mean 'pixels'"),
-        (["--trajectory", "nothing"], "holds no checkpoints of bench pretrain --checkpoints"),
+        (["--trajectory", "nothing"], "--trajectory: nothing: no such folder"),
     ],
 )
 def test_wrong_options(
@@ -321,7 +332,7 @@ def test_imported_numbers_are_judged(tmp_path: Path, bench: Bench) -> None:
     run = bench("score", "--import", scores)
     assert run.code == 2 and "both are needed" in run.err
     run = bench("score", "--import", scores, "--outcomes", outcomes, "-e", "pixels")
-    assert run.code == 2 and "goes with --outcomes and nothing else" in run.err
+    assert run.code == 2 and "--encoder: not with --import" in run.err
     outcomes.write_text("encoder,task,metric,value\nx,one,auc,1\n")
     run = bench("score", "--import", scores, "--outcomes", outcomes)
     assert run.code == 2 and "have no encoder in common" in run.err

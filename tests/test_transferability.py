@@ -17,7 +17,7 @@ from scipy import linalg, stats
 from torchvision.transforms.v2 import functional as transforms
 
 from medtransfer.specs.errors import InputError
-from medtransfer.specs.protocol import load_protocol
+from medtransfer.specs.protocol import ScoreSettings, load_protocol
 from medtransfer.transferability import registry
 from medtransfer.transferability.consistency import ccfv, feature_variety, wasserstein
 from medtransfer.transferability.material import jitter
@@ -93,7 +93,7 @@ def reference_logme(features: Floats, labels: Integers) -> float:
 
 
 def reference_hscore(features: Floats, labels: Integers) -> float:
-    """The two covariances as matrices, and numpy's or scikit-learn's inverse."""
+    """The two covariances as matrices; of few items scikit-learn's estimate, and its shrinkage."""
     means = np.stack([features[labels == label].mean(axis=0) for label in labels])
     between = np.cov(means.T, bias=True)
     if len(features) >= features.shape[1]:
@@ -101,7 +101,8 @@ def reference_hscore(features: Floats, labels: Integers) -> float:
     else:
         from sklearn.covariance import LedoitWolf
 
-        inverse = np.linalg.inv(LedoitWolf().fit(features).covariance_)
+        estimate = LedoitWolf().fit(features)
+        inverse = np.linalg.inv(estimate.covariance_) * (1 - estimate.shrinkage_)
     return float(np.trace(inverse @ between))
 
 
@@ -256,10 +257,12 @@ def test_every_score_is_compared_with_a_second_implementation() -> None:
 
 
 @pytest.mark.parametrize("score", LABELLED)
-def test_the_names_of_the_classes_do_not_matter(score: str) -> None:
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10**6), names=st.permutations([0, 1, 2]))
+def test_the_names_of_the_classes_do_not_matter(score: str, seed: int, names: list[int]) -> None:
     """A permutation of the classes changes no score, but for the order of sums."""
-    features, labels = draw(7)
-    renamed = np.array([2, 0, 1])[labels]
+    features, labels = draw(seed)
+    renamed = np.array(names)[labels]
     same = value_of(score, features, renamed)
     assert value_of(score, features, labels) == pytest.approx(same, rel=1e-9, abs=1e-12)
 
@@ -275,13 +278,21 @@ def test_rotations_do_not_matter(score: str, seed: int, items: int, width: int) 
     assert value_of(score, features, labels) == pytest.approx(turned, rel=1e-6, abs=1e-6)
 
 
+def test_hscore_is_at_most_classes_less_one() -> None:
+    """Whatever the labels, with items below and above dimensions."""
+    for seed, items, width in ((0, 30, 90), (1, 90, 30), (2, 60, 59)):
+        features, labels = draw(seed, items=items, width=width)
+        assert 0 < value_of("hscore", features, labels) <= 2 + 1e-9
+
+
 @pytest.mark.parametrize("score", ["hscore", "parc", "neighbours"])
-def test_the_scale_of_the_features_does_not_matter(score: str) -> None:
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), scale=st.floats(1e-2, 1e2))
+def test_the_scale_of_the_features_does_not_matter(score: str, seed: int, scale: float) -> None:
     """Scores of directions and ranks; LogME and TransRate do depend on it, as their papers say."""
-    features, labels = draw(8)
-    assert value_of(score, 7.5 * features, labels) == pytest.approx(
-        value_of(score, features, labels), rel=1e-9
-    )
+    features, labels = draw(seed)
+    scaled = value_of(score, scale * features, labels)
+    assert value_of(score, features, labels) == pytest.approx(scaled, rel=1e-6)
 
 
 @pytest.mark.parametrize("score", LABELLED)
@@ -405,9 +416,17 @@ def test_class_consistency_rewards_structures_that_look_alike() -> None:
         return {0: background, 1: organ}
 
     assert ccfv([level(0)] * 4) > ccfv([level(1)] * 4) > ccfv([level(5)] * 4)
+    one = level(1)
+    larger = {number: [10 * vectors for vectors in images] for number, images in one.items()}
+    assert ccfv([larger]) == pytest.approx(ccfv([one]))  # encoders differ in scale
     nothing = {0: background, 1: [np.empty((0, 4))] * 5}
     with pytest.raises(Undefined, match="no structure is in two images"):
         ccfv([nothing] * 4)
+    empty = np.empty((0, 4))
+    with pytest.raises(Undefined, match="there are no pixels"):
+        ccfv([{0: [empty] * 2, 1: [empty] * 2}])
+    some = {0: [empty, empty, empty], 1: [background[0], empty, background[1]]}
+    assert math.isfinite(ccfv([some]))
 
 
 # The registry.
@@ -428,6 +447,10 @@ def test_a_score_of_ones_own_is_one_function() -> None:
             register_score(title="", paper="", name="mine")(mine)
         with pytest.raises(InputError, match="unknown parameter 'feature'; did you mean 'feat"):
             register_score(title="", paper="", name="other")(lambda feature: 0.0)
+        with pytest.raises(InputError, match="views are of some images only"):
+            register_score(title="", paper="", name="other")(lambda views, labels: 0.0)
+        with pytest.raises(InputError, match="make a name"):
+            register_score(title="", paper="", name="my score")(mine)
         with pytest.raises(InputError, match="'least' needs a default"):
             exec("def bare(features, *, least): return 0.0", own := {})
             register_score(title="", paper="")(own["bare"])
@@ -467,13 +490,15 @@ def test_shipped_scores_say_what_they_are(name: str) -> None:
     score = SCORES[name]
     assert score.title and score.paper and score.kinds and score.function.__doc__
     assert set(score.needs) <= set(INPUTS)
-    fingerprint = score.fingerprint(SETTINGS, max_size=224)
-    assert fingerprint == score.fingerprint(SETTINGS, max_size=224)
-    assert fingerprint != score.fingerprint(SETTINGS, max_size=64)
+
+    def fingerprint(settings: ScoreSettings = SETTINGS, size: int = 224, head: str = "") -> str:
+        return score.fingerprint(settings, max_size=size, head=head)
+
+    own = fingerprint()
+    assert own == fingerprint() != fingerprint(size=64)
     other = SETTINGS.model_copy(update={"margin": 0.25})
-    assert (fingerprint != score.fingerprint(other, max_size=224)) == (
-        name in ("robustness", "ccfv")
-    )
+    assert (own != fingerprint(other)) == (name in ("robustness", "ccfv"))
+    assert (own != fingerprint(head="of another classifier")) == (name == "leep")
 
 
 # What scores are computed from.

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medtransfer.cli_results import DataOption, TasksOption
+from medtransfer.cli_results import DataOption, TasksOption, given_options
 
 __all__ = ["pretrain"]
 
@@ -146,13 +146,11 @@ def _refuse_beside_grid(context: typer.Context) -> None:
     """A grid says for itself what is done; an option that would be passed over is refused."""
     from medtransfer.specs.errors import InputError
 
-    beside = {"grid", "data", "tasks", "device"}
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in beside and source is not None and source.name != "DEFAULT":
+    for name in given_options(context):
+        if name not in ("--grid", "--data", "--tasks", "--device"):
             raise InputError(
-                f"--{name.replace('_', '-')}: not with --grid, whose file says what is done; only "
-                "--data, --tasks and --device go with it"
+                f"{name}: not with --grid, whose file says what is done; only --data, --tasks and "
+                "--device go with it"
             )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "TasksOption",
     "compare",
     "find_data",
+    "given_options",
     "import_",
     "leaderboard",
     "validate",
@@ -134,9 +135,8 @@ def validate(
     data: DataOption = None,
 ) -> None:
     """Check task cards, encoder cards and submissions: are they complete and well-formed?"""
-    from medtransfer.specs.errors import InputError
+    from medtransfer.specs.errors import InputError, plain
     from medtransfer.validation import validate as check
-    from medtransfer.verification.report import plain
 
     faults = 0
     for line in check(path, data=find_data(data)):
@@ -216,6 +216,16 @@ def _note_merged(submissions: Sequence[Submission]) -> list[str]:
         "that is in several the first"
         for one in submissions
         if len(one.folders) > 1
+    ]
+
+
+def given_options(context: typer.Context) -> list[str]:
+    """The options that the user gave, as ``--name``; environment variables count."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source is not None and source.name != "DEFAULT"
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medtransfer.cli_results import DataOption, TasksOption
+from medtransfer.cli_results import DataOption, TasksOption, given_options
 
 if TYPE_CHECKING:
     from medtransfer.runs.scoring import Scoring
@@ -18,6 +18,7 @@ __all__ = ["score"]
 
 
 def score(
+    context: typer.Context,
     encoder: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,22 +74,24 @@ def score(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Predict how encoders transfer, without adapting them; where outcomes are known, judge it."""
-    from medtransfer import console
+    from medtransfer import console, ranking
     from medtransfer.console_scoring import ConsoleScoring, print_scores
     from medtransfer.runs.scoring import Request, find_trajectory, prepare
     from medtransfer.runs.scoring import score as run
     from medtransfer.specs.errors import InputError
 
-    chosen = bool(encoder or trajectory or task or suite or score or tasks or sweep)
     if imported is not None or outcomes is not None:
-        if chosen or figure is not None:
-            raise InputError("--import: goes with --outcomes and nothing else")
+        for name in given_options(context):
+            if name not in ("--imported", "--outcomes"):
+                raise InputError(f"{name}: not with --import, which goes with --outcomes alone")
         _judge_imported(imported, outcomes)
         return
     if encoder and trajectory:
         raise InputError("--trajectory: not with --encoder, whose scores are judged by themselves")
     if figure is not None and (not trajectory or figure.suffix != ".svg"):
         raise InputError("--figure: the name of an .svg file, with --trajectory")
+    if figure is not None and not ranking.has_charts():
+        raise InputError("--figure: needs the extra page: pip install 'medtransfer[page]'")
     found = [find_trajectory(folder) for folder in trajectory or ()]
     request = Request(
         encoders=encoder or [str(path) for folders in found for path in folders],
@@ -106,6 +109,8 @@ def score(
     try:
         with console.ConsoleData() as progress:
             scoring = prepare(request, progress)
+        for note in scoring.notes:
+            print(f"note: {note}")
         records = run(scoring, ConsoleScoring())
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
@@ -123,9 +128,7 @@ def _judge(scoring: Scoring) -> None:
     from medtransfer.console_scoring import print_judgement
 
     submissions = {one.card.name: one for one in ranking.load_submissions([scoring.request.out])}
-    found = ranking.judge_submissions(
-        submissions, protocol=scoring.protocol.name, tasks=list(scoring.data)
-    )
+    found = ranking.judge_submissions(submissions, scoring.protocol, tasks=list(scoring.data))
     print_judgement(found, scoring.request.out)
 
 
@@ -146,12 +149,10 @@ def _study(
     ]
     submissions = {one.card.name: one for one in ranking.load_submissions([scoring.request.out])}
     studied = ranking.study_trajectories(
-        trajectories, submissions, protocol=scoring.protocol.name, tasks=list(scoring.data)
+        trajectories, submissions, protocol=scoring.protocol, tasks=list(scoring.data)
     )
     print_trajectories(studied)
     if figure is not None:
-        if not ranking.has_charts():
-            raise InputError("--figure: needs the extra page: pip install 'medtransfer[page]'")
         try:
             figure.write_text(ranking.draw_trajectories(studied), encoding="utf-8")
         except OSError as error:

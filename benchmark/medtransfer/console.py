@@ -23,6 +23,7 @@ from rich.status import Status
 from rich.table import Table
 
 from medtransfer.runs.progress import RunProgress
+from medtransfer.specs.errors import plain
 from medtransfer.specs.protocol import OPTIONAL
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import split_family
@@ -209,7 +210,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     for place, name in enumerate(head):
         table.add_column(escape(name), overflow="fold", no_wrap=place == 0)
     for row in rows:
-        table.add_row(*(escape(str(value)) for value in row))
+        table.add_row(*(escape(plain(str(value))) for value in row))
     _wide().print(table)
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from medtransfer.console import console, print_table
 from medtransfer.runs.scoring import ScoringProgress
+from medtransfer.specs.errors import plain
 
 if TYPE_CHECKING:
     from medtransfer.ranking import Judgement, Studied
@@ -81,7 +82,8 @@ def print_scores(records: Sequence[ScoreRecord]) -> None:
     for reason, found in reasons.items():
         encoders = {record.encoder.name for record in found}
         of = "all encoders" if encoders == everybody else ", ".join(sorted(encoders))
-        print(f"{reason} ({of}; {', '.join(dict.fromkeys(r.task.name for r in found))})")
+        tasks_of = ", ".join(dict.fromkeys(record.task.name for record in found))
+        print(plain(f"{reason} ({of}; {tasks_of})"))
 
 
 def _number(value: float | None) -> str:

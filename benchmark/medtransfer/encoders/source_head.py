@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from medtransfer.encoders.checkpoints import read_checkpoint
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.resolution import Located
 from medtransfer.encoders.timm_networks import TimmNetwork
+from medtransfer.specs.base import InputError
 
-__all__ = ["HEAD", "SourceHead", "find_source_head"]
+__all__ = ["HEAD", "SourceHead", "find_source_head", "head_identity"]
 
 HEAD = "source_head.safetensors"
 """The file beside an encoder's weights that `bench pretrain` writes."""
@@ -42,33 +45,52 @@ class SourceHead:
         return probabilities
 
 
+def head_identity(located: Located) -> str | None:
+    """SHA-256 of the classifier that ``bench pretrain`` kept; timm's are part of their weights."""
+    run = located.card.pretraining.run
+    return run.source_head if run is not None else None
+
+
 def find_source_head(located: Located, encoder: Encoder) -> SourceHead | None:
     """The classifier that ``bench pretrain`` kept, or that stands in timm's own weights.
 
     ``None`` where there is none, or where it is no linear layer on the encoder's vectors.
+
+    Raises:
+        InputError: When the kept one is missing, or is another.
     """
-    if located.weights is not None:
-        kept = located.weights.parent / HEAD
-        if kept.is_file() and located.card.pretraining.run is not None:
-            return _fit(load_file(kept), "", encoder)
+    if (kept := head_identity(located)) is not None:
+        assert located.weights is not None
+        return _fit(_read_kept(located.weights.parent / HEAD, kept), "", encoder)
     network = encoder.network
     if not isinstance(network, TimmNetwork) or encoder.card.architecture.drop_stages:
         return None
     inner: Any = network.network
     name = inner.pretrained_cfg.get("classifier")
-    if not isinstance(name, str):
-        return None
+    hub = encoder.card.weights.hub
+    if not isinstance(name, str) or "clip" in f"{encoder.card.architecture.timm} {hub}":
+        return None  # CLIP's head is a projection, not a classifier
     if located.weights is not None:
         return _fit(read_checkpoint(located.weights).tensors, f"{name}.", encoder)
-    hub = encoder.card.weights.hub
     if hub is None:
         return None
-    whole = timm.create_model(hub, pretrained=True)
-    return _fit(whole.state_dict(), f"{name}.", encoder)
+    return _fit(timm.create_model(hub, pretrained=True).state_dict(), f"{name}.", encoder)
+
+
+def _read_kept(path: Path, sha256: str) -> dict[str, Tensor]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError(f"{path}: its SHA-256 is not the one in encoder.yaml; it is damaged")
+    return load(content)
 
 
 def _fit(tensors: dict[str, Tensor], prefix: str, encoder: Encoder) -> SourceHead | None:
     weight, bias = tensors.get(f"{prefix}weight"), tensors.get(f"{prefix}bias")
     if weight is None or weight.ndim != 2 or weight.shape[1] != encoder.width or len(weight) < 2:
         return None
-    return SourceHead(weight, bias if bias is not None else torch.zeros(len(weight)))
+    if bias is None:
+        bias = torch.zeros(len(weight))
+    return SourceHead(weight, bias) if bias.shape == (len(weight),) else None

@@ -93,10 +93,17 @@ def _write(
     weights = _pack(objective.encoder.inner)
     digest = hashlib.sha256(weights).hexdigest()
     card = card.model_copy(update={"weights": Weights(path=_WEIGHTS, sha256=digest)})
+    head = _pack(objective.classifier) if objective.classifier is not None else None
+    if head is not None:
+        run = card.pretraining.run
+        assert run is not None
+        kept = run.model_copy(update={"source_head": hashlib.sha256(head).hexdigest()})
+        pretraining = card.pretraining.model_copy(update={"run": kept})
+        card = card.model_copy(update={"pretraining": pretraining})
     table = "step,loss\n" + "".join(f"{i},{loss:.9g}\n" for i, loss in enumerate(losses, start=1))
     replace(folder / _WEIGHTS, weights)
-    if objective.classifier is not None:
-        replace(folder / HEAD, _pack(objective.classifier))
+    if head is not None:
+        replace(folder / HEAD, head)
     replace(folder / _LOSSES, table.encode())
     replace(folder / CARD, dump_card(card).encode())
     return card

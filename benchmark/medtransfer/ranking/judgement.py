@@ -1,4 +1,4 @@
-"""How well transferability scores predict: scores joined with outcomes. numpy and pandas only."""
+"""How well transferability scores predict: scores joined with outcomes. Knows tables only."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
-__all__ = ["LEAST", "RANDOM", "STATISTICS", "Judgement", "judge_scores", "verdict", "weighted_tau"]
+__all__ = ["FEW", "RANDOM", "STATISTICS", "Judgement", "judge_scores", "verdict", "weighted_tau"]
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 LEAST = 3
 """Encoders below which no rank correlation is looked at."""
+
+FEW = 6
+"""Encoders below which none is called better than chance: of three, one order in six is perfect."""
 
 RANDOM = "random pick"
 """What stands beside the scores: any encoder at all."""
 
 _REPLICATES = 1000
 _Key = tuple[str, str, str]  # outcome, score, task
-_ENDS = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,10 @@ class Judgement:
         tasks: One row a task, outcome and score: encoders (how many have both), weighted_tau,
             spearman, pearson, regret, top3, pick (the encoder with the highest score), best (that
             with the best outcome), and relative_cost, where it is known.
-        summary: One row an outcome and score: tasks and encoders (how many), the mean over tasks
-            of each of :data:`STATISTICS` and its 95 % interval, <name>_low and <name>_high, from
-            a bootstrap of encoders and tasks, and relative_cost.
+        summary: One row an outcome and score: tasks (how many have a weighted tau; of a random pick
+            a regret), encoders (the fewest and most of a task: encoders, most), the mean over tasks
+            of each of :data:`STATISTICS`, where it is defined, its 95 % interval, <name>_low and
+            <name>_high, from a bootstrap of encoders and tasks, and relative_cost.
     """
 
     tasks: pd.DataFrame
@@ -49,73 +52,96 @@ class Judgement:
         return cls(pd.DataFrame(columns=_TASKS), pd.DataFrame(columns=_SUMMARY))
 
 
-def weighted_tau(first: Floats, second: Floats) -> Floats:
-    """Kendall's tau in which disagreements among the best count most, row by row.
+def weighted_tau(first: Floats, second: Floats, counts: Counts) -> Floats:
+    """Kendall's tau in which disagreements among the best count most, of drawn items.
 
     Vigna, A weighted correlation index for rankings with ties, WWW 2015: additive hyperbolic
     weights 1 / (1 + r), r an item's place among the highest; the mean over the ranks by (first,
-    second) and by (second, first). As `scipy.stats.weightedtau`, for many rows at once.
+    second) and by (second, first). As `scipy.stats.weightedtau` of the items repeated.
 
     Args:
-        first: (R, n).
-        second: (R, n).
+        first: Of n items.
+        second: Of the same.
+        counts: How often each of R draws has each item, (R, n).
 
     Returns:
-        (R,); NaN where all items tie in one of the two.
+        (R,); NaN where all drawn items tie in one of the two.
     """
-    agree = np.sign(first[:, :, None] - first[:, None]) * np.sign(
-        second[:, :, None] - second[:, None]
-    )
-    ties = [np.sign(own[:, :, None] - own[:, None]) ** 2 for own in (first, second)]
+    signs = [np.sign(own[:, None] - own) for own in (first, second)]
+    harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, counts.sum(axis=1).max() + 1))])
     taus = []
     for major, minor in ((first, second), (second, first)):
-        order = np.lexsort((minor, major), axis=1)[:, ::-1]
-        weight = np.empty_like(first)
-        np.put_along_axis(weight, order, 1 / (1 + np.arange(first.shape[1]))[None], axis=1)
-        pairs = weight[:, :, None] + weight[:, None]
-        norm = np.sqrt(np.prod([(pairs * own).sum(axis=(1, 2)) for own in ties], axis=0))
+        order = np.lexsort((minor, major))[::-1]
+        ends = counts[:, order].cumsum(axis=1)
+        weight = np.empty(counts.shape)  # of all copies of an item together
+        weight[:, order] = harmonic[ends] - harmonic[ends - counts[:, order]]
+
+        # A pair of copies weighs what they do together, so two items counts_j w_i + counts_i w_j.
+        def total(signed: Floats, weight: Floats = weight) -> Floats:
+            return np.asarray((weight * (counts @ signed)).sum(axis=1))
+
+        norm = np.sqrt(total(signs[0] ** 2) * total(signs[1] ** 2))
         with np.errstate(invalid="ignore", divide="ignore"):
-            taus.append((pairs * agree).sum(axis=(1, 2)) / norm)
+            taus.append(total(signs[0] * signs[1]) / norm)
     return np.asarray(np.clip(np.mean(taus, axis=0), -1, 1))
 
 
-def _pearson(first: Floats, second: Floats) -> Floats:
-    one, other = (own - own.mean(axis=1, keepdims=True) for own in (first, second))
-    norm = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    flat = norm <= 1e-14 * np.abs(first).max(axis=1) * np.abs(second).max(axis=1)
+def _pearson(first: Floats, second: Floats, counts: Counts) -> Floats:
+    return _correlate(np.broadcast_to(first, counts.shape), second, counts)
+
+
+def _correlate(first: Floats, second: Floats, counts: Counts) -> Floats:
+    """Pearson's correlation of values that draws may hold several times, (R, n) or (n,)."""
+    total = counts.sum(axis=1, keepdims=True)
+    centred = [
+        np.where(counts > 0, own - (counts * own).sum(axis=1, keepdims=True) / total, 0)
+        for own in (first, second)
+    ]
+    squares = [(counts * own**2).sum(axis=1) for own in centred]
+    scale = [np.square(np.where(counts > 0, own, 0)).max(axis=1) for own in (first, second)]
+    flat = (squares[0] <= 1e-24 * scale[0]) | (squares[1] <= 1e-24 * scale[1])
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(flat, np.nan, (one * other).sum(axis=1) / norm)
+        found = (counts * centred[0] * centred[1]).sum(axis=1) / np.sqrt(squares[0] * squares[1])
+    return np.where(flat, np.nan, found)
 
 
-def _spearman(first: Floats, second: Floats) -> Floats:
-    return _pearson(stats.rankdata(first, axis=1), stats.rankdata(second, axis=1))
+def _spearman(first: Floats, second: Floats, counts: Counts) -> Floats:
+    ranks = [
+        counts @ (own[:, None] < own) + (counts @ (own[:, None] == own) + 1) / 2
+        for own in (first, second)
+    ]
+    return _correlate(ranks[0], ranks[1], counts)
 
 
-def _regret(score: Floats, outcome: Floats) -> Floats:
+def _regret(score: Floats, outcome: Floats, counts: Counts) -> Floats:
     """Best outcome minus that of the top-scored; of several at the top their mean."""
-    top = score == score.max(axis=1, keepdims=True)
-    picked = (outcome * top).sum(axis=1) / top.sum(axis=1)
-    return np.asarray(outcome.max(axis=1) - picked)
+    there = counts > 0
+    highest = np.where(there, score, -np.inf).max(axis=1, keepdims=True)
+    top = counts * (score == highest)
+    picked = (top * outcome).sum(axis=1) / top.sum(axis=1)
+    best = np.where(there, outcome, -np.inf).max(axis=1)
+    return np.asarray(np.maximum(best - picked, 0))
 
 
-def _top3(score: Floats, outcome: Floats) -> Floats:
+def _top3(score: Floats, outcome: Floats, counts: Counts) -> Floats:
     """Whether the best is among the three with the highest scores, ties going against it."""
-    best = outcome.argmax(axis=1)
-    own = np.take_along_axis(score, best[:, None], axis=1)
-    return np.asarray(((score >= own).sum(axis=1) <= LEAST).astype(float))
+    there = counts > 0
+    best = np.where(there, outcome, -np.inf).argmax(axis=1)
+    above = there & (score >= score[best][:, None])
+    return np.asarray((above.sum(axis=1) <= LEAST).astype(float))
 
 
-STATISTICS: dict[str, Callable[[Floats, Floats], Floats]] = {
+STATISTICS: dict[str, Callable[[Floats, Floats, Counts], Floats]] = {
     "weighted_tau": weighted_tau,
     "spearman": _spearman,
     "pearson": _pearson,
     "regret": _regret,
     "top3": _top3,
 }
-"""What a score is judged by: from scores and outcomes, (R, n) each, to values (R,)."""
+"""What a score is judged by: from scores and outcomes (n,) and counts (R, n) to values (R,)."""
 
 _TASKS = ["task", "outcome", "score", "encoders", *STATISTICS, "pick", "best", "relative_cost"]
-_SUMMARY = ["outcome", "score", "tasks", "encoders"]
+_SUMMARY = ["outcome", "score", "tasks", "encoders", "most"]
 _SUMMARY += [f"{name}{end}" for name in STATISTICS for end in ("", "_low", "_high")]
 _SUMMARY += ["relative_cost"]
 
@@ -125,67 +151,88 @@ def judge_scores(
 ) -> Judgement:
     """Compare what scores said with what came out.
 
-    Beside the scores stands ``random pick``: what picking any encoder is worth.
+    Beside the scores stands :data:`RANDOM`: what picking any encoder of a task is worth.
 
     Args:
         scores: Columns encoder, task, score and value (null: undefined, and so left out), and
-            flops where it is known; higher is better.
+            flops where it is known; higher is better. At most one row of each.
         outcomes: Columns encoder, task, outcome (its name) and value, and flops of the adaptation
-            where it is known.
+            where it is known. At most one row of each.
         replicates: Of the bootstrap.
     """
     if scores.empty or outcomes.empty:
         return Judgement.nothing()
     rows: list[dict[str, Any]] = []
     parts: dict[_Key, dict[str, Floats]] = {}
-    joined = outcomes.merge(
+    came = outcomes.dropna(subset=["value"])
+    joined = came.merge(
         scores.dropna(subset=["value"]), on=["encoder", "task"], suffixes=("", "_of_score")
-    ).dropna(subset=["value"])
+    )
     joined = joined.sort_values(["task", "encoder"], kind="stable")
+    drawn = _Draws(sorted({str(name) for name in came["encoder"]}), replicates)
     for key, part in joined.groupby(["outcome", "score", "task"], sort=False):
         if len(part) < LEAST:
             continue
         outcome, score, task = map(str, key)
-        names = [str(name) for name in part["encoder"]]
-        found = part["value_of_score"].to_numpy(float), part["value"].to_numpy(float)
-        one = {name: float(how(*(v[None] for v in found))[0]) for name, how in STATISTICS.items()}
-        picks = _draw(names, replicates)
-        drawn = [values[picks] for values in found]
-        parts[outcome, score, task] = {name: how(*drawn) for name, how in STATISTICS.items()}
-        rows.append(
-            {
-                "task": task,
-                "outcome": outcome,
-                "score": score,
-                "encoders": len(part),
-                **one,
-                "pick": names[found[0].argmax()],
-                "best": names[found[1].argmax()],
-                "relative_cost": _relative_cost(part),
-            }
-        )
-        if (outcome, RANDOM, task) not in parts:
-            parts[outcome, RANDOM, task], row = _at_random(found[1], drawn[1])
-            rows.append({"task": task, "outcome": outcome, "score": RANDOM, **row})
-            rows[-1]["encoders"] = len(part)
+        said, value = (part[name].to_numpy(float) for name in ("value_of_score", "value"))
+        names = part["encoder"].to_numpy()
+        one, parts[outcome, score, task] = _measure(said, value, drawn.of(part))
+        rows.append({"task": task, "outcome": outcome, "score": score, "encoders": len(part)})
+        rows[-1] |= one
+        rows[-1] |= {"pick": names[said.argmax()], "best": names[value.argmax()]}
+        rows[-1] |= {"relative_cost": _relative_cost(part)}
+    judged = {(row["outcome"], row["task"]) for row in rows}
+    for key, part in came.sort_values(["task", "encoder"]).groupby(["outcome", "task"], sort=False):
+        outcome, task = map(str, key)
+        if (outcome, task) in judged:
+            value = part["value"].to_numpy(float)
+            row, parts[outcome, RANDOM, task] = _at_random(value, drawn.of(part))
+            rows.append({"task": task, "outcome": outcome, "score": RANDOM})
+            rows[-1] |= {"encoders": len(part), **row}
     tasks = pd.DataFrame(rows, columns=_TASKS)
     return Judgement(tasks, _summarise(tasks, parts, replicates))
 
 
-def _at_random(outcome: Floats, drawn: Floats) -> tuple[dict[str, Floats], dict[str, float]]:
+class _Draws:
+    """Encoders drawn with replacement, the same for all tasks, whoever a task lacks."""
+
+    def __init__(self, names: Sequence[str], replicates: int) -> None:
+        self._place = {name: place for place, name in enumerate(names)}
+        seed = int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:8])
+        drawn = np.random.default_rng(seed).integers(0, len(names), (replicates, len(names)))
+        self._counts = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])
+
+    def of(self, part: pd.DataFrame) -> Counts:
+        """How often each replicate has the encoders of some rows, (R, n)."""
+        found: Counts = self._counts[:, [self._place[str(name)] for name in part["encoder"]]]
+        return found
+
+
+def _measure(
+    said: Floats, value: Floats, counts: Counts
+) -> tuple[dict[str, float], dict[str, Floats]]:
+    """Each statistic of the encoders as they are, and of the drawn ones; NaN of fewer than two."""
+    once = np.ones((1, len(said)), np.int64)
+    enough = (counts > 0).sum(axis=1) > 1
+    found, replicates = {}, {}
+    for name, how in STATISTICS.items():
+        found[name] = float(how(said, value, once)[0])
+        replicates[name] = np.full(len(counts), np.nan)
+        replicates[name][enough] = how(said, value, counts[enough])
+    return found, replicates
+
+
+def _at_random(value: Floats, counts: Counts) -> tuple[dict[str, float], dict[str, Floats]]:
     """What is expected of an encoder that is picked blindly."""
-    nothing = np.full(len(drawn), np.nan)
-    chance = min(1.0, LEAST / len(outcome))
-    replicates = {name: nothing for name in STATISTICS}
-    replicates["regret"] = drawn.max(axis=1) - drawn.mean(axis=1)
-    replicates["top3"] = np.full(len(drawn), chance)
-    return replicates, {"regret": float(outcome.max() - outcome.mean()), "top3": chance}
-
-
-def _draw(names: Sequence[str], replicates: int) -> NDArray[np.int64]:
-    """Encoders with replacement, (R, n); the same for the same encoders, whatever the task."""
-    seed = int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:8])
-    return np.random.default_rng(seed).integers(0, len(names), (replicates, len(names)))
+    total = counts.sum(axis=1)
+    chance = min(1.0, LEAST / len(value))
+    replicates = dict.fromkeys(STATISTICS, np.full(len(counts), np.nan))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(total > 0, (counts * value).sum(axis=1) / total, np.nan)
+    best = np.where(counts > 0, value, -np.inf).max(axis=1)
+    replicates["regret"] = np.where(total > 0, best - mean, np.nan)
+    replicates["top3"] = np.full(len(counts), chance)
+    return {"regret": float(value.max() - value.mean()), "top3": chance}, replicates
 
 
 def _relative_cost(part: pd.DataFrame) -> float:
@@ -204,18 +251,19 @@ def _summarise(
     rows = []
     for key, own in tasks.groupby(["outcome", "score"], sort=False):
         outcome, score = map(str, key)
+        told = own["regret" if score == RANDOM else "weighted_tau"].notna()
         row: dict[str, Any] = {
             "outcome": outcome,
             "score": score,
-            "tasks": len(own),
-            "encoders": int(own["encoders"].max()),
+            "tasks": int(told.sum()),
+            "encoders": int(own["encoders"].min()),
+            "most": int(own["encoders"].max()),
         }
         chosen = np.random.default_rng(len(own)).integers(0, len(own), (len(own), replicates))
         for name in STATISTICS:
-            row[name] = float(own[name].mean(skipna=False)) if len(own) else float("nan")
+            row[name] = float(own[name].mean())
             drawn = np.stack([parts[outcome, score, task][name] for task in own["task"]])
-            mean = _mean(np.take_along_axis(drawn, chosen, axis=0))
-            low, high = _interval(mean)
+            low, high = _interval(_mean(np.take_along_axis(drawn, chosen, axis=0)))
             row |= {f"{name}_low": low, f"{name}_high": high}
         row["relative_cost"] = float(own["relative_cost"].mean())
         rows.append(row)
@@ -223,7 +271,7 @@ def _summarise(
 
 
 def _mean(values: Floats) -> Floats:
-    """Over tasks, of those where the drawn encoders do not all tie."""
+    """Over the tasks that are defined."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(known, values, 0).sum(axis=0) / known.sum(axis=0))
@@ -233,13 +281,13 @@ def _interval(values: Floats) -> tuple[float, float]:
     known = values[~np.isnan(values)]
     if len(known) < len(values) / 2:
         return float("nan"), float("nan")
-    low, high = np.percentile(known, _ENDS)
+    low, high = np.percentile(known, (2.5, 97.5))
     return float(low), float(high)
 
 
-def verdict(low: float, high: float) -> str:
-    """What the interval of a rank correlation allows to say."""
-    if np.isnan(low) or np.isnan(high):
+def verdict(low: float, high: float, *, encoders: int) -> str:
+    """What the interval of a rank correlation over so many encoders allows to say."""
+    if np.isnan(low) or np.isnan(high) or encoders < FEW:
         return "cannot be told"
     if low > 0:
         return "better than chance"

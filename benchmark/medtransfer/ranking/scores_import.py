@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medtransfer.ranking.judgement import RANDOM
 from medtransfer.specs.base import InputError, suggest
 
 __all__ = ["read_outcomes", "read_scores_csv"]
@@ -51,6 +52,8 @@ def _read(path: Path, names: tuple[str, ...], *, empty: bool) -> pd.DataFrame:
                 if not all(key):
                     missing = names[[bool(part) for part in key].index(False)]
                     raise InputError(f"{where}: {missing}: is empty")
+                if RANDOM in key:
+                    raise InputError(f"{where}: '{RANDOM}' is what the judgement calls its own row")
                 if tuple(key) in rows:
                     raise InputError(f"{where}: a second value of {', '.join(key)}")
                 rows[tuple(key)] = _number(where, text, empty=empty)

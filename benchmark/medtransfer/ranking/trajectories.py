@@ -10,10 +10,17 @@ import numpy as np
 import pandas as pd
 
 from medtransfer.ranking.judgement import RANDOM, Judgement, judge_scores
-from medtransfer.ranking.predictions import outcomes_of_records, tabulate_judgement
+from medtransfer.ranking.predictions import (
+    SOURCE_ACCURACY,
+    outcomes_of_records,
+    scores_of,
+    tabulate_judgement,
+)
 from medtransfer.ranking.submissions import Submission
 from medtransfer.ranking.text import MISSING
+from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard, PretrainingRun
+from medtransfer.specs.protocol import Protocol
 
 __all__ = [
     "LAST",
@@ -30,7 +37,6 @@ __all__ = [
 LAST, SOURCE = "last checkpoint", "source accuracy"
 """What a score is to beat, beside a random pick."""
 
-_SOURCE_SCORE = "source_accuracy"
 _REPLICATES = 1000
 
 
@@ -69,11 +75,12 @@ class Studied:
     Attributes:
         points: One row a trajectory, task, checkpoint and series: trajectory, task, encoder, epoch,
             seen, series (a score or an adaptation), kind (``score`` or ``outcome``) and value.
-        judgement: Of the scores; its tasks are called ``trajectory: task``.
+        judgement: Of the scores; its tasks are called ``trajectory: task``, its encoders are the
+            checkpoints, which resemble each other more than encoders do.
         picks: One row a trajectory, task and score: encoder, epoch, last (epoch) and saved (the
             share of the epochs that the pick does without).
-        saved: One row an outcome and score: mean of saved over trajectories and tasks, low and
-            high (95 %, trajectories and tasks drawn anew).
+        saved: One row an outcome and score: mean of what is saved by picking among the checkpoints
+            with outcomes, low and high (95 %, pairs of a trajectory and a task drawn anew).
     """
 
     points: pd.DataFrame
@@ -86,7 +93,7 @@ def study_trajectories(
     trajectories: Sequence[Trajectory],
     submissions: Mapping[str, Submission],
     *,
-    protocol: str,
+    protocol: Protocol,
     tasks: Sequence[str],
 ) -> Studied:
     """Lay scores and outcomes of trajectories out, and judge the scores.
@@ -100,8 +107,8 @@ def study_trajectories(
     scores, outcomes = [], []
     for trajectory in trajectories:
         own = {name: submissions[name] for name in trajectory.seen if name in submissions}
-        scores.append(_scores(trajectory, own, protocol, tasks))
-        came_out = outcomes_of_records(own, protocol=protocol, tasks=tasks)
+        scores.append(_scores(trajectory, own, protocol.name, tasks))
+        came_out = outcomes_of_records(own, protocol, tasks=tasks)
         outcomes.append(came_out.assign(trajectory=trajectory.name))
     said, came = pd.concat(scores, ignore_index=True), pd.concat(outcomes, ignore_index=True)
     label = "trajectory"
@@ -121,30 +128,27 @@ def study_trajectories(
     points["epoch"] = points["encoder"].map(epochs)
     points["seen"] = points["encoder"].map(seen)
     points = points[[label, "task", "encoder", "epoch", "seen", "series", "kind", "value"]]
-    picks = _picks(said, epochs)
-    return Studied(points, judgement, picks, _saved(judgement, picks))
+    picks = _picks(said, trajectories)
+    return Studied(points, judgement, picks, _saved(judgement, trajectories))
 
 
 def _scores(
-    trajectory: Trajectory,
-    own: Mapping[str, Submission],
-    protocol: str,
-    tasks: Sequence[str],
+    trajectory: Trajectory, own: Mapping[str, Submission], protocol: str, tasks: Sequence[str]
 ) -> pd.DataFrame:
     """The scores of all targets, those that know no target repeated for each."""
-    found = _made(own, protocol, tasks)
-    there = list(dict.fromkeys(found["task"]))
+    found = scores_of(own, protocol=protocol, tasks=tasks)
     accuracy = {}
     for name, submission in own.items():
         rows = submission.scores
-        rows = rows[(rows["score"] == _SOURCE_SCORE) & (rows["protocol"] == protocol)]
+        rows = rows[(rows["score"] == SOURCE_ACCURACY) & (rows["protocol"] == protocol)]
         accuracy[name] = float(rows["value"].mean()) if len(rows) else float("nan")
     extra = pd.DataFrame(
         [
             {"encoder": name, "task": task, "score": score, "value": value}
-            for task in there
+            for task in dict.fromkeys(found["task"])
             for score, values in ((LAST, trajectory.seen), (SOURCE, accuracy))
             for name, value in values.items()
+            if name in own
         ],
         columns=["encoder", "task", "score", "value"],
     )
@@ -152,46 +156,37 @@ def _scores(
     return whole.assign(trajectory=trajectory.name)
 
 
-def _made(own: Mapping[str, Submission], protocol: str, tasks: Sequence[str]) -> pd.DataFrame:
-    """Scores, whether or not there are records of the same data; the latest of each."""
-    parts = []
-    for name, submission in own.items():
-        rows = submission.scores
-        rows = rows[(rows["protocol"] == protocol) & rows["task"].isin(tasks)]
-        rows = rows[rows["score"] != _SOURCE_SCORE].drop_duplicates(["task", "score"], keep="last")
-        parts.append(rows.assign(encoder=name))
-    columns = ["encoder", "task", "score", "value", "flops"]
-    if not parts:
-        return pd.DataFrame(columns=columns)
-    return pd.concat(parts, ignore_index=True)[columns]
-
-
-def _picks(said: pd.DataFrame, epochs: Mapping[str, float]) -> pd.DataFrame:
+def _picks(said: pd.DataFrame, trajectories: Sequence[Trajectory]) -> pd.DataFrame:
+    epochs = {one.name: one.epochs for one in trajectories}
     rows = []
-    for (trajectory, task, score), part in said.dropna(subset=["value"]).groupby(
-        ["trajectory", "task", "score"], sort=False
-    ):
+    groups = ["trajectory", "task", "score"]
+    for key, part in said.dropna(subset=["value"]).groupby(groups, sort=False):
+        trajectory, task, score = map(str, key)
         pick = part["encoder"].iloc[int(part["value"].to_numpy(float).argmax())]
-        last = max(epochs[name] for name in part["encoder"])
-        saved = 1 - epochs[pick] / last if last else 0.0
-        rows.append([trajectory, task, score, pick, epochs[pick], last, saved])
-    names = ["trajectory", "task", "score", "encoder", "epoch", "last", "saved"]
-    return pd.DataFrame(rows, columns=names)
+        own = epochs[trajectory]
+        last = max(own.values())
+        rows.append([trajectory, task, score, pick, own[pick], last, _share(own[pick], last)])
+    return pd.DataFrame(rows, columns=[*groups, "encoder", "epoch", "last", "saved"])
 
 
-def _saved(judgement: Judgement, picks: pd.DataFrame) -> pd.DataFrame:
-    """Epochs that a score's picks do without, over the trajectories and tasks it was judged on."""
-    picks = picks.assign(task=picks["trajectory"] + ": " + picks["task"])
+def _share(epoch: float, last: float) -> float:
+    return 1 - epoch / last if last else 0.0
+
+
+def _saved(judgement: Judgement, trajectories: Sequence[Trajectory]) -> pd.DataFrame:
+    """Epochs that picks among the checkpoints with outcomes do without."""
+    saved = {
+        name: _share(epoch, max(one.epochs.values()))
+        for one in trajectories
+        for name, epoch in one.epochs.items()
+    }
     judged = judgement.tasks[judgement.tasks["score"] != RANDOM]
-    joined = judged[["outcome", "score", "task"]].merge(
-        picks[["score", "task", "saved"]], on=["score", "task"]
-    )
     rows = []
-    for (outcome, score), part in joined.groupby(["outcome", "score"], sort=False):
-        values = part["saved"].to_numpy(float)
+    for key, part in judged.groupby(["outcome", "score"], sort=False):
+        values = part["pick"].map(saved).to_numpy(float)
         drawn = np.random.default_rng(0).integers(0, len(values), (_REPLICATES, len(values)))
         low, high = np.percentile(values[drawn].mean(axis=1), (2.5, 97.5))
-        rows.append([outcome, score, values.mean(), low, high])
+        rows.append([*map(str, key), values.mean(), low, high])
     return pd.DataFrame(rows, columns=["outcome", "score", "saved", "low", "high"])
 
 
@@ -247,6 +242,9 @@ _SHOWN = 4  # scores in a picture: those with the highest weighted tau, and the 
 def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, str]]:
     """What the figure draws, and its two lines of title.
 
+    Raises:
+        InputError: When no score has a value, and there are no outcomes.
+
     Returns:
         Rows panel, part (outcomes, or scores), series, seen, value (of scores from 0, the lowest
         along the trajectory, to 1, the highest) and pick (yes, where a score is highest).
@@ -281,6 +279,8 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
             }
             for number, (seen, value) in enumerate(zip(known["seen"], values, strict=True))
         ]
+    if not rows:
+        raise InputError("--figure: nothing to draw: no score has a value, and nothing came out")
     return rows, (
         "Transferability scores and outcomes along pre-training",
         "against images seen; a ring marks the checkpoint where a line is highest",

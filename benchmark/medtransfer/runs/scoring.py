@@ -5,27 +5,35 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from medtransfer.data.cache import data_folder
+from medtransfer.data.cache import cache_folder, data_folder
 from medtransfer.data.remote import SILENT, Progress
 from medtransfer.data.store import TaskData, open_task
 from medtransfer.data.writing import replace
+from medtransfer.encoders.encoder import Encoder, resolve_device
+from medtransfer.encoders.loading import build_encoder
 from medtransfer.encoders.resolution import Located, dump_card, locate
-from medtransfer.specs.base import InputError, read_yaml
+from medtransfer.encoders.source_head import find_source_head, head_identity
+from medtransfer.specs.base import InputError, digest, read_yaml
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import iterate_records
 from medtransfer.specs.score import FILE, ScoreRecord, read_scores
-from medtransfer.specs.task import find_task, load_tasks, resolve_tasks
-
-if TYPE_CHECKING:
-    from medtransfer.transferability.registry import Score
+from medtransfer.specs.task import Kind, TaskCard, find_task, load_tasks, resolve_tasks
+from medtransfer.transferability.material import Material
+from medtransfer.transferability.registry import Score, choose_scores
+from medtransfer.transferability.scoring import (
+    Planned,
+    plan_scores,
+    plan_source,
+    plan_sweep,
+    score_all,
+)
 
 __all__ = ["Request", "Scoring", "ScoringProgress", "find_trajectory", "prepare", "score"]
 
@@ -56,8 +64,9 @@ class Scoring:
         protocol: Its protocol.
         encoders: Found, not yet built.
         data: The tasks, decoded.
-        sources: The tasks that encoders were pre-trained on, where their accuracy is wanted.
         scores: What is computed.
+        sources: The tasks that encoders were pre-trained on, where their accuracy is wanted.
+        notes: What the user should know, one line each.
     """
 
     request: Request
@@ -66,6 +75,7 @@ class Scoring:
     data: dict[str, TaskData]
     scores: list[Score]
     sources: dict[str, TaskData] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class ScoringProgress:
@@ -87,8 +97,6 @@ def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
     Raises:
         InputError: For the first thing that is wrong with it.
     """
-    from medtransfer.transferability.registry import choose_scores
-
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     protocol = load_protocol(request.protocol)
@@ -109,23 +117,37 @@ def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
     names = [located.card.name for located in encoders]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"--encoder: two encoders are called '{name}'")
+            raise InputError(
+                f"two encoders are called '{name}'; the name decides where scores go, so score one "
+                "at a time into an --out of its own"
+            )
     for located in encoders:
         _check_folder(request.out / located.card.name, located)
     folder = data_folder(request.data)
-    sources = {}
-    if request.sources:
-        known = {**load_tasks(), **(load_tasks(request.task_folder) if request.task_folder else {})}
-        for located in encoders:
-            run = located.card.pretraining.run
-            for name in run.tasks if run is not None else ():
-                card = find_task(name, known)
-                if card is not None and name not in sources:
-                    sources[name] = open_task(
-                        card, folder=folder, progress=progress, corruptions=False
-                    )
-    data = {name: open_task(card, folder=folder, progress=progress) for name, card in cards.items()}
-    return Scoring(request, protocol, encoders, data, scores, sources)
+    data = {name: _open(card, folder, progress) for name, card in cards.items()}
+    sources: dict[str, TaskData] = {}
+    notes = []
+    known = {**load_tasks(), **(load_tasks(request.task_folder) if request.task_folder else {})}
+    for name in _sources(encoders) if request.sources else ():
+        card = find_task(name, known)
+        try:
+            if card is None:
+                raise InputError(f"{name}: no such task is known; its card is in --tasks?")
+            sources[name] = data.get(name) or _open(card, folder, progress)
+        except InputError as error:
+            notes.append(f"without the accuracy on the source: {error}")
+    return Scoring(request, protocol, encoders, data, scores, sources, tuple(notes))
+
+
+def _open(card: TaskCard, folder: Path | None, progress: Progress) -> TaskData:
+    """A task; no score looks at corrupted images."""
+    return open_task(card, folder=folder, progress=progress, corruptions=False)
+
+
+def _sources(encoders: Sequence[Located]) -> list[str]:
+    """Names of the tasks that encoders were pre-trained on."""
+    runs = [located.card.pretraining.run for located in encoders]
+    return list(dict.fromkeys(name for run in runs if run is not None for name in run.tasks))
 
 
 def find_trajectory(folder: Path) -> list[Path]:
@@ -141,6 +163,8 @@ def find_trajectory(folder: Path) -> list[Path]:
             run = EncoderCard.parse(read_yaml(file), origin=str(file)).pretraining.run
             if run is not None:  # the last checkpoint is the encoder itself
                 found[run.steps] = path
+    if not folder.is_dir():
+        raise InputError(f"--trajectory: {folder}: no such folder")
     if len(found) < 2:
         raise InputError(
             f"--trajectory: {folder}: holds {len(found) or 'no'} checkpoint"
@@ -169,55 +193,30 @@ def _check_folder(folder: Path, located: Located) -> None:
             "input differ); choose another --out"
         )
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"--out: {existing} cannot be written")
+    if not existing.is_dir():
+        raise InputError(f"--out: {existing} is a file; a folder is expected")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"--out: {existing} cannot be written: permission denied")
 
 
 def score(scoring: Scoring, progress: ScoringProgress | None = None) -> list[ScoreRecord]:
-    """Compute what is not there yet, and write it down encoder by encoder and task by task.
+    """Compute what is not there yet, and write each score down as it is done.
 
     Returns:
         The scores that were asked for, of every encoder and task.
-    """
-    # Here, and not above: what is there already must not wait for torch.
-    from medtransfer.encoders.encoder import resolve_device
-    from medtransfer.encoders.loading import build_encoder
-    from medtransfer.encoders.source_head import find_source_head
-    from medtransfer.transferability.material import Material
-    from medtransfer.transferability.scoring import accuracy_on_source, score_task, sweep
 
+    Raises:
+        RunError: When a score fails in another way than by having no value.
+    """
     progress = progress or ScoringProgress()
-    request, protocol = scoring.request, scoring.protocol
     found: list[ScoreRecord] = []
-    progress.begin(len(scoring.encoders) * (len(scoring.data) + len(scoring.sources)))
+    tasks = {**scoring.data, **scoring.sources}
+    progress.begin(len(scoring.encoders) * len(tasks))
     try:
         for located in scoring.encoders:
-            folder = request.out / located.card.name
-            encoder, head = None, None
-            run = located.card.pretraining.run
-            for name, data in [*scoring.data.items(), *scoring.sources.items()]:
-                known = {record.key: record for record in read_scores(folder)}
-                wanted = _wanted(scoring, located, name, data)
-                missing = [one for key, one in wanted.items() if key not in known]
-                of_source = name in scoring.sources and run is not None and name in run.tasks
-                swept = request.sweep and name in scoring.data
-                if (missing or of_source or swept) and encoder is None:
-                    device = resolve_device(request.device)
-                    encoder = build_encoder(located, max_size=protocol.max_size, device=device)
-                    head = find_source_head(located, encoder)
-                own = [known[key] for key in wanted if key in known]
-                if missing or of_source or swept:
-                    assert encoder is not None
-                    material = Material(encoder, data, protocol.scores, head=head)
-                    made = list(score_task(material, missing, protocol))
-                    if swept:
-                        robust = next(s for s in scoring.scores if s.name == "robustness")
-                        made += sweep(material, robust, protocol)
-                    if of_source:
-                        made.append(accuracy_on_source(material, protocol))
-                    made = [record for record in made if record.key not in known]
-                    _append(folder, located.card, made)
-                    own += made
+            work = _Work(scoring, located)
+            for name, data in tasks.items():
+                own = work.of(name, data)
                 found += own
                 progress.advance(located.card.name, name, own)
     finally:
@@ -225,39 +224,71 @@ def score(scoring: Scoring, progress: ScoringProgress | None = None) -> list[Sco
     return found
 
 
-def _wanted(
-    scoring: Scoring, located: Located, name: str, data: TaskData
-) -> dict[tuple[str, ...], Score]:
-    """The scores that the kind of a task has, by the keys of their records."""
-    if name not in scoring.data:
-        return {}
-    settings, size = scoring.protocol.scores, scoring.protocol.max_size
-    prefix = (located.identity, name, data.fingerprint)
-    return {
-        (*prefix, one.fingerprint(settings, max_size=size)): one
-        for one in scoring.scores
-        if data.card.kind in one.kinds
-    }
+class _Work:
+    """The scores of one encoder, which is built when the first one is missing."""
+
+    def __init__(self, scoring: Scoring, located: Located) -> None:
+        self.scoring, self.located = scoring, located
+        self.folder = scoring.request.out / located.card.name
+        self.encoder: Encoder | None = None
+
+    def of(self, name: str, data: TaskData) -> list[ScoreRecord]:
+        """Those of one task that were asked for, those that are there and those made now."""
+        planned = self._plan(name, data.card.kind)
+        prefix = (self.located.identity, name, data.fingerprint, self.scoring.protocol.name)
+        wanted = {(*prefix, one.fingerprint): one for one in planned}
+        known = {record.key: record for record in read_scores(self.folder)}
+        if missing := [one for key, one in wanted.items() if key not in known]:
+            encoder, protocol = self._build(), self.scoring.protocol
+            find_head = partial(find_source_head, self.located, encoder)
+            material = Material(encoder, data, protocol.scores, find_head=find_head)
+            for record in score_all(material, missing, protocol):
+                _append(self.folder, self.located.card, record)
+                known[record.key] = record
+        return [known[key] for key in wanted]
+
+    def _plan(self, name: str, kind: Kind) -> list[Planned]:
+        scoring, planned = self.scoring, []
+        if name in scoring.data:
+            head = head_identity(self.located)
+            planned = plan_scores(scoring.scores, scoring.protocol, kind=kind, head=head)
+            if scoring.request.sweep:
+                [robust] = [one for one in scoring.scores if one.name == "robustness"]
+                planned += plan_sweep(robust, scoring.protocol)
+        run = self.located.card.pretraining.run
+        if name in scoring.sources and run is not None and name in run.tasks:
+            planned.append(plan_source(scoring.protocol))
+        return planned
+
+    def _build(self) -> Encoder:
+        if self.encoder is None:
+            request, protocol = self.scoring.request, self.scoring.protocol
+            device = resolve_device(request.device)
+            self.encoder = build_encoder(self.located, max_size=protocol.max_size, device=device)
+        return self.encoder
 
 
-def _append(folder: Path, card: EncoderCard, records: Sequence[ScoreRecord]) -> None:
-    """Add lines to an encoder's scores; the card is written where there is none.
+def _append(folder: Path, card: EncoderCard, record: ScoreRecord) -> None:
+    """Add a line to an encoder's scores; the card is written where there is none.
+
+    Several processes may do so at a time. Their lock is not in the submission's folder, where it
+    would stay: who deletes a lock's file takes it from those that wait.
 
     Raises:
         InputError: When that is not possible.
     """
     path = folder / FILE
+    lock = cache_folder() / "locks" / f"{digest(str(path.resolve()))}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "encoder.yaml").exists():
-            replace(folder / "encoder.yaml", dump_card(card).encode())
-        lock = FileLock(folder / f".{FILE}.lock")
-        with lock:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            if not (folder / "encoder.yaml").exists():
+                replace(folder / "encoder.yaml", dump_card(card).encode())
+            if record.key in {one.key for one in read_scores(folder)}:
+                return
             content = path.read_bytes() if path.exists() else b""
             whole = content[: content.rfind(b"\n") + 1]  # without what a killed writer left
-            lines = b"".join(record.line().encode() + b"\n" for record in records)
-            replace(path, whole + lines)
-        with suppress(OSError):
-            Path(lock.lock_file).unlink()
+            replace(path, whole + record.line().encode() + b"\n")
     except OSError as error:
         raise InputError(f"--out: {folder} cannot be written: {error.strerror}") from None

@@ -114,6 +114,10 @@ class PretrainingRun(Spec):
     batch: int = Field(ge=1, description="Images of a step, over all devices.")
     start: str = Field(default="", description="Identity (SHA-256) of what training began from.")
     trainable: str = Field(default="full", description="What was trained, as --trainable has it.")
+    source_head: str | None = Field(
+        default=None,
+        description="SHA-256 of the classifier that is kept beside the weights, of one source.",
+    )
     overlaps: list[str] = Field(
         default=[], description="Known tasks that share a source corpus with the images."
     )

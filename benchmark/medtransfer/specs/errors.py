@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InputError", "RunError", "suggest"]
+__all__ = ["InputError", "RunError", "plain", "suggest"]
 
 
 class InputError(Exception):
@@ -20,6 +20,11 @@ class RunError(Exception):
 
     The command line prints it without a traceback and ends with exit code 1.
     """
+
+
+def plain(text: str) -> str:
+    """One line of a bounded length that moves no cursor, whatever others wrote."""
+    return "".join(character if character.isprintable() else "?" for character in text[:1000])
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -174,6 +174,9 @@ class ScoreSettings(Spec):
     images: int = Field(
         default=512, ge=2, description="Training images of the contrastive robustness, by hash."
     )
+    maps: int = Field(
+        default=64, ge=2, description="The same, where features are not averaged (in a sweep)."
+    )
     level: int = Field(
         default=2, ge=0, le=3, description="Of the four of the pyramid, 3 the deepest."
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from medtransfer.specs.base import InputError, Spec, explain
 from medtransfer.specs.record import EncoderRef, TaskRef
@@ -24,7 +24,10 @@ class ScoreRecord(Spec):
     encoder: EncoderRef = Field(description="Which encoder.")
     task: TaskRef = Field(description="Which task; only its training images are looked at.")
     protocol: str = Field(description="Whose input size and fixed values were used.")
-    score: str = Field(description="Name of the score.", max_length=80)
+    score: str = Field(
+        description="Name of the score; in brackets what a sweep varied.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._,\[\]-]{0,99}$",
+    )
     fingerprint: str = Field(description="Hash of all else that decides the number.")
     options: dict[str, Any] = Field(default={}, description="The score's fixed values.")
     value: float | None = Field(description="Null where it is undefined.")
@@ -35,12 +38,14 @@ class ScoreRecord(Spec):
     environment: dict[str, Any] = Field(default={}, description="Versions, device, sizes.")
     finished: str = Field(description="ISO 8601, UTC.")
 
-    @field_validator("schema_")
+    @model_validator(mode="before")
     @classmethod
-    def _known(cls, value: int) -> int:
-        if value > SCHEMA:
-            raise ValueError(f"written in format {value}; this version reads up to {SCHEMA}")
-        return value
+    def _known(cls, data: Any) -> Any:
+        """Before the fields: a newer format has others."""
+        written = data.get("schema") if isinstance(data, dict) else None
+        if isinstance(written, int) and written > SCHEMA:
+            raise ValueError(f"written in format {written}; this version reads up to {SCHEMA}")
+        return data
 
     @model_validator(mode="after")
     def _said(self) -> ScoreRecord:
@@ -51,7 +56,8 @@ class ScoreRecord(Spec):
     @property
     def key(self) -> tuple[str, ...]:
         """What must not be computed again."""
-        return (self.encoder.sha256, self.task.name, self.task.fingerprint, self.fingerprint)
+        task = (self.task.name, self.task.fingerprint)
+        return (self.encoder.sha256, *task, self.protocol, self.fingerprint)
 
     def line(self) -> str:
         """The record as one line of JSON, without the line's end."""

@@ -105,12 +105,15 @@ def principal_components(features: Floats, *, most: int | None = None, share: fl
     return spectrum.scores(min(count, most or count))
 
 
-def classes_of(labels: Integers, *, least: int = 1) -> tuple[Integers, Integers]:
+def classes_of(
+    labels: Integers, *, least: int = 1, among: bool = False
+) -> tuple[Integers, Integers]:
     """The classes that are there, numbered from 0, and how many items each has.
 
     Args:
         labels: (N,).
         least: Items that a class needs.
+        among: Whether these are some of the items, for the message.
 
     Returns:
         Each item's class, (N,), and the counts, (C,).
@@ -120,7 +123,8 @@ def classes_of(labels: Integers, *, least: int = 1) -> tuple[Integers, Integers]
     """
     _, own, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(counts) < 2:
-        raise Undefined("only one class is there")
+        where = f"among the {len(labels)} images that are taken" if among else "there"
+        raise Undefined(f"only one class is {where}")
     if counts.min() < least:
         raise Undefined(f"a class has fewer than {least} images")
     return own.ravel(), counts

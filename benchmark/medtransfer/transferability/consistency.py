@@ -25,9 +25,10 @@ def ccfv(pixels: Pixels, *, least: int = 2) -> float:
     """Mean over levels of log(variety / inconsistency).
 
     Inconsistency: the mean over classes but background, and pairs of images, of the 2-Wasserstein
-    distance between the Gaussians of a class's pixels. Variety: one over the mean hyperspherical
-    energy of the images' mean vectors. (The released code adds up distances along the way and
-    takes the energy itself for the variety.)
+    distance between the Gaussians of a class's pixels, in units of the pixels' root mean squared
+    length, as encoders differ in scale. Variety: one over the mean hyperspherical energy of the
+    images' means over the given pixels. (The released code has no such unit, adds up distances
+    along the way, and takes the energy itself for the variety.)
 
     Args:
         pixels: For each level, by class, background being 0, one array (m, C) an image.
@@ -36,24 +37,27 @@ def ccfv(pixels: Pixels, *, least: int = 2) -> float:
     Raises:
         Undefined: When no class is in two images, or there is nothing to tell apart.
     """
-    logs = []
-    for level in pixels:
-        distances = []
-        for images in (images for number, images in level.items() if number):
-            enough = [vectors for vectors in images if len(vectors) >= least]
-            own = [wasserstein(one, other) for one, other in combinations(enough, 2)]
-            if own:
-                distances.append(np.mean(own))
-        if not distances:
-            raise Undefined("no structure is in two images")
-        inconsistency = float(np.mean(distances))
-        means = [
-            np.concatenate(vectors).mean(axis=0) for vectors in zip(*level.values(), strict=True)
-        ]
-        if inconsistency == 0:
-            raise Undefined("a structure's features are the same in all images")
-        logs.append(np.log(feature_variety(np.stack(means)) / inconsistency))
-    return float(np.mean(logs))
+    return float(np.mean([_of_level(level, least) for level in pixels]))
+
+
+def _of_level(level: Mapping[int, Sequence[Floats]], least: int) -> float:
+    images = [np.concatenate(vectors) for vectors in zip(*level.values(), strict=True)]
+    images = [vectors for vectors in images if len(vectors)]
+    if not images or not (unit := float(np.sqrt(np.mean(np.concatenate(images) ** 2)))):
+        raise Undefined("there are no pixels, or all their features are zero")
+    distances = []
+    for number, found in level.items():
+        enough = [vectors / unit for vectors in found if len(vectors) >= least]
+        if number and len(enough) > 1:
+            pairs = combinations(enough, 2)
+            distances.append(np.mean([wasserstein(one, other) for one, other in pairs]))
+    if not distances:
+        raise Undefined("no structure is in two images")
+    inconsistency = float(np.mean(distances))
+    if inconsistency == 0:
+        raise Undefined("a structure's features are the same in all images")
+    means = np.stack([vectors.mean(axis=0) for vectors in images])
+    return float(np.log(feature_variety(means) / inconsistency))
 
 
 def wasserstein(first: Floats, second: Floats) -> float:

@@ -19,8 +19,10 @@ __all__ = ["hscore"]
 def hscore(features: Floats, labels: Integers) -> float:
     """tr(pinv(cov f) cov(E[f|y])), of at most C - 1.
 
-    With fewer items than dimensions the covariance of f is estimated by the shrinkage of Ledoit
-    and Wolf (2004), as a pseudo-inverse of the sample's would give C - 1 whatever the labels are.
+    With fewer items than dimensions it is tr(S^-1 (1 - a) cov(E[f|y])) with S the covariance and a
+    the shrinkage of Ledoit and Wolf (2004), after Ibrahim et al.: the pseudo-inverse would give
+    C - 1 whatever the labels are. It nearly does so with few more items than dimensions, too:
+    encoders of very different width are hardly comparable on a small task.
 
     Args:
         features: (N, D).
@@ -36,12 +38,13 @@ def hscore(features: Floats, labels: Integers) -> float:
     means = onehot.T @ centred / counts[:, None]
     weighted = means * np.sqrt(counts / items)[:, None]  # cov(E[f|y]) = weighted' weighted
     if items < width:
-        # An extra that takes a second to import.
+        # Takes a second to import.
         from sklearn.covariance import ledoit_wolf
 
-        covariance, _ = ledoit_wolf(centred, assume_centered=True)
+        covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
         factor = linalg.cho_factor(covariance, overwrite_a=True, check_finite=False)
-        return float((weighted * linalg.cho_solve(factor, weighted.T).T).sum())
+        found = (weighted * linalg.cho_solve(factor, weighted.T).T).sum()
+        return float((1 - shrinkage) * found)
     spectrum = decompose(centred)
     assert spectrum.right is not None
     turned = weighted @ spectrum.right

@@ -68,14 +68,15 @@ def nleep(
     Raises:
         Undefined: With one class only, fewer items than components, or equal features.
     """
+    classes_of(labels)
     chosen = spread(len(labels), most)
     features, labels = features[chosen], labels[chosen]
-    _, counts = classes_of(labels)
+    _, counts = classes_of(labels, among=True)
     components = components_per_class * len(counts)
     if len(features) < components:
         raise Undefined(f"{len(features)} images for {components} components")
     reduced = principal_components(features, share=share)
-    # Extras that take a second to import.
+    # Take a second to import.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 

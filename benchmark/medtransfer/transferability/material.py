@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -40,10 +40,11 @@ class Material:
         data: TaskData,
         settings: ScoreSettings,
         *,
-        head: SourceHead | None = None,
+        find_head: Callable[[], SourceHead | None] = lambda: None,
     ) -> None:
-        """Name what the arrays are of; ``head`` is the classifier of pre-training, if known."""
-        self.encoder, self.data, self.settings, self.head = encoder, data, settings, head
+        """Name what the arrays are of; ``find_head`` reads the classifier of pre-training."""
+        self.encoder, self.data, self.settings = encoder, data, settings
+        self._find_head = find_head
         self._views: dict[tuple[int, bool], tuple[Vectors, Vectors]] = {}
 
     @property
@@ -61,15 +62,16 @@ class Material:
             return self.views(self.settings.level, pooled=self.settings.pooled)
         return getattr(self, name)
 
-    def images(self, name: str) -> int:
+    def images(self, name: str, *, pooled: bool = True) -> int:
         """How many training images an input is of."""
-        least = {"views": self.settings.images, "pixels": self.settings.masks}
+        views = self.settings.images if pooled else self.settings.maps
+        least = {"views": views, "pixels": self.settings.masks}
         return min(len(self.train), least.get(name, len(self.train)))
 
-    def flops(self, name: str) -> int:
+    def flops(self, name: str, *, pooled: bool = True) -> int:
         """What the encoder's passes for an input take, whether or not it was kept from before."""
         passes = {"labels": 0, "views": 2}.get(name, 1)
-        return passes * self.images(name) * self._forward
+        return passes * self.images(name, pooled=pooled) * self._forward
 
     @cached_property
     def _forward(self) -> int:
@@ -88,7 +90,7 @@ class Material:
     @cached_property
     def source_probabilities(self) -> NDArray[np.float64]:
         """Probabilities of the classes of pre-training, (N, S)."""
-        head = self.head
+        head = self._find_head()
         if head is None:
             raise Undefined("the encoder comes without the classifier of its pre-training")
         return np.concatenate(
@@ -114,24 +116,25 @@ class Material:
             Two arrays (n, C).
         """
         if (level, pooled) not in self._views:
-            self._views[level, pooled] = self._see(level, pooled=pooled)
+            self._see(level, pooled=pooled)
         return self._views[level, pooled]
 
-    def forget_views(self) -> None:
-        """Give back the memory of the views."""
-        self._views.clear()
-
-    def _see(self, level: int, *, pooled: bool) -> tuple[Vectors, Vectors]:
-        if len(self.train) < 2:
-            raise Undefined("one image has no other to be compared with")
-        items = self._choose(self.settings.images)
+    def _see(self, level: int, *, pooled: bool) -> None:
+        """Keep the views of a level; averaged ones of all levels, which are seen at once."""
+        if not pooled:
+            self._views.clear()  # maps of one level may be a gigabyte
+        levels = range(4) if pooled else [level]
+        items = self._choose(self.settings.images if pooled else self.settings.maps)
         generator = torch.Generator().manual_seed(seed_of(self.data.card.name, "jitter"))
         draws = torch.rand((2, len(items), 4), generator=generator)
 
         def see(pixels: Tensor) -> Tensor:
-            features = self._pyramid(pixels)[level]
-            return features.mean(dim=(2, 3)) if pooled else features.flatten(1)
+            maps = self._pyramid(pixels)
+            seen = [maps[n].mean(dim=(2, 3)) if pooled else maps[n].flatten(1) for n in levels]
+            widths[:] = [part.shape[1] for part in seen]
+            return torch.cat(seen, dim=1)
 
+        widths: list[int] = []
         found: tuple[list[Vectors], list[Vectors]] = ([], [])
         for start in range(0, len(items), self.encoder.batch):
             rows = slice(start, start + self.encoder.batch)
@@ -139,7 +142,10 @@ class Material:
             for copy, own in zip(found, draws, strict=True):
                 jittered = jitter(pixels, own[rows], self.settings)
                 copy.append(by_halves(see, jittered).cpu().numpy())
-        return np.concatenate(found[0]), np.concatenate(found[1])
+        ends = np.cumsum(widths)[:-1]
+        parts = zip(*(np.split(np.concatenate(copy), ends, axis=1) for copy in found), strict=True)
+        for number, (first, second) in zip(levels, parts, strict=True):
+            self._views[number, pooled] = first, second
 
     @cached_property
     def pixels(self) -> Sequence[Mapping[int, Sequence[NDArray[np.float64]]]]:

@@ -26,8 +26,9 @@ def parc(features: Floats, labels: Integers, *, most: int = 1000) -> float:
     Raises:
         Undefined: With one class only, or where a correlation is undefined.
     """
+    classes_of(labels)
     chosen = spread(len(labels), most)
-    own, _ = classes_of(labels[chosen])
+    own, _ = classes_of(labels[chosen], among=True)
     centred = features[chosen] - features[chosen].mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1)
     if (lengths <= 1e-12 * np.abs(features[chosen]).max(axis=1)).any():

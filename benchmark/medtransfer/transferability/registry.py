@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ INPUTS = {
     "being 0, one array (m, C) for each of some images",
 }
 """What a score can be computed from."""
+
+_OWN_PASSES = {"views", "pixels"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 _FAMILIES = ["logme", "hscore", "leep", "transrate", "gbc", "parc", "neighbours", "robustness"]
 _FAMILIES += ["consistency"]
@@ -70,11 +74,6 @@ class Score:
         parameters = inspect.signature(self.function).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
-    @property
-    def by_label(self) -> bool:
-        """Whether several labels are several questions, whose scores are averaged."""
-        return "labels" in self.needs
-
     def options(self, settings: ScoreSettings) -> dict[str, Any]:
         """The function's fixed values: its own, or the protocol's where it has them."""
         parameters = inspect.signature(self.function).parameters.values()
@@ -82,11 +81,30 @@ class Score:
         fixed = settings.options(self.name)
         return {name: fixed.get(name, value) for name, value in own.items()}
 
-    def fingerprint(self, settings: ScoreSettings, *, max_size: int) -> str:
-        """SHA-256 of all but the encoder and the task that decides the number."""
-        inputs = settings.model_dump() if {"views", "pixels"} & set(self.needs) else {}
-        parts = [self.name, self.revision, self.options(settings), inputs, max_size]
-        return digest(parts)
+    def fingerprint(self, settings: ScoreSettings, *, max_size: int, head: str | None) -> str:
+        """SHA-256 of all but the encoder's vectors and the task that decides the number.
+
+        Args:
+            settings: The protocol's.
+            max_size: Largest input size, the protocol's.
+            head: SHA-256 of the classifier of pre-training that the encoder comes with.
+        """
+        needs = set(self.needs)
+        inputs = settings.model_dump() if needs & _OWN_PASSES else {}
+        classifier = head if "source_probabilities" in needs else None
+        parts = [self.name, self.revision, self.options(settings), inputs, max_size, classifier]
+        return digest([*parts, sorted(needs), self._source])
+
+    @property
+    def _source(self) -> str | None:
+        """Of a user's own score the text of its module: nobody raises its revision."""
+        module = inspect.getmodule(self.function)
+        if module is None or module.__name__.startswith("medtransfer."):
+            return None
+        try:
+            return inspect.getsource(module)
+        except (OSError, TypeError):
+            return None
 
 
 _REGISTRY: dict[str, Score] = {}
@@ -117,6 +135,8 @@ def register_score(
         own = name or str(getattr(function, "__name__", "score"))
         if own in _REGISTRY:
             raise InputError(f"score '{own}' is registered twice; choose another name")
+        if not _NAME.fullmatch(own):
+            raise InputError(f"score '{own}': letters, digits, '.', '_' and '-' make a name")
         score = Score(own, title, paper, tuple(kinds), function, revision)
         for need in score.needs:
             if need not in INPUTS:
@@ -124,6 +144,10 @@ def register_score(
                     f"score '{own}': unknown parameter '{need}'{suggest(need, INPUTS)}; fixed "
                     "values stand behind a *"
                 )
+        if len(score.needs) > 1 and (apart := sorted(_OWN_PASSES & set(score.needs))):
+            raise InputError(
+                f"score '{own}': {apart[0]} are of some images only, and go with nothing else"
+            )
         parameters = inspect.signature(function).parameters.values()
         for parameter in parameters:
             if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:

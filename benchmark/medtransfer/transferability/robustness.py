@@ -16,6 +16,8 @@ DISTANCES: tuple[Distance, ...] = ("cosine", "mse", "pearson")
 
 Vectors = NDArray[np.floating]
 
+_LARGE = 2**24
+
 
 @register_score(
     title="Minus the contrastive loss of jittered images at one level of the frozen encoder",
@@ -46,7 +48,9 @@ def robustness(
     Raises:
         Undefined: With one image, or where a distance is undefined.
     """
-    first, second = (_prepare(np.asarray(view, np.float64), distance) for view in views)
+    # Maps of a whole sweep are a gigabyte: they stay in single precision.
+    kind = np.float64 if views[0].size < _LARGE else views[0].dtype
+    first, second = (_prepare(np.asarray(view, kind), distance) for view in views)
     if len(first) < 2:
         raise Undefined("one image has no other to be compared with")
     near = _distances(first, second, distance)
@@ -70,7 +74,7 @@ def derangements(items: int, count: int, *, seed: int) -> list[NDArray[np.int64]
     return found
 
 
-def _prepare(vectors: NDArray[np.float64], distance: Distance) -> NDArray[np.float64]:
+def _prepare(vectors: Vectors, distance: Distance) -> Vectors:
     """Unit vectors, of which a product is the correlation; for ``mse`` the vectors themselves."""
     if distance == "mse":
         return vectors
@@ -81,9 +85,7 @@ def _prepare(vectors: NDArray[np.float64], distance: Distance) -> NDArray[np.flo
     return np.asarray(centred / lengths[:, None])
 
 
-def _distances(
-    first: NDArray[np.float64], second: NDArray[np.float64], distance: Distance
-) -> NDArray[np.float64]:
+def _distances(first: Vectors, second: Vectors, distance: Distance) -> Vectors:
     """Distance of each row of one to the same row of the other, (n,)."""
     if distance == "mse":
         return np.asarray(((first - second) ** 2).mean(axis=1))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,23 +16,101 @@ import torch
 from medtransfer.cost.machine import device_name, versions
 from medtransfer.encoders.features import frozen_features
 from medtransfer.specs.base import digest
-from medtransfer.specs.protocol import Protocol
+from medtransfer.specs.errors import RunError
+from medtransfer.specs.protocol import Protocol, ScoreSettings
 from medtransfer.specs.record import EncoderRef, TaskRef
 from medtransfer.specs.score import ScoreRecord
 from medtransfer.transferability.material import Material
 from medtransfer.transferability.registry import Score, Undefined
 from medtransfer.transferability.robustness import DISTANCES
 
-__all__ = [
-    "MARGINS",
-    "SOURCE_ACCURACY",
-    "accuracy_on_source",
-    "compute",
-    "score_task",
-    "sweep",
-]
+__all__ = ["MARGINS", "Planned", "compute", "plan_scores", "plan_source", "plan_sweep", "score_all"]
 
 MARGINS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SOURCE_ACCURACY = "source_accuracy"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One number that is to be computed.
+
+    Attributes:
+        name: Of the score.
+        fingerprint: Of all but the encoder's vectors and the task that decides it.
+        compute: Computes it; raises `Undefined` where it has no value.
+        options: Fixed values, for the record.
+        needs: The inputs whose passes of the encoder it pays for.
+        pooled: Whether views are averaged over space.
+    """
+
+    name: str
+    fingerprint: str
+    compute: Callable[[Material], float]
+    options: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ("features",)
+    pooled: bool = True
+
+
+def plan_scores(
+    scores: Sequence[Score], protocol: Protocol, *, kind: str, head: str | None
+) -> list[Planned]:
+    """The scores that a kind of task has."""
+    return [
+        _plan(score, protocol.scores, protocol, head) for score in scores if kind in score.kinds
+    ]
+
+
+def plan_sweep(score: Score, protocol: Protocol) -> list[Planned]:
+    """The contrastive robustness at every level, pooled or not, distance and margin.
+
+    The values of the protocol are not among them: they are the score itself.
+    """
+    found = []
+    fixed = protocol.scores
+    for pooled, level, distance, margin in product((True, False), range(4), DISTANCES, MARGINS):
+        own = {"level": level, "pooled": pooled, "distance": distance, "margin": margin}
+        settings = fixed.model_copy(update=own)
+        if settings == fixed:
+            continue
+        where = "pooled" if pooled else "map"
+        planned = _plan(score, settings, protocol, None)
+        name = f"{score.name}[{level},{where},{distance},{margin:g}]"
+        found.append(
+            Planned(
+                name=name,
+                fingerprint=planned.fingerprint,
+                compute=planned.compute,
+                options={**planned.options, "level": level, "pooled": pooled},
+                needs=planned.needs,
+                pooled=pooled,
+            )
+        )
+    return found
+
+
+def plan_source(protocol: Protocol) -> Planned:
+    """How well an encoder tells the classes of its own pre-training: no score of any target."""
+    return Planned(
+        name=_SOURCE_ACCURACY,
+        fingerprint=digest([_SOURCE_ACCURACY, 1, protocol.max_size]),
+        compute=_measure_source,
+    )
+
+
+def _plan(score: Score, settings: ScoreSettings, protocol: Protocol, head: str | None) -> Planned:
+    options = score.options(settings)
+
+    def run(material: Material) -> float:
+        inputs = {
+            name: material.views(settings.level, pooled=settings.pooled)
+            if name == "views"
+            else material.get(name)
+            for name in score.needs
+        }
+        return compute(score, inputs, options)
+
+    fingerprint = score.fingerprint(settings, max_size=protocol.max_size, head=head)
+    return Planned(score.name, fingerprint, run, options, score.needs, settings.pooled)
 
 
 def compute(score: Score, inputs: dict[str, Any], options: dict[str, Any]) -> float:
@@ -49,8 +129,9 @@ def compute(score: Score, inputs: dict[str, Any], options: dict[str, Any]) -> fl
         return _finite(score.function(**inputs, **options))
     values = []
     for column in labels.T:
-        known = column >= 0
-        own = {name: column[known] if name == "labels" else a[known] for name, a in inputs.items()}
+        own = {**inputs, "labels": column}
+        if (column < 0).any():
+            own = {name: array[column >= 0] for name, array in own.items()}
         try:
             values.append(_finite(score.function(**own, **options)))
         except Undefined as error:
@@ -66,114 +147,53 @@ def _finite(value: float) -> float:
     return float(value)
 
 
-def score_task(
-    material: Material,
-    scores: Sequence[Score],
-    protocol: Protocol,
+def _measure_source(material: Material) -> float:
+    """Balanced accuracy on validation images, each by its nearest training image."""
+    if material.data.card.kind != "multiclass":
+        raise Undefined("the images of the source have no single class")
+    train, validation = (material.data.splits[name] for name in ("train", "validation"))
+    own, others = (frozen_features(material.encoder, split) for split in (train, validation))
+    parts = np.array_split(others, -(-len(others) // 2048))
+    nearest = np.concatenate([(part @ own.T).argmax(axis=1) for part in parts])
+    right = train.labels[nearest] == validation.labels
+    classes = np.unique(validation.labels)
+    return float(np.mean([right[validation.labels == label].mean() for label in classes]))
+
+
+def score_all(
+    material: Material, planned: Sequence[Planned], protocol: Protocol
 ) -> Iterator[ScoreRecord]:
-    """Compute scores one after another; those of another kind of task are passed over."""
-    kind = material.data.card.kind
-    for score in scores:
-        if kind not in score.kinds:
-            continue
-        options = score.options(protocol.scores)
-        fingerprint = score.fingerprint(protocol.scores, max_size=protocol.max_size)
+    """Compute what was planned, one after another.
+
+    Raises:
+        RunError: When a score fails in another way than by having no value.
+    """
+    for one in planned:
         clock, value, reason = time.perf_counter(), None, None
         try:
-            inputs = {name: material.get(name) for name in score.needs}
-            value = compute(score, inputs, options)
+            value = one.compute(material)
         except Undefined as error:
             reason = str(error)
-        yield _record(
-            material,
-            protocol,
-            score=score.name,
-            fingerprint=fingerprint,
-            options=options,
-            value=value,
-            undefined=reason,
-            images=min((material.images(name) for name in score.needs), default=0),
-            flops=sum(material.flops(name) for name in score.needs) if reason is None else 0,
-            seconds=round(time.perf_counter() - clock, 4),
-        )
+        except Exception as error:
+            line = " ".join(str(error).split())[:300]
+            raise RunError(
+                f"{material.encoder.card.name}: score {one.name} of {material.data.card.name} "
+                f"failed: {type(error).__name__}: {line}"
+            ) from error
+        yield _record(material, protocol, one, value, reason, time.perf_counter() - clock)
 
 
-def sweep(material: Material, score: Score, protocol: Protocol) -> Iterator[ScoreRecord]:
-    """The contrastive robustness at every level, pooled or not, distance and margin."""
-    settings = protocol.scores
-    for level in range(4):
-        for pooled in (True, False):
-            for distance in DISTANCES:
-                for margin in MARGINS:
-                    own = settings.model_copy(
-                        update={
-                            "level": level,
-                            "pooled": pooled,
-                            "distance": distance,
-                            "margin": margin,
-                        }
-                    )
-                    clock, value, reason = time.perf_counter(), None, None
-                    options = score.options(own)
-                    try:
-                        views = material.views(level, pooled=pooled)
-                        value = compute(score, {"views": views}, options)
-                    except Undefined as error:
-                        reason = str(error)
-                    name = f"{score.name}[{level},{'pooled' if pooled else 'map'},{distance},"
-                    yield _record(
-                        material,
-                        protocol,
-                        score=f"{name}{margin:g}]",
-                        fingerprint=score.fingerprint(own, max_size=protocol.max_size),
-                        options={**options, "level": level, "pooled": pooled},
-                        value=value,
-                        undefined=reason,
-                        images=material.images("views"),
-                        flops=material.flops("views") if reason is None else 0,
-                        seconds=round(time.perf_counter() - clock, 4),
-                    )
-            material.forget_views()
-
-
-SOURCE_ACCURACY = "source_accuracy"
-
-
-def accuracy_on_source(material: Material, protocol: Protocol) -> ScoreRecord:
-    """How well an encoder tells the classes of its own pre-training: no score of any target.
-
-    Balanced accuracy on the source's validation images, each by its nearest training image.
-    """
-    clock, value, reason = time.perf_counter(), None, None
-    train, validation = (material.data.splits[name] for name in ("train", "validation"))
-    if material.data.card.kind == "multiclass":
-        own, others = (frozen_features(material.encoder, s) for s in (train, validation))
-        nearest = np.concatenate(
-            [
-                (part @ own.T).argmax(axis=1)
-                for part in np.array_split(others, -(-len(others) // 2048))
-            ]
-        )
-        right = train.labels[nearest] == validation.labels
-        classes = np.unique(validation.labels)
-        value = float(np.mean([right[validation.labels == label].mean() for label in classes]))
-    else:
-        reason = "its images have no single class"
-    return _record(
-        material,
-        protocol,
-        score=SOURCE_ACCURACY,
-        fingerprint=digest([SOURCE_ACCURACY, 1, protocol.max_size]),
-        value=value,
-        undefined=reason,
-        images=len(train),
-        flops=material.flops("features") * (len(train) + len(validation)) // len(train),
-        seconds=round(time.perf_counter() - clock, 4),
-    )
-
-
-def _record(material: Material, protocol: Protocol, **fields: Any) -> ScoreRecord:
+def _record(
+    material: Material,
+    protocol: Protocol,
+    one: Planned,
+    value: float | None,
+    reason: str | None,
+    seconds: float,
+) -> ScoreRecord:
     encoder, card = material.encoder, material.data.card
+    images = [material.images(name, pooled=one.pooled) for name in one.needs]
+    flops = sum(material.flops(name, pooled=one.pooled) for name in one.needs)
     return ScoreRecord(
         encoder=EncoderRef(name=encoder.card.name, sha256=encoder.identity),
         task=TaskRef(
@@ -185,6 +205,14 @@ def _record(material: Material, protocol: Protocol, **fields: Any) -> ScoreRecor
             chance=card.chance,
         ),
         protocol=protocol.name,
+        score=one.name,
+        fingerprint=one.fingerprint,
+        options=one.options,
+        value=value,
+        undefined=reason,
+        images=min(images, default=0),
+        flops=flops if reason is None else 0,
+        seconds=round(seconds, 4),
         environment={
             **versions(),
             "precision": encoder.precision,
@@ -193,5 +221,4 @@ def _record(material: Material, protocol: Protocol, **fields: Any) -> ScoreRecor
             "threads": torch.get_num_threads(),
         },
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        **fields,
     )

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from medtransfer.specs.errors import plain
 from medtransfer.verification.entries import LEDGER
 
-__all__ = ["Check", "collapse", "plain", "print_checks"]
+__all__ = ["Check", "collapse", "print_checks"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,3 @@ def collapse(problems: Iterable[str]) -> Iterator[str]:
             yield from alike
         else:
             yield f"{alike[0]} (and so in {len(alike) - 1} more records)"
-
-
-def plain(text: str) -> str:
-    """One line of a bounded length that moves no cursor, whatever a submission says."""
-    return "".join(character if character.isprintable() else "?" for character in text[:1000])
