@@ -67,9 +67,10 @@ cell of a board has no rank and no score there: no mean is taken over what happe
   an encoder has all of them, and change no rank.
 - **Predicting transfer**: rank correlations of a transferability score with the metric over the
   encoders of a task, averaged over tasks, with 95 % intervals from encoders and tasks drawn anew
-  (1,000 times); weighted tau counts the best encoders most. **Regret**: the best encoder's metric
-  minus that of the one with the highest score. **Cost**: FLOPs of the encoder's passes for the
-  score over those of the adaptation.
+  (1,000 times); weighted tau counts the best encoders most, and over fewer than six encoders
+  nothing is said. Of the checkpoints of one pre-training only the last counts. **Regret**: the best
+  encoder's metric minus that of the one with the highest score. **Cost**: FLOPs of the encoder's
+  passes for the score over those of the adaptation.
 - **(intra)**: the encoder was pre-trained on that domain. **(unknown)**: it does not say.
 - **±**: standard deviation over the draws. **(diverged)**: training did on at least one draw,
   which counts as chance. **3/10 draws**: not finished.
