@@ -10,11 +10,11 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from medtransfer.specs.base import InputError, packaged, suggest
 from medtransfer.specs.encoder import Architecture, EncoderCard
+from medtransfer.specs.plugins import load_entry_points
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,14 +73,7 @@ def _load_all() -> None:
     """Import the shipped baselines and the packages that offer encoders."""
     for module in pkgutil.iter_modules([str(packaged("baselines"))]):
         importlib.import_module(f"medtransfer.baselines.{module.name}")
-    for entry in entry_points(group="medtransfer.encoders"):
-        try:
-            entry.load()
-        except Exception as error:
-            raise InputError(
-                f"the installed package behind entry point '{entry.name}' (medtransfer.encoders) "
-                f"cannot be imported: {error}"
-            ) from error
+    load_entry_points("medtransfer.encoders")
 
 
 def registered() -> dict[str, Registration]:

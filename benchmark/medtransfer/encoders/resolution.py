@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from medtransfer.specs.encoder import (
     PretrainingCard,
     Weights,
 )
+from medtransfer.specs.plugins import run_file
 
 __all__ = ["Located", "dump_card", "locate", "locate_untrained"]
 
@@ -232,20 +231,9 @@ def _hub(encoder: str) -> Located:
 def _script(path: Path) -> Located:
     """Run the user's file and take the encoder that it registers."""
     before = set(registered())
-    # The name is none that the file could import, such as 'timm' for timm.py.
-    name = f"_encoder_{_slug(path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, _existing(path))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where inspect and pickle look a builder up
     new: list[Registration] = []
     try:
-        spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except Exception as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{path}: failed to run: {type(error).__name__}: {line}") from error
+        run_file(_existing(path), name=f"_encoder_{_slug(path.stem)}")
     finally:  # the file is the encoder's name, so that it may be changed and run again
         new += [forget(added) for added in sorted(set(registered()) - before)]
     if len(new) != 1:

@@ -11,15 +11,14 @@ import importlib
 import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medtransfer.specs.base import InputError, digest, suggest
+from medtransfer.specs.plugins import load_entry_points, run_file
 from medtransfer.specs.protocol import ScoreSettings
 from medtransfer.specs.task import Kind
 
@@ -163,14 +162,7 @@ def _load_all() -> None:
     """Import the shipped scores and the packages that offer some."""
     for family in _FAMILIES:
         importlib.import_module(f"medtransfer.transferability.{family}")
-    for entry in entry_points(group="medtransfer.scores"):
-        try:
-            entry.load()
-        except Exception as error:
-            raise InputError(
-                f"the installed package behind entry point '{entry.name}' (medtransfer.scores) "
-                f"cannot be imported: {error}"
-            ) from error
+    load_entry_points("medtransfer.scores")
 
 
 def registered_scores() -> dict[str, Score]:
@@ -205,16 +197,7 @@ def _run_file(path: Path) -> dict[str, Score]:
     before = set(_REGISTRY)
     if not path.is_file():
         raise InputError(f"--score: {path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"score_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    try:
-        spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"--score: {path}: {type(error).__name__}: {error}") from error
+    run_file(path, name=f"_score_{path.stem}")
     new = {name: score for name, score in _REGISTRY.items() if name not in before}
     if not new:
         raise InputError(f"--score: {path}: registers no score; put @register_score on a function")

@@ -1,0 +1,51 @@
+"""Code of others: packages that offer something, and files that the user names."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from medtransfer.specs.errors import InputError
+
+__all__ = ["load_entry_points", "run_file"]
+
+
+def load_entry_points(group: str) -> None:
+    """Import the installed packages that offer something under a group of entry points.
+
+    Raises:
+        InputError: When one cannot be imported.
+    """
+    for entry in entry_points(group=group):
+        try:
+            entry.load()
+        except Exception as error:
+            raise InputError(
+                f"the installed package behind entry point '{entry.name}' ({group}) cannot be "
+                f"imported: {error}"
+            ) from error
+
+
+def run_file(path: Path, *, name: str) -> None:
+    """Run a Python file that the user named, as a module that can be looked up afterwards.
+
+    Args:
+        path: Of the file.
+        name: Of the module; none that the file could import, such as 'timm' for timm.py.
+
+    Raises:
+        InputError: When it fails.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where inspect and pickle look its functions up
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{path}: failed to run: {type(error).__name__}: {line}") from error
