@@ -425,6 +425,7 @@ def test_a_second_call_leaves_the_first_alone(small: Small, tmp_path: Path, benc
     assert sorted(path.name for path in out.iterdir()) == [
         "encoder.yaml",
         "losses.csv",
+        "source_head.safetensors",
         "weights.safetensors",
     ]
 
