@@ -50,9 +50,11 @@ def test_golden_records_still_load() -> None:
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """A record of a future format is refused by naming file, line and both versions."""
-    line = json.loads(GOLDEN.read_text().splitlines()[0]) | {"schema": 2}
+    line = json.loads(GOLDEN.read_text().splitlines()[0])
+    line |= {"schema": 2, "a field of later": 1, "environment": {"medtransfer": "9.1"}}
     (tmp_path / "records.jsonl").write_text(json.dumps(line) + "\n")
-    with pytest.raises(InputError, match=r"records.jsonl: line 1: schema: .*format 2"):
+    expected = r"records.jsonl: line 1: .*format 2 by medtransfer 9.1; .* reads up to format 1"
+    with pytest.raises(InputError, match=expected):
         read_records(tmp_path / "records.jsonl")
 
 

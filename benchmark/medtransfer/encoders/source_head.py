@@ -11,6 +11,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -60,7 +61,10 @@ def find_source_head(located: Located, encoder: Encoder) -> SourceHead | None:
         InputError: When the kept one is missing, or is another.
     """
     if (kept := head_identity(located)) is not None:
-        assert located.weights is not None
+        if located.weights is None:
+            raise InputError(
+                f"{located.card.name}: pretraining.run.source_head: goes with weights.path"
+            )
         return _fit(_read_kept(located.weights.parent / HEAD, kept), "", encoder)
     network = encoder.network
     if not isinstance(network, TimmNetwork) or encoder.card.architecture.drop_stages:
@@ -84,7 +88,10 @@ def _read_kept(path: Path, sha256: str) -> dict[str, Tensor]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{path}: its SHA-256 is not the one in encoder.yaml; it is damaged")
-    return load(content)
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a safetensors file: {error}") from None
 
 
 def _fit(tensors: dict[str, Tensor], prefix: str, encoder: Encoder) -> SourceHead | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def read_state(path: Path) -> State | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return State(**{**content, "measured": Measured(**content["measured"])})
-    except (pickle.UnpicklingError, RuntimeError, TypeError, KeyError, OSError, EOFError):
+    except Exception:  # whatever the unpickler makes of bytes that are no pickle
         raise InputError(
             f"{path}: damaged; --fresh starts again, or choose another --out"
         ) from None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from medtransfer.data.store import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.metrics import Evaluation, evaluate, interval, item_weights
 from medtransfer.runs.plan import infeasible
+from medtransfer.specs.errors import describe
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell, Cost, EncoderRef, ProtocolRef, Record, TaskRef
 from medtransfer.specs.task import split_family
@@ -120,7 +119,7 @@ class Runner:
             environment = self._environment(job.data, outcome.part, energy)
             return self._measure(cell, job, outcome, cost, environment, started)
         except Exception as error:
-            return Finished(self._record(cell, started, status="failed", error=_one_line(error)))
+            return Finished(self._record(cell, started, status="failed", error=describe(error)))
 
     def fail(self, cell: Cell, error: str) -> Finished:
         """The record of a cell whose process is gone."""
@@ -266,10 +265,3 @@ def _evaluate(
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _one_line(error: Exception) -> str:
-    """The error's type and message, and where it was raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    message = " ".join(str(error).split())[:500]
-    return f"{type(error).__name__}: {message} ({Path(frame.filename).name}:{frame.lineno})"

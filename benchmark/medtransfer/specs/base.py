@@ -11,9 +11,19 @@ from typing import Any, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medtransfer.specs.errors import InputError, suggest
+from medtransfer import __version__
+from medtransfer.specs.errors import InputError, plain, suggest
 
-__all__ = ["InputError", "Spec", "digest", "explain", "packaged", "read_yaml", "suggest"]
+__all__ = [
+    "InputError",
+    "Spec",
+    "digest",
+    "explain",
+    "packaged",
+    "read_yaml",
+    "refuse_newer",
+    "suggest",
+]
 
 
 class Spec(BaseModel):
@@ -62,6 +72,24 @@ def _fields(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     return list(cls.model_fields)
 
 
+def refuse_newer(data: Any, *, schema: int) -> Any:
+    """Look at a document's format before its fields, which a newer format has others of.
+
+    Raises:
+        ValueError: Naming the version that wrote it, where it says so.
+    """
+    written = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(written, int) and written > schema:
+        environment = data.get("environment")
+        version = environment.get("medtransfer") if isinstance(environment, dict) else None
+        writer = plain(str(version or data.get("medtransfer") or "a newer one"))[:40]
+        raise ValueError(
+            f"written in format {written} by medtransfer {writer}; {__version__}, which "
+            f"is installed, reads up to format {schema}: upgrade it"
+        )
+    return data
+
+
 _SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -83,7 +111,7 @@ def read_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read: {reason}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of numbers and dates that are none
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply") from None

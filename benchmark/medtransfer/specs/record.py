@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from medtransfer.specs.base import InputError, Spec, explain
+from medtransfer.specs.base import InputError, Spec, explain, refuse_newer
 from medtransfer.specs.task import CHANCE, Kind, Name, Slug
 
 __all__ = [
@@ -119,12 +119,10 @@ class Record(Spec):
     started: str = Field(description="ISO 8601, UTC.")
     finished: str = Field(description="ISO 8601, UTC.")
 
-    @field_validator("schema_")
+    @model_validator(mode="before")
     @classmethod
-    def _known(cls, value: int) -> int:
-        if value > SCHEMA:
-            raise ValueError(f"written in format {value}; this version reads up to {SCHEMA}")
-        return value
+    def _known(cls, data: Any) -> Any:
+        return refuse_newer(data, schema=SCHEMA)
 
     @model_validator(mode="after")
     def _possible(self) -> Record:

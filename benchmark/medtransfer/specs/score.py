@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from medtransfer.specs.base import InputError, Spec, explain
+from medtransfer.specs.base import InputError, Spec, explain, refuse_newer
 from medtransfer.specs.record import EncoderRef, TaskRef
 
 __all__ = ["FILE", "SCHEMA", "ScoreRecord", "read_scores"]
@@ -41,11 +41,7 @@ class ScoreRecord(Spec):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, data: Any) -> Any:
-        """Before the fields: a newer format has others."""
-        written = data.get("schema") if isinstance(data, dict) else None
-        if isinstance(written, int) and written > SCHEMA:
-            raise ValueError(f"written in format {written}; this version reads up to {SCHEMA}")
-        return data
+        return refuse_newer(data, schema=SCHEMA)
 
     @model_validator(mode="after")
     def _said(self) -> ScoreRecord:
