@@ -169,7 +169,7 @@ def test_undefined_scores_and_missing_outcomes_are_left_out() -> None:
 def test_tables_for_people() -> None:
     """The outcomes in turn, the best scores first, a blind pick last."""
     head, rows = tabulate_judgement(judge_scores(*tables()).summary)
-    assert head[:3] == ["Outcome", "Score", "Its ranking is"] and head[-1] == "Cost"
+    assert head[:3] == ["Outcome", "Score", "Its ranking is"] and head[-1].startswith("Cost")
     assert [row[1] for row in rows] == ["good", "blind", "wrong", RANDOM]
     assert rows[0][2] == "better than chance" and rows[0][-1] == "10 %" and rows[-1][2] == "-"
 

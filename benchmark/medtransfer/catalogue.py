@@ -179,7 +179,7 @@ def _describe(score: Score) -> dict[str, Any]:
         "kinds": list(score.kinds),
         "computed_from": {name: INPUTS[name] for name in score.needs},
         "fixed": score.options(load_protocol("v1").scores),
-        "about": about.partition("\n\nArgs:")[0],
+        "about": " ".join(about.partition("\n\nArgs:")[0].split()),
     }
 
 

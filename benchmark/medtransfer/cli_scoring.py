@@ -46,7 +46,8 @@ def score(
     score: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="<str>", help="Only this score, or the .py file of your own; may be repeated."
+            metavar="<str>",
+            help="Compute only this, or the .py file of your own; may be repeated. All are judged.",
         ),
     ] = None,
     sweep: Annotated[
@@ -54,7 +55,8 @@ def score(
         typer.Option("--sweep", help="Robustness at all levels, distances and margins, too."),
     ] = False,
     protocol: Annotated[
-        str, typer.Option(help="v1 or quick: input size, fixed values, and whose outcomes.")
+        str,
+        typer.Option(help="v1, quick or medmnist: input size, fixed values, and whose outcomes."),
     ] = "v1",
     out: Annotated[
         Path, typer.Option(help="Folder of submissions: scores go in, outcomes are read.")
@@ -92,6 +94,8 @@ def score(
         raise InputError("--figure: the name of an .svg file, with --trajectory")
     if figure is not None and not ranking.has_charts():
         raise InputError("--figure: needs the extra page: pip install 'medtransfer[page]'")
+    if figure is not None and not figure.absolute().parent.is_dir():
+        raise InputError(f"--figure: {figure.parent}: no such folder")
     found = [find_trajectory(folder) for folder in trajectory or ()]
     request = Request(
         encoders=encoder or [str(path) for folders in found for path in folders],
@@ -129,7 +133,7 @@ def _judge(scoring: Scoring) -> None:
 
     submissions = {one.card.name: one for one in ranking.load_submissions([scoring.request.out])}
     found = ranking.judge_submissions(submissions, scoring.protocol, tasks=list(scoring.data))
-    print_judgement(found, scoring.request.out)
+    print_judgement(found, scoring.request.out, protocol=scoring.protocol.name)
 
 
 def _study(
@@ -151,7 +155,7 @@ def _study(
     studied = ranking.study_trajectories(
         trajectories, submissions, protocol=scoring.protocol, tasks=list(scoring.data)
     )
-    print_trajectories(studied)
+    print_trajectories(studied, protocol=scoring.protocol.name)
     if figure is not None:
         try:
             figure.write_text(ranking.draw_trajectories(studied), encoding="utf-8")

@@ -21,8 +21,9 @@ __all__ = ["ConsoleScoring", "print_judgement", "print_scores", "print_trajector
 
 _MISSING = "-"
 _READING = (
-    "In parentheses 95 % intervals, encoders and tasks drawn anew. Regret: the best encoder's "
-    "metric less that of the one with the highest score."
+    "In parentheses 95 % intervals, {items} and tasks drawn anew. Weighted tau: agreement of the "
+    "two rankings, in which the top counts most. Regret: the best {item}'s metric less that of "
+    "the one with the highest score, among those that have the score."
 )
 
 
@@ -44,10 +45,11 @@ class ConsoleScoring(ScoringProgress):
             self._task = self._bar.add_task("", total=total)
             self._bar.start()
 
-    def advance(self, encoder: str, task: str, found: Sequence[ScoreRecord]) -> None:
+    def advance(self, encoder: str, task: str, *, made: int, kept: int) -> None:
         """Move the bar, or print a line."""
         self._done += 1
-        line = f"[{self._done}/{self._total}] {encoder}, {task}: {len(found)} scores"
+        what = f"{made} new" + (f", {kept} kept from before" if kept else "")
+        line = f"[{self._done}/{self._total}] {encoder}, {task}: {what}"
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, description=escape(line))
         else:
@@ -72,6 +74,8 @@ def print_scores(records: Sequence[ScoreRecord]) -> None:
             values = {r.score: r.value for r in own if r.encoder.name == encoder}
             rows.append((encoder, *(_number(values.get(name)) for name in names)))
         print_table((task, *names), rows)
+    if swept := [record for record in records if "[" in record.score]:
+        print(f"and {len(swept)} of the sweep, in scores.jsonl beside the others")
     reasons: dict[str, list[ScoreRecord]] = {}
     for record in records:
         if record.undefined and "[" not in record.score:
@@ -90,26 +94,23 @@ def _number(value: float | None) -> str:
     return _MISSING if value is None else f"{value:.4g}"
 
 
-def print_judgement(judgement: Judgement, out: Path | None) -> None:
+def print_judgement(judgement: Judgement, out: Path | None, *, protocol: str = "") -> None:
     """Print how well scores did, task by task and over all."""
     from medtransfer.ranking import tabulate_judgement, tabulate_tasks
 
     if judgement.summary.empty:
-        where = f"in {out} " if out is not None else ""
-        print(
-            f"not judged: that needs the outcomes {where}of at least 3 encoders with scores on one "
-            "task" + (" (bench evaluate)" if out is not None else "")
-        )
+        where = f": of bench evaluate --protocol {protocol} --out {out}" if out is not None else ""
+        print(f"not judged: that needs 3 encoders with scores and outcomes on one task{where}")
         return
     head, rows = tabulate_tasks(judgement)
     if len(rows) <= 60:
         print_table(head, rows)
     head, rows = tabulate_judgement(judgement.summary)
     print_table(head, rows)
-    print(_READING)
+    print(_READING.format(item="encoder", items="encoders"))
 
 
-def print_trajectories(studied: Studied) -> None:
+def print_trajectories(studied: Studied, *, protocol: str) -> None:
     """Print scores and outcomes along pre-training, what each score picks, and how well it did."""
     from medtransfer import ranking
 
@@ -117,7 +118,14 @@ def print_trajectories(studied: Studied) -> None:
         print_table(*table)
     print_table(*ranking.tabulate_picks(studied))
     if studied.judgement.summary.empty:
-        print("not judged: that needs outcomes of at least 3 checkpoints (bench evaluate)")
+        print(
+            "not judged: that needs outcomes of at least 3 checkpoints "
+            f"(bench evaluate --protocol {protocol})"
+        )
         return
     print_table(*ranking.tabulate_trajectories(studied))
-    print(_READING)
+    print(_READING.format(item="checkpoint", items="checkpoints"))
+    outcomes = studied.points[studied.points["kind"] == "outcome"].dropna(subset=["value"])
+    judged, every = (points["encoder"].nunique() for points in (outcomes, studied.points))
+    if judged < every:
+        print(f"Judged, with the epochs saved, among the {judged} of {every} that have outcomes.")

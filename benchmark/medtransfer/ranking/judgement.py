@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["FEW", "RANDOM", "STATISTICS", "Judgement", "judge_scores", "verdict", "weighted_tau"]
+__all__ = [
+    "FEW",
+    "LEAST",
+    "RANDOM",
+    "STATISTICS",
+    "Judgement",
+    "judge_scores",
+    "verdict",
+    "weighted_tau",
+]
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -182,7 +191,9 @@ def judge_scores(
         rows[-1] |= {"pick": names[said.argmax()], "best": names[value.argmax()]}
         rows[-1] |= {"relative_cost": _relative_cost(part)}
     judged = {(row["outcome"], row["task"]) for row in rows}
-    for key, part in came.sort_values(["task", "encoder"]).groupby(["outcome", "task"], sort=False):
+    # Blindly among those with any score, or the best might be one that no score could pick.
+    pool = joined.drop_duplicates(["outcome", "task", "encoder"])
+    for key, part in pool.groupby(["outcome", "task"], sort=False):
         outcome, task = map(str, key)
         if (outcome, task) in judged:
             value = part["value"].to_numpy(float)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medtransfer.ranking.frame import IN_DOMAIN, join, most_common
 from medtransfer.ranking.grid import Grid
-from medtransfer.ranking.judgement import Judgement, judge_scores, verdict
+from medtransfer.ranking.judgement import LEAST, Judgement, judge_scores, verdict
 from medtransfer.ranking.layout import Layout
 from medtransfer.ranking.submissions import Submission
 from medtransfer.ranking.table import is_current
@@ -187,7 +187,8 @@ def tabulate_judgement(summary: pd.DataFrame) -> tuple[list[str], list[list[str]
     shown = shown.sort_values(["turn", "place"], ascending=[True, False], kind="stable")
     costs = shown["relative_cost"].notna().any()
     head = ["Outcome", "Score", "Its ranking is", "Weighted tau", "Spearman", "Pearson"]
-    head += ["Regret", "Best among its 3", "Tasks", "Encoders", *(["Cost"] if costs else [])]
+    head += ["Regret", "Best among its 3", "Tasks", "Encoders"]
+    head += ["Cost of adaptation's"] if costs else []
     rows = []
     for row in shown.to_dict("records"):
         blind = np.isnan(row["weighted_tau"]) and np.isnan(row["spearman"])
@@ -200,10 +201,10 @@ def tabulate_judgement(summary: pd.DataFrame) -> tuple[list[str], list[list[str]
                 str(row["score"]),
                 said,
                 *(_with_interval(row, name, digits) for name, digits in _SHOWN.items()),
-                quantity(row["top3"], "score"),
+                MISSING if row["most"] <= LEAST else quantity(row["top3"], "score"),
                 str(row["tasks"]),
                 " to ".join(dict.fromkeys([str(row["encoders"]), str(row["most"])])),
-                *([MISSING if np.isnan(cost) else f"{100 * cost:.2g} %"] if costs else []),
+                *([MISSING if np.isnan(cost) else _percent(cost)] if costs else []),
             ]
         )
     return head, rows
@@ -233,6 +234,11 @@ def tabulate_tasks(judgement: Judgement) -> tuple[list[str], list[list[str]]]:
 
 _NAMES = ("pick", "best")
 _SHOWN = {"weighted_tau": 2, "spearman": 2, "pearson": 2, "regret": 3}
+
+
+def _percent(share: float) -> str:
+    """Two digits, also below a percent."""
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _with_interval(row: Mapping[Hashable, Any], name: str, digits: int) -> str:

@@ -221,6 +221,7 @@ def tabulate_picks(studied: Studied) -> tuple[list[str], list[list[str]]]:
 def tabulate_trajectories(studied: Studied) -> tuple[list[str], list[list[str]]]:
     """The judgement, with the epochs saved."""
     head, rows = tabulate_judgement(studied.judgement.summary)
+    head = ["Checkpoints" if name == "Encoders" else name for name in head]
     saved = {(row["outcome"], row["score"]): row for row in studied.saved.to_dict("records")}
     for row in rows:
         own = saved.get((row[0], row[1]))
@@ -254,9 +255,13 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
     names = [str(name) for name in ranked.index if name not in (LAST, RANDOM)]
     scores = studied.points.query("kind == 'score'")["series"].unique()
     names = names or [str(name) for name in scores if name != LAST]
+    drawn = set(studied.points.dropna(subset=["value"])["series"])
+    names = [name for name in names if name in drawn]
     shown = names[:_SHOWN]
+    which = "those with the highest weighted tau" if len(summary) else "the first"
     if "robustness" in names and "robustness" not in shown:
         shown[-1] = "robustness"
+        which += ", and robustness"
     rows = []
     groups = ["trajectory", "task", "kind", "series"]
     for (trajectory, task, kind, series), own in studied.points.groupby(groups, sort=False):
@@ -271,7 +276,9 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
         rows += [
             {
                 "panel": f"{trajectory}: {task}",
-                "part": "metric, in-domain" if kind == "outcome" else "score, lowest to highest",
+                "part": "metric, in-domain"
+                if kind == "outcome"
+                else "score, 0 its lowest, 1 its highest",
                 "series": str(series),
                 "seen": int(seen),
                 "value": round(float(value), 4),
@@ -283,5 +290,6 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
         raise InputError("--figure: nothing to draw: no score has a value, and nothing came out")
     return rows, (
         "Transferability scores and outcomes along pre-training",
-        "against images seen; a ring marks the checkpoint where a line is highest",
+        "against images seen; a ring marks the checkpoint where a line is highest"
+        + (f"; {len(shown)} of {len(names)} scores: {which}" if len(shown) < len(names) else ""),
     )

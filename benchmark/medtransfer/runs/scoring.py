@@ -84,8 +84,8 @@ class ScoringProgress:
     def begin(self, total: int) -> None:
         """So many encoders and tasks are to be scored."""
 
-    def advance(self, encoder: str, task: str, found: Sequence[ScoreRecord]) -> None:
-        """One encoder's scores on one task are there."""
+    def advance(self, encoder: str, task: str, *, made: int, kept: int) -> None:
+        """One encoder's scores on one task are there, so many of them from earlier."""
 
     def end(self) -> None:
         """All are there, or the work was stopped."""
@@ -108,25 +108,30 @@ def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
     cards = resolve_tasks(
         names=list(request.tasks), suite=request.suite, folder=request.task_folder
     )
-    kinds = {kind for one in scores for kind in one.kinds}
-    if not any(card.kind in kinds for card in cards.values()):
-        raise InputError(
-            f"--score: {', '.join(one.name for one in scores)}: not for the kind of these tasks"
-        )
+    notes = [
+        f"{name}: nothing to compute: it is of kind {card.kind}, and {_list_kinds(scores)}"
+        for name, card in cards.items()
+        if not any(card.kind in one.kinds for one in scores)
+    ]
+    if len(notes) == len(cards):
+        raise InputError(f"--score: {notes[0]}")
     encoders = [locate(encoder) for encoder in request.encoders]
     names = [located.card.name for located in encoders]
-    for name in names:
+    for place, name in enumerate(names):
+        if request.encoders[place] in request.encoders[:place]:
+            raise InputError(f"--encoder: {request.encoders[place]}: is given twice")
         if names.count(name) > 1:
             raise InputError(
                 f"two encoders are called '{name}'; the name decides where scores go, so score one "
                 "at a time into an --out of its own"
             )
+    if request.out.exists() and not request.out.is_dir():
+        raise InputError(f"--out: {request.out} is a file; a folder is expected")
     for located in encoders:
         _check_folder(request.out / located.card.name, located)
     folder = data_folder(request.data)
     data = {name: _open(card, folder, progress) for name, card in cards.items()}
     sources: dict[str, TaskData] = {}
-    notes = []
     known = {**load_tasks(), **(load_tasks(request.task_folder) if request.task_folder else {})}
     for name in _sources(encoders) if request.sources else ():
         card = find_task(name, known)
@@ -137,6 +142,10 @@ def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
         except InputError as error:
             notes.append(f"without the accuracy on the source: {error}")
     return Scoring(request, protocol, encoders, data, scores, sources, tuple(notes))
+
+
+def _list_kinds(scores: Sequence[Score]) -> str:
+    return "; ".join(f"{one.name} is for {', '.join(one.kinds)}" for one in scores)
 
 
 def _open(card: TaskCard, folder: Path | None, progress: Progress) -> TaskData:
@@ -216,9 +225,11 @@ def score(scoring: Scoring, progress: ScoringProgress | None = None) -> list[Sco
         for located in scoring.encoders:
             work = _Work(scoring, located)
             for name, data in tasks.items():
+                made = work.made
                 own = work.of(name, data)
                 found += own
-                progress.advance(located.card.name, name, own)
+                made = work.made - made
+                progress.advance(located.card.name, name, made=made, kept=len(own) - made)
     finally:
         progress.end()
     return found
@@ -231,6 +242,7 @@ class _Work:
         self.scoring, self.located = scoring, located
         self.folder = scoring.request.out / located.card.name
         self.encoder: Encoder | None = None
+        self.made = 0
 
     def of(self, name: str, data: TaskData) -> list[ScoreRecord]:
         """Those of one task that were asked for, those that are there and those made now."""
@@ -245,6 +257,7 @@ class _Work:
             for record in score_all(material, missing, protocol):
                 _append(self.folder, self.located.card, record)
                 known[record.key] = record
+                self.made += 1
         return [known[key] for key in wanted]
 
     def _plan(self, name: str, kind: Kind) -> list[Planned]:

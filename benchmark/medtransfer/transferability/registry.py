@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from medtransfer.specs.base import InputError, digest, suggest
 from medtransfer.specs.plugins import load_entry_points, run_file
@@ -136,6 +136,9 @@ def register_score(
             raise InputError(f"score '{own}' is registered twice; choose another name")
         if not _NAME.fullmatch(own):
             raise InputError(f"score '{own}': letters, digits, '.', '_' and '-' make a name")
+        for kind in kinds:
+            if kind not in get_args(Kind):
+                raise InputError(f"score '{own}': kinds: '{kind}'{suggest(kind, get_args(Kind))}")
         score = Score(own, title, paper, tuple(kinds), function, revision)
         for need in score.needs:
             if need not in INPUTS:

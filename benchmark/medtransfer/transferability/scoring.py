@@ -16,7 +16,7 @@ import torch
 from medtransfer.cost.machine import device_name, versions
 from medtransfer.encoders.features import frozen_features
 from medtransfer.specs.base import digest
-from medtransfer.specs.errors import RunError
+from medtransfer.specs.errors import RunError, describe
 from medtransfer.specs.protocol import Protocol, ScoreSettings
 from medtransfer.specs.record import EncoderRef, TaskRef
 from medtransfer.specs.score import ScoreRecord
@@ -141,7 +141,9 @@ def compute(score: Score, inputs: dict[str, Any], options: dict[str, Any]) -> fl
     return float(np.mean(values))
 
 
-def _finite(value: float) -> float:
+def _finite(value: object) -> float:
+    if not isinstance(value, int | float | np.number):
+        raise TypeError(f"it returned {type(value).__name__}; a number is expected")
     if not math.isfinite(value):
         raise Undefined(f"it comes to {value}")
     return float(value)
@@ -175,10 +177,9 @@ def score_all(
         except Undefined as error:
             reason = str(error)
         except Exception as error:
-            line = " ".join(str(error).split())[:300]
             raise RunError(
                 f"{material.encoder.card.name}: score {one.name} of {material.data.card.name} "
-                f"failed: {type(error).__name__}: {line}"
+                f"failed: {describe(error)}"
             ) from error
         yield _record(material, protocol, one, value, reason, time.perf_counter() - clock)
 
