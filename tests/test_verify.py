@@ -20,11 +20,12 @@ from medtransfer.encoders.resolution import locate
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.task import load_tasks
 from medtransfer.specs.verification import read_status
+from medtransfer.verification.copies import find_copies
 from medtransfer.verification.coverage import Coverage, measure_coverage
 from medtransfer.verification.entries import Entry, read_entries
 from medtransfer.verification.rerun import Rerun, choose_cells, compare
 from medtransfer.verification.tasks import open_tasks
-from tests.conftest import Outcome, draw_images, write_card, write_npz
+from tests.conftest import ROOT, Outcome, draw_images, write_card, write_npz
 from tests.test_segmentation import MAPS, draw_discs
 
 Bench = Callable[..., Outcome]
@@ -564,6 +565,26 @@ def test_what_was_not_touched_passes(made: Path, copy: Path, bench: Bench) -> No
     path.write_text("".join(lines))
     outcome = verify(bench, made, copy)
     assert (outcome.code, outcome.err) == (0, ""), outcome.err
+
+
+def test_single_neighbours_may_agree() -> None:
+    """Of an encoder that was trained on a task, two draws of one image a class can be alike.
+
+    A copied draw of anything but single neighbours is still found.
+    """
+    folder = ROOT / "submissions" / "resnet_mini-phantom-xray-supervised"
+    with np.load(folder / "replicates.npz", allow_pickle=False) as file:
+        arrays = {}
+        for entry in read_entries(folder)[0]:
+            if (reference := entry.record.replicates) is not None:
+                names = ("in_domain", "other-scanner")
+                arrays[entry] = {name: file[f"{reference.key}/{name}"] for name in names}
+    alike = [e for e in arrays if str(e.record.cell).startswith("phantom_chest_xray 1-shot knn")]
+    assert np.array_equal(arrays[alike[0]]["in_domain"], arrays[alike[2]]["in_domain"])
+    assert list(find_copies(arrays)) == []
+    several = [entry for entry in arrays if "10-shot linear" in str(entry.record.cell)]
+    [fault] = find_copies({**arrays, several[1]: arrays[several[0]]})
+    assert "replicates: a copy of those of" in fault
 
 
 def test_masks_of_an_encoder_that_is_not_at_hand(made: Path, tmp_path: Path, bench: Bench) -> None:
