@@ -19,6 +19,7 @@ from medtransfer.adaptation.optimiser import build_optimiser
 from medtransfer.adaptation.trainable import prepare_encoder
 from medtransfer.cost.profile import Profile, profile_encoder
 from medtransfer.data.draws import hold_out, seed_of, strata
+from medtransfer.encoders.memory import out_of_memory, release_memory
 from medtransfer.specs.protocol import FineTuning
 
 __all__ = [
@@ -133,13 +134,13 @@ def _train(
             generator = torch.Generator().manual_seed(seed)
             try:
                 return _train_seeded(job, items, rate, generator, part=part)
-            except torch.OutOfMemoryError:
-                if part == 1:
+            except Exception as error:
+                if not out_of_memory(error) or part == 1:
                     raise
         # Here, where nothing holds the failed step's tensors any more. From the start again, for
         # that step has moved running statistics; it is nearly always the first.
         part //= 2
-        torch.cuda.empty_cache()
+        release_memory()
 
 
 def _train_seeded(

@@ -16,7 +16,8 @@ from medtransfer.adaptation.augmentation import augment, augment_pairs
 from medtransfer.adaptation.decoder import Segmenter
 from medtransfer.adaptation.targets import Targets
 from medtransfer.data.store import Split
-from medtransfer.encoders.encoder import Encoder, by_halves
+from medtransfer.encoders.encoder import Encoder
+from medtransfer.encoders.memory import by_halves
 from medtransfer.metrics.segmentation import compute_dice
 from medtransfer.specs.protocol import Augmentation
 

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import math
 import warnings
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -21,7 +20,6 @@ from medtransfer.specs.encoder import EncoderCard
 
 __all__ = [
     "Encoder",
-    "by_halves",
     "check_encoder",
     "extend",
     "resolve_device",
@@ -282,17 +280,6 @@ def _lay_over(features: Tensor, *, size: tuple[int, int], beyond: tuple[float, f
         align_corners=False,
     )
     return functional.grid_sample(features, grid, padding_mode="border", align_corners=False)
-
-
-def by_halves(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Give what a network in eval mode gives; in halves where the GPU's memory is too small."""
-    try:
-        return network(images)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise
-    torch.cuda.empty_cache()  # here, where nothing holds the failed call's tensors any more
-    return torch.cat([by_halves(network, half) for half in images.chunk(2)])
 
 
 def check_encoder(encoder: Encoder) -> None:

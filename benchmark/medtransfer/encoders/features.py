@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from medtransfer.data.cache import cache_folder
 from medtransfer.data.store import Split
-from medtransfer.encoders.encoder import Encoder, by_halves
+from medtransfer.encoders.encoder import Encoder
+from medtransfer.encoders.memory import by_halves
 from medtransfer.specs.base import InputError, digest
 
 __all__ = ["frozen_features"]

@@ -25,6 +25,7 @@ from medtransfer.specs.plugins import run_file
 
 __all__ = ["Located", "dump_card", "locate", "locate_untrained"]
 
+_LONGEST = 4000  # Linux takes paths of 4095 bytes
 _CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".safetensors")  # .pth.tar: timm's training script
 
 
@@ -37,12 +38,14 @@ class Located:
         builder: Makes the network, unless timm does.
         weights: The weights' file, if there is one on this machine.
         notes: What the user should know, one line each.
+        source: The file that the user named, or the card in the folder; ``None`` for a name.
     """
 
     card: EncoderCard
     builder: Builder | None = None
     weights: Path | None = None
     notes: tuple[str, ...] = ()
+    source: Path | None = None
 
     @property
     def identity(self) -> str:
@@ -69,6 +72,8 @@ def locate(encoder: str, *, architecture: str | None = None) -> Located:
     Raises:
         InputError: Saying what was looked for and what would work.
     """
+    if len(encoder) > _LONGEST:
+        raise InputError(f"unknown encoder '{encoder[:40]}...': longer than any path")
     path = Path(encoder)
     if path.name.endswith(_CHECKPOINTS):
         return _checkpoint(path, architecture)
@@ -170,14 +175,14 @@ def _checkpoint(path: Path, architecture: str | None) -> Located:
     unknown = {"weights": Weights(path=str(path.name)), "pretraining": PretrainingCard()}
     if known is not None:
         card = known.card.model_copy(update={"name": name, "title": "", **unknown})
-        return Located(card, known.builder, path, (_preprocessing(card, architecture),))
+        return Located(card, known.builder, path, (_preprocessing(card, architecture),), path)
     card = EncoderCard(
         name=name,
         architecture=Architecture(timm=architecture),
         input=_timm_input(architecture, origin="--architecture"),
         weights=Weights(path=path.name),
     )
-    return Located(card, None, path, (_preprocessing(card, architecture),))
+    return Located(card, None, path, (_preprocessing(card, architecture),), path)
 
 
 def _preprocessing(card: EncoderCard, architecture: str) -> str:
@@ -240,7 +245,7 @@ def _script(path: Path) -> Located:
         found = ", ".join(registration.card.name for registration in new) or "none"
         raise InputError(f"{path}: must register exactly one encoder; it registered {found}")
     card = new[0].card
-    return Located(card, new[0].builder, _weights_beside(card, path))
+    return Located(card, new[0].builder, _weights_beside(card, path), source=path)
 
 
 def _folder(path: Path) -> Located:
@@ -254,7 +259,7 @@ def _folder(path: Path) -> Located:
     card = EncoderCard.parse(data, origin=str(file))
     if card.architecture.timm is None:
         raise InputError(f"{file}: architecture: only timm's can be named here; use a .py file")
-    return Located(card, None, _weights_beside(card, file))
+    return Located(card, None, _weights_beside(card, file), source=file)
 
 
 def _weights_beside(card: EncoderCard, file: Path) -> Path | None:

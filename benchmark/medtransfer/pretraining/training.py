@@ -20,6 +20,7 @@ from medtransfer.cost.machine import keep_freed_memory, peak_memory, reset_peak_
 from medtransfer.data.draws import seed_of
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.loading import build_encoder
+from medtransfer.encoders.memory import out_of_memory
 from medtransfer.pretraining.devices import share_statistics, start_devices
 from medtransfer.pretraining.folder import (
     clear_folder,
@@ -74,7 +75,9 @@ def pretrain(plan: Plan, progress: PretrainingProgress | None = None) -> Encoder
         run = _Run(plan, fabric)
         with run.alone():
             return run.train(shown)
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         raise RunError(
             f"{plan.folder}: a step of {plan.pool.batch_size} images does not fit the memory; "
             "--accumulate has them go through in parts, --devices shares them out"

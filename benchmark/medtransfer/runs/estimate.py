@@ -12,7 +12,8 @@ import torch
 from medtransfer.adaptation import Job
 from medtransfer.adaptation.finetune import batch_size, build_learner
 from medtransfer.adaptation.optimiser import ClippingAdamW
-from medtransfer.encoders.encoder import Encoder, by_halves
+from medtransfer.encoders.encoder import Encoder
+from medtransfer.encoders.memory import by_halves, out_of_memory, release_memory
 from medtransfer.runs.execution import Runner
 from medtransfer.runs.local import build_runner, fit_plan
 from medtransfer.runs.plan import infeasible
@@ -107,11 +108,11 @@ def _time_learner(job: Job) -> tuple[float, float]:
     while True:
         try:
             return _time_steps(job, part)
-        except torch.OutOfMemoryError:
-            if part == 1:
+        except Exception as error:
+            if not out_of_memory(error) or part == 1:
                 raise
         part //= 2
-        torch.cuda.empty_cache()
+        release_memory()
 
 
 def _time_steps(job: Job, part: int) -> tuple[float, float]:

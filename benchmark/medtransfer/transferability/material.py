@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import functional as transforms
 from medtransfer.cost.profile import profile_encoder
 from medtransfer.data.draws import draw_items, seed_of
 from medtransfer.data.store import Split, TaskData
-from medtransfer.encoders.encoder import Encoder, by_halves
+from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.features import frozen_features
+from medtransfer.encoders.memory import by_halves
 from medtransfer.encoders.source_head import SourceHead
 from medtransfer.specs.protocol import ScoreSettings
 from medtransfer.transferability.registry import Undefined
