@@ -14,7 +14,7 @@ import torch
 from medtransfer.cost.machine import keep_freed_memory
 from medtransfer.runs import processes
 from medtransfer.runs.ledger import _extend
-from medtransfer.runs.processes import _available_cores, choose_jobs
+from medtransfer.runs.processes import available_cores, choose_jobs
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import read_records
 from tests.conftest import Small, spawn_bench
@@ -38,7 +38,7 @@ def test_processes_fit_the_machine(
     """As many as cores, cells and memory allow, eight at most; a GPU is filled by one."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
     monkeypatch.setattr(processes, "_available_memory", lambda: gibibytes * 2**30)
-    assert _available_cores() == cores
+    assert available_cores() == cores
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert choose_jobs(None, device="auto", cells=cells) == jobs
     assert choose_jobs(5, device="auto", cells=cells) == 5
@@ -50,9 +50,9 @@ def test_a_thread_count_that_is_none_is_not_heeded(
 ) -> None:
     """Then the system says how many cores there are."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    expected = _available_cores()
+    expected = available_cores()
     monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert _available_cores() == expected >= 1
+    assert available_cores() == expected >= 1
 
 
 def test_the_memory_of_this_machine_is_known() -> None:
@@ -66,7 +66,7 @@ def test_processes_by_default(small: Small, tmp_path: Path) -> None:
 
     The longest cell is begun first, and the results are those of one process of one thread.
     """
-    if processes._available_memory() < 2 * processes._MEMORY:
+    if processes._available_memory() < 2 * processes.CELL_MEMORY:
         pytest.skip("too little memory for two processes")
     encoder = write_encoder(tmp_path)
     for name, threads, options in (("default", "2", ()), ("one", "1", ("--jobs", 1))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from enum import StrEnum
@@ -33,6 +34,12 @@ TaskOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+# What a disk says that is full, worn out or not ours, and what it says of impossible paths: no
+# fault of this code, wherever it is met.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+_DISK |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
+
+
 def main() -> None:
     """Run the command line; wrong input is one line and exit code 2."""
     from medtransfer.specs.errors import InputError, RunError
@@ -42,6 +49,11 @@ def main() -> None:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _version(value: bool) -> None:
@@ -101,6 +113,15 @@ def evaluate(
             help="Processes. Default: one on a GPU, else as suits the machine.",
         ),
     ] = None,
+    executor: Annotated[
+        str, typer.Option(help="local, or ray: the cells run on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="With ray: of the cluster. Default: RAY_ADDRESS, or one started on this machine."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells, their FLOPs and a time; run none.")
     ] = False,
@@ -130,6 +151,8 @@ def evaluate(
         device=device,
         jobs=jobs,
         fresh=fresh,
+        executor=executor,
+        address=address,
     )
     try:
         with console.ConsoleData() as progress:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medtransfer.runs.preparation import Prepared, Request, check_weights, prepare
 from medtransfer.runs.processes import choose_jobs, start_server
 from medtransfer.runs.progress import RunProgress
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import Record
+
+if TYPE_CHECKING:
+    from medtransfer.runs.execution import Runner
+    from medtransfer.runs.scheduling import Executor
 
 __all__ = ["evaluate", "run"]
 
@@ -29,6 +35,8 @@ def evaluate(
     device: str = "auto",
     jobs: int | None = 1,
     fresh: bool = False,
+    executor: str = "local",
+    address: str | None = None,
 ) -> list[Record]:
     """Evaluate an encoder under a fixed protocol.
 
@@ -51,6 +59,9 @@ def evaluate(
         jobs: Number of processes; ``None`` chooses. A script that asks for more than one needs
             the guard ``if __name__ == "__main__":``, as all of Python's processes do.
         fresh: Forget earlier records in ``out`` of the cells that are asked for.
+        executor: ``local``, or ``ray``: on a cluster, by default on all of it.
+        address: Of the Ray cluster, as ``ray.init`` takes it; default is ``RAY_ADDRESS``, or one
+            of this machine that is started for this evaluation.
 
     Returns:
         The records of all cells that were asked for, in the plan's order.
@@ -77,6 +88,8 @@ def evaluate(
         device=device,
         jobs=jobs,
         fresh=fresh,
+        executor=executor,
+        address=address,
     )
     return run(prepare(request))
 
@@ -90,8 +103,11 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
     progress = progress or RunProgress()
     records = dict(prepared.existing)
     if prepared.pending:
-        request, cells = prepared.request, len(prepared.pending)
-        jobs = choose_jobs(request.jobs, device=request.device, cells=cells)
+        request = prepared.request
+        jobs = 1
+        if request.executor == "local":
+            cells = len(prepared.pending)
+            jobs = choose_jobs(request.jobs, device=request.device, cells=cells)
         if jobs > 1:
             start_server()
         # Here, and not above: a finished evaluation must not wait for torch.
@@ -100,25 +116,41 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
         runner = build_runner(prepared)
         known = len(prepared.notes)
         prepared = fit_plan(prepared, runner)
-        notes = (*prepared.notes[known:], *runner.encoder.notes)
-        if jobs > 1:
-            notes = (f"{jobs} cells at a time, in processes of their own (--jobs)", *notes)
+        notes = [*prepared.notes[known:], *runner.encoder.notes]
         check_weights(prepared, runner.encoder.state)
         flops = {cell: runner.flops(cell) for cell in prepared.pending}
         ledger = prepared.ledger
-        keep = list(prepared.existing.values()) if prepared.request.fresh else None
-        ledger.open(prepared.located.card, keep=keep)
-        try:
-            progress.begin(flops, len(prepared.cells), notes)
-            for finished in run_cells(prepared, runner, jobs=jobs, started=progress.started):
-                record = ledger.append(
-                    finished.record,
-                    replicates=finished.replicates,
-                    predictions=finished.predictions,
-                )
-                records[record.cell] = record
-                progress.finished(record)
-        finally:
-            progress.end()
-            ledger.close()
+        keep = list(prepared.existing.values()) if request.fresh else None
+        executor, note = _start(prepared, runner, jobs)
+        with closing(executor):
+            ledger.open(prepared.located.card, keep=keep)
+            try:
+                progress.begin(flops, len(prepared.cells), [*note, *notes])
+                for finished in run_cells(prepared, runner, executor, started=progress.started):
+                    record = ledger.append(
+                        finished.record,
+                        replicates=finished.replicates,
+                        predictions=finished.predictions,
+                    )
+                    records[record.cell] = record
+                    progress.finished(record)
+            finally:
+                progress.end()
+                ledger.close()
     return [records[cell] for cell in prepared.cells]
+
+
+def _start(prepared: Prepared, runner: Runner, jobs: int) -> tuple[Executor, list[str]]:
+    """The executor that was asked for, and what the user should know of it."""
+    request = prepared.request
+    if request.executor == "ray":
+        from medtransfer.runs.cluster import Cluster
+
+        cluster = Cluster(prepared, runner, address=request.address, jobs=request.jobs)
+        return cluster, [cluster.note]
+    from medtransfer.runs.local import Here, Processes
+
+    if jobs == 1:
+        return Here(runner), []
+    note = f"{jobs} cells at a time, in processes of their own (--jobs)"
+    return Processes(request, jobs), [note]

@@ -20,6 +20,7 @@ from medtransfer.data.writing import replace, replacing
 from medtransfer.encoders.resolution import dump_card
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.errors import RunError
 from medtransfer.specs.record import ArrayRef, Record, read_records
 
 __all__ = ["Ledger"]
@@ -45,8 +46,17 @@ class Ledger:
         self._lock = FileLock(folder / "records.jsonl.lock")
 
     def read(self) -> list[Record]:
-        """The records so far."""
-        return read_records(self.path)
+        """The records so far.
+
+        Raises:
+            InputError: For a line that is not one.
+        """
+        try:
+            return read_records(self.path)
+        except InputError as error:
+            raise InputError(
+                f"{error}; delete that line, and its cell is run again, or choose another --out"
+            ) from None
 
     def open(self, card: EncoderCard, *, keep: Sequence[Record] | None = None) -> None:
         """Create the folder, take its lock, and mend what a killed writer left.
@@ -75,9 +85,9 @@ class Ledger:
 
     def close(self) -> None:
         """Give the lock back."""
-        self._lock.release()
-        with suppress(OSError):
+        with suppress(OSError):  # while it is held: later it might be somebody else's
             Path(self._lock.lock_file).unlink()
+        self._lock.release()
 
     def append(self, record: Record, *, replicates: Arrays, predictions: Arrays) -> Record:
         """Write a finished cell.
@@ -89,7 +99,19 @@ class Ledger:
 
         Returns:
             The record as written.
+
+        Raises:
+            RunError: When the disk does not take it; what is there stays as it is.
         """
+        try:
+            return self._append(record, replicates, predictions)
+        except OSError as error:
+            raise RunError(
+                f"{self.folder}: {error.strerror}; {record.cell} was not written down, what ended "
+                "before was. The same command goes on"
+            ) from None
+
+    def _append(self, record: Record, replicates: Arrays, predictions: Arrays) -> Record:
         cell = record.cell
         if replicates:
             key = f"{cell.task}/{cell.budget}/{cell.adaptation}/{cell.draw}"

@@ -1,14 +1,15 @@
-"""The local executor: cells one after the other, or in several processes of this machine."""
+"""The local executors: cells one after the other, or in several processes of this machine."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -20,14 +21,13 @@ from medtransfer.encoders.loading import build_encoder
 from medtransfer.runs.execution import Finished, Runner
 from medtransfer.runs.preparation import Prepared, Request, leave_out, prepare
 from medtransfer.runs.processes import process_context
+from medtransfer.runs.scheduling import Death, Executor, schedule
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Kind
 
-__all__ = ["build_runner", "fit_plan", "run_cells"]
-
-Started = Callable[[Cell], None]
+__all__ = ["Here", "Processes", "build_runner", "fit_plan", "run_cells"]
 
 
 def build_runner(prepared: Prepared) -> Runner:
@@ -42,29 +42,26 @@ def build_runner(prepared: Prepared) -> Runner:
 
 
 def run_cells(
-    prepared: Prepared, runner: Runner, *, jobs: int, started: Started
+    prepared: Prepared,
+    runner: Runner,
+    executor: Executor,
+    *,
+    started: Callable[[Cell], None],
 ) -> Iterator[Finished]:
-    """Run the pending cells and yield each as it ends.
+    """Run the pending cells and yield each as it ends; see `schedule`.
 
     Args:
         prepared: The checked request.
         runner: In this process; other processes build their own.
-        jobs: Number of processes.
+        executor: Where the cells run.
         started: Called when a cell begins.
     """
+    cells = prepared.pending
+    if not isinstance(executor, Here):
+        # The longest first, so that no process works on alone in the end.
+        cells.sort(key=runner.flops, reverse=True)
     selected = {cell: record.selected for cell, record in prepared.existing.items()}
-    if jobs == 1:
-        for cell in prepared.pending:
-            started(cell)
-            finished = runner.run(cell, selected.get(_first_draw(cell)))
-            selected[cell] = finished.record.selected
-            yield finished
-    else:
-        yield from _run_in_processes(prepared, runner, selected, started, jobs)
-
-
-def _first_draw(cell: Cell) -> Cell:
-    return cell._replace(draw=0)
+    yield from schedule(cells, executor, selected=selected, started=started, fail=runner.fail)
 
 
 def fit_plan(prepared: Prepared, runner: Runner) -> Prepared:
@@ -86,118 +83,143 @@ def fit_plan(prepared: Prepared, runner: Runner) -> Prepared:
     return leave_out(prepared, reasons) if reasons else prepared
 
 
-def _reuses(cell: Cell) -> bool:
-    """Whether a cell needs what draw 0 selected."""
-    return cell.draw > 0 and cell.budget == "full" and cell.adaptation not in PROBES
+class Here:
+    """One cell at a time, in this process."""
+
+    def __init__(self, runner: Runner) -> None:
+        """Use a runner that is built."""
+        self._runner = runner
+        self._next: list[tuple[Cell, Mapping[str, Any] | None]] = []
+
+    def slots(self) -> int:
+        """One."""
+        return 1
+
+    def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
+        """Remember the cell: it runs while it is waited for."""
+        self._next.append((cell, previous))
+
+    def wait(self) -> list[tuple[Cell, Finished | Death]]:
+        """Run the cell."""
+        cell, previous = self._next.pop()
+        return [(cell, self._runner.run(cell, previous))]
+
+    def close(self) -> None:
+        """Nothing is under way."""
 
 
-def _run_in_processes(
-    prepared: Prepared,
-    runner: Runner,
-    selected: dict[Cell, dict[str, Any]],
-    started: Started,
-    jobs: int,
-) -> Iterator[Finished]:
-    """As many cells at a time as there are processes; the driver alone writes the ledger."""
-    # The longest first, so that no process works on alone in the end.
-    queue = sorted(prepared.pending, key=runner.flops, reverse=True)
-    running: dict[Future[Finished], Cell] = {}
-    pool = _pool(prepared.request, jobs)
+class Processes:
+    """Several cells at a time, each in a process of this machine.
 
-    def fill() -> None:
-        """Give every process that has none a cell."""
-        waiting = set(queue) | set(running.values())
-        ready = [cell for cell in queue if not (_reuses(cell) and _first_draw(cell) in waiting)]
-        for cell in ready[: jobs - len(running)]:
-            queue.remove(cell)
-            started(cell)
-            previous = selected.get(_first_draw(cell))
-            running[pool.submit(_run_in_worker, cell, previous)] = cell
+    Each process has a pipe of its own, so that it is known which cell one was at when it died,
+    and the others go on.
+    """
 
-    try:
-        fill()
-        while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            ended: list[Finished] = []
-            broken = False
-            for future in done:
-                cell = running.pop(future)
-                try:
-                    ended.append(future.result())
-                except BrokenProcessPool:
-                    broken = True
-                    ended.append(
-                        runner.fail(cell, "its process or one beside it died (out of memory?)")
+    def __init__(self, request: Request, jobs: int) -> None:
+        """Start the processes, which prepare the request and build the encoder by themselves."""
+        threads = max(1, torch.get_num_threads() // jobs)
+        self._start = (request, threads)
+        self._workers = [_Worker(*self._start) for _ in range(jobs)]
+
+    def slots(self) -> int:
+        """As many as there are processes."""
+        return len(self._workers)
+
+    def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
+        """Give the cell to a process that has none."""
+        worker = next(worker for worker in self._workers if worker.cell is None)
+        worker.give(cell, previous)
+
+    def wait(self) -> list[tuple[Cell, Finished | Death]]:
+        """Wait for the first process that answers or dies; a new one takes a dead one's place."""
+        ready = connection.wait([worker.pipe for worker in self._workers])
+        results: list[tuple[Cell, Finished | Death]] = []
+        for place, worker in enumerate(self._workers):
+            if worker.pipe not in ready:
+                continue
+            answer, cell = worker.receive(), worker.cell
+            if isinstance(answer, Death):
+                if not worker.ready:
+                    raise InputError(
+                        "no process could be started, for the reason printed above; a script that "
+                        'calls evaluate with jobs needs the guard if __name__ == "__main__":'
                     )
-                selected[cell] = ended[-1].record.selected
-            if not broken:
-                fill()  # before what has ended is written down: no process waits for that
-            yield from ended
-            if broken:
-                for cell in running.values():  # they died with the pool, through no fault of theirs
-                    queue.insert(0, cell)
-                running.clear()
-                pool = _pool(prepared.request, jobs)
-                fill()
-    finally:
-        _stop(pool)
+                self._workers[place] = _Worker(*self._start)
+            if cell is not None and answer is not None:
+                worker.cell = None
+                results.append((cell, answer))
+        return results
+
+    def close(self) -> None:
+        """End the processes, in the middle of their cells if need be."""
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
 
 
-def _pool(request: Request, jobs: int) -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(
-        jobs,
-        mp_context=process_context(),
-        initializer=_start_worker,
-        initargs=(request, max(1, torch.get_num_threads() // jobs), dict(os.environ)),
-    )
-    try:
-        # Each call that finds no idle process starts one; the first answer is enough.
-        answers = [pool.submit(_answer) for _ in range(jobs)]
-        answers[0].result()
-    except BrokenProcessPool:
-        raise InputError(
-            "no process could be started, for the reason printed above; a script that calls "
-            'evaluate with jobs needs the guard if __name__ == "__main__":'
-        ) from None
-    except BaseException:
-        _stop(pool)
-        raise
-    return pool
+class _Worker:
+    """A process, this end of its pipe, and the cell that it is at."""
+
+    def __init__(self, request: Request, threads: int) -> None:
+        context = process_context()
+        self.pipe, other = context.Pipe()
+        self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(other, request, threads, dict(os.environ)), daemon=True
+        )
+        self.process.start()
+        other.close()  # so that the pipe ends with the process
+        self.ready = False
+        self.cell: Cell | None = None
+
+    def give(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
+        """Send a cell; if the process is gone, that is found when its answer is waited for."""
+        self.cell = cell
+        with suppress(OSError):
+            self.pipe.send((cell, previous))
+
+    def receive(self) -> Finished | Death | None:
+        """What the process sends next: ``None`` when it has begun to serve."""
+        try:
+            answer: Finished | None = self.pipe.recv()
+        except (EOFError, OSError):
+            self.pipe.close()
+            self.process.join()
+            return Death(_describe_end(self.process.exitcode))
+        self.ready = True
+        return answer
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the processes in the middle of their cells."""
-    for process in multiprocessing.active_children():
-        process.terminate()
-    pool.shutdown(wait=True, cancel_futures=True)
+def _describe_end(code: int | None) -> str:
+    """How a process ended, for people."""
+    if code is None or code >= 0:
+        return f"its process ended by itself, with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    reason = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"its process was ended by {name}{reason}"
 
 
-_worker: Runner | None = None
-
-
-def _start_worker(request: Request, threads: int, environment: dict[str, str]) -> None:
-    """Build this process's own runner; Ctrl-C is the driver's to handle."""
-    global _worker
+def _serve(pipe: Connection, request: Request, threads: int, environment: dict[str, str]) -> None:
+    """Run cells until the driver is gone; Ctrl-C is the driver's to handle."""
     os.environ.clear()  # the server's is that of the driver's first evaluation
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_driver, daemon=True).start()
     torch.set_num_threads(threads)
-    _worker = build_runner(prepare(request))
+    runner = build_runner(prepare(request))
+    pipe.send(None)
+    while True:
+        try:
+            cell, previous = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(runner.run(cell, previous))
 
 
 def _end_with_driver() -> None:
     """Leave with the driver: one that was killed cannot tell its workers to stop."""
-    driver = multiprocessing.parent_process()
+    driver = parent_process()
     assert driver is not None
     driver.join()
     os._exit(1)
-
-
-def _answer() -> None:
-    """Show that a process has started."""
-
-
-def _run_in_worker(cell: Cell, previous: Mapping[str, Any] | None) -> Finished:
-    assert _worker is not None
-    return _worker.run(cell, previous)

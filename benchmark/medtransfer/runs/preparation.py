@@ -23,9 +23,11 @@ from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budgets
 
-__all__ = ["Prepared", "Request", "check_weights", "leave_out", "prepare"]
+__all__ = ["EXECUTORS", "Prepared", "Request", "check_weights", "leave_out", "prepare"]
 
 _REMEDY = "choose another --out, or --fresh, which deletes what is there"
+
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Request:
     device: str = "auto"
     jobs: int | None = None
     fresh: bool = False
+    executor: str = "local"
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,12 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     if request.jobs is not None and (not isinstance(request.jobs, int) or request.jobs < 1):
         raise InputError(f"jobs: {request.jobs!r} is no number of processes; 1 or more is")
+    if request.executor not in EXECUTORS:
+        raise InputError(f"--executor: '{request.executor}' is not one of {', '.join(EXECUTORS)}")
+    if request.executor == "local" and request.address is not None:
+        raise InputError("--address: of a Ray cluster; it goes with --executor ray")
+    if request.executor == "ray" and request.device.startswith("cuda:"):
+        raise InputError(f"--device: {request.device}: Ray chooses the GPU; use auto, cpu or cuda")
     protocol = load_protocol(request.protocol)
     if "lora" in request.adaptations and find_spec("peft") is None:
         raise InputError("--adaptation: lora needs peft: pip install 'medtransfer[lora]'")

@@ -9,10 +9,10 @@ import threading
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
-__all__ = ["choose_jobs", "process_context", "start_server"]
+__all__ = ["CELL_MEMORY", "available_cores", "choose_jobs", "process_context", "start_server"]
 
 _MOST = 8  # beyond, threads share the work of a cell
-_MEMORY = 8 * 2**30  # bytes that a process may need: a batch of 64 images of 224 px in training
+CELL_MEMORY = 8 * 2**30  # bytes that a process may need: a batch of 64 images of 224 px in training
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -34,11 +34,11 @@ def choose_jobs(asked: int | None, *, device: str, cells: int) -> int:
 
         if torch.cuda.is_available():
             return 1
-    memory = _available_memory() // _MEMORY
-    return max(1, min(_available_cores(), memory, cells, _MOST))
+    memory = _available_memory() // CELL_MEMORY
+    return max(1, min(available_cores(), memory, cells, _MOST))
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
     """Those that this process may use: ``OMP_NUM_THREADS``, or what the system lets it have."""
     named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if named.isdigit() and int(named) > 0:
@@ -74,7 +74,7 @@ def _free_memory() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        return _MEMORY
+        return CELL_MEMORY
 
 
 def process_context() -> BaseContext:

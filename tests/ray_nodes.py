@@ -1,0 +1,35 @@
+"""A Ray cluster in a process of its own: prints its address, then obeys "add" and "kill" lines.
+
+Apart from the tests because Ray leaves files and processes open that Python warns of.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ray.cluster_utils import Cluster
+
+MEMORY = 100 * 2**20
+
+cluster = Cluster()
+cluster.add_node(
+    num_cpus=1,
+    object_store_memory=MEMORY,
+    include_dashboard=False,
+    # It should find out within seconds that a node is gone.
+    _system_config={
+        "health_check_initial_delay_ms": 1000,
+        "health_check_period_ms": 500,
+        "health_check_timeout_ms": 1000,
+        "health_check_failure_threshold": 4,
+    },
+)
+print(f"address {cluster.address}", flush=True)
+nodes = []
+for line in sys.stdin:
+    if line.strip() == "add":
+        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=MEMORY))
+    elif line.strip() == "kill":
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+    print("done", flush=True)
+cluster.shutdown()
