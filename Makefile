@@ -1,4 +1,4 @@
-.PHONY: install test check leaderboard performance
+.PHONY: install test check leaderboard performance faults fuzz lowest
 
 install:
 	python -m pip install -e '.[dev]'
@@ -18,3 +18,16 @@ leaderboard:
 
 performance:
 	python tests/performance.py
+
+# Each fault 25 times, and every reader with 650 damaged files; the tests try both a few times.
+faults:
+	BENCH_FAULTS=25 python -m pytest tests/faults
+
+fuzz:
+	BENCH_FUZZ=650 python -m pytest tests/hostile
+
+# The oldest versions that pyproject.toml allows, in an environment of their own.
+lowest:
+	uv venv --quiet --clear .cache/lowest
+	VIRTUAL_ENV=.cache/lowest uv pip install --quiet --resolution lowest-direct -e '.[test]'
+	.cache/lowest/bin/python -m pytest

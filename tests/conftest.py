@@ -24,6 +24,13 @@ needs_real_data = pytest.mark.skipif(
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+# Of the tests in these folders that report rows.
+TABLES = {
+    "faults": ["Fault", "Tried", "Survived", "Seen by the user"],
+    "hostile": ["Reader", "Cases", "Crashes", "Hangs"],
+}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command printed and how it ended."""
@@ -145,3 +152,28 @@ def small(tmp_path: Path) -> Small:
     data.mkdir()
     write_npz(data / "small.npz")
     return Small(data, cards, data / "small.npz", write_card(cards, "small", "small.npz"))
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Add a line to a table that is printed in the end; the first value names the table."""
+
+    def add(*values: object) -> None:
+        record_property("row", [str(value) for value in values])
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests report of faults and of hostile input, as tables in markdown."""
+    for folder, head in TABLES.items():
+        rows = [
+            value
+            for found in terminalreporter.stats.get("passed", [])
+            for name, value in found.user_properties
+            if name == "row" and folder in found.nodeid
+        ]
+        if rows:
+            terminalreporter.write_sep("-", folder)
+            for row in (head, ["---"] * len(head), *rows):
+                terminalreporter.write_line(f"| {' | '.join(row)} |")

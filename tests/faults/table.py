@@ -1,0 +1,18 @@
+"""How often each fault is tried, and the table of what became of it."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+__all__ = ["TRIES", "Report"]
+
+# `make faults` tries each 25 times, the test suite twice.
+TRIES = int(os.environ.get("BENCH_FAULTS", "2"))
+
+
+class Report(Protocol):
+    """Adds a line to the table that is printed in the end."""
+
+    def __call__(self, fault: str, tried: int, survived: str, seen: str) -> None:
+        """Say what was done, how often, what held, and what the user saw."""

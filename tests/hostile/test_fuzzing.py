@@ -1,0 +1,367 @@
+"""Whatever stands in a file, its reader gives a value or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save as save_safetensors
+
+from medtransfer.data.archives import extract
+from medtransfer.data.images import read_image, read_mask
+from medtransfer.data.nifti import open_volume
+from medtransfer.data.sources import npz
+from medtransfer.data.sources.folder_table import list_table
+from medtransfer.encoders.checkpoints import read_checkpoint
+from medtransfer.encoders.registry import registered
+from medtransfer.encoders.resolution import dump_card, locate
+from medtransfer.pretraining.state import read_state
+from medtransfer.ranking.published_import import import_results
+from medtransfer.ranking.rows import read_rows
+from medtransfer.ranking.scores_import import read_outcomes, read_scores_csv
+from medtransfer.ranking.submissions import load_submission
+from medtransfer.runs.grid import load_grid
+from medtransfer.specs.base import packaged
+from medtransfer.specs.errors import InputError
+from medtransfer.specs.pretraining import load_recipe
+from medtransfer.specs.published import load_study, read_published
+from medtransfer.specs.record import read_records
+from medtransfer.specs.score import read_scores
+from medtransfer.specs.task import card_files, load_card, load_suites, resolve_tasks
+from medtransfer.specs.verification import FILE as VERIFICATION
+from medtransfer.specs.verification import read_status
+from medtransfer.validation import validate
+from medtransfer.verification.arrays import Archives
+from tests.conftest import ROOT, write_npz
+from tests.faults.table import Report
+from tests.hostile.mutation import damaged, hostile_json, hostile_yaml
+
+# `make fuzz` tries each reader a thousand times, the test suite forty.
+CASES = int(os.environ.get("BENCH_FUZZ", "40"))
+SECONDS = 20  # after which a reader hangs
+
+SUBMISSION = ROOT / "submissions" / "hog"
+STUDY = next((ROOT / "submissions" / "published").glob("*/study.yaml"))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, and a good file to start from.
+
+    Attributes:
+        name: Of the file that is written for it.
+        content: Of a good one.
+        read: Called with the file's path.
+        cases: Makes bad ones of the good one.
+        allowed: What it may raise beside `InputError`, by its documentation.
+    """
+
+    name: str
+    content: bytes
+    read: Callable[[Path], object]
+    cases: Callable[[bytes], st.SearchStrategy[bytes]] = damaged
+    allowed: tuple[type[Exception], ...] = ()
+
+
+def _lines(path: Path, count: int) -> bytes:
+    return b"".join(path.read_bytes().splitlines(keepends=True)[:count])
+
+
+def _npz() -> bytes:
+    path = Path(os.environ["BENCH_CACHE"]) / "seed.npz"
+    write_npz(path, train=6, val=3, test=3)
+    return path.read_bytes()
+
+
+def _picture(format: str) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, format)
+    return buffer.getvalue()
+
+
+def _dicom() -> bytes:
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    data = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    data.Rows = data.Columns = 8
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit, data.PixelRepresentation = 7, 0
+    data.PixelData = bytes(range(64))
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _nifti() -> bytes:
+    nibabel = pytest.importorskip("nibabel")
+    volume = nibabel.Nifti1Image(np.zeros((4, 4, 3), np.int16), np.eye(4))
+    found: bytes = volume.to_bytes()
+    return found
+
+
+def _checkpoint(legacy: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    state = {"state_dict": {"conv.weight": torch.zeros(2, 3), "conv.bias": torch.zeros(2)}}
+    torch.save(state, buffer, _use_new_zipfile_serialization=not legacy)
+    return buffer.getvalue()
+
+
+def _tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name in ("a.txt", "b/c.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 5
+            archive.addfile(member, io.BytesIO(b"hello"))
+    return buffer.getvalue()
+
+
+def _zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", "hello" * 50)
+        archive.writestr("b/c.txt", "hello")
+    return buffer.getvalue()
+
+
+def _rows() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{"t/full/knn/0/in_domain": np.zeros(9, np.float32)})
+    return buffer.getvalue()
+
+
+def _read_split(path: Path) -> None:
+    for split in ("train", "test"):
+        decoded = npz.open_split(path, split)
+        assert sum(len(batch) for batch in decoded.images) == decoded.shape[0]
+
+
+def _read_member(path: Path) -> None:
+    with Archives(path.parent) as archives:
+        for name in archives.members(path.name):
+            archives.read(path.name, name, dtype=np.float32, shape=(None,))
+
+
+def _read_volume(path: Path) -> None:
+    volume = open_volume(path)
+    if np.prod(volume.shape) < 10**7:
+        volume.read(0)
+
+
+def _import(path: Path) -> None:
+    import_results(path, STUDY)
+
+
+def _extract(path: Path) -> None:
+    into = path.parent / "unpacked"
+    with suppress(FileNotFoundError):
+        into.rename(path.parent / f"old-{os.urandom(8).hex()}")
+    extract(path, into, at_most=10_000)
+
+
+def _validate(path: Path) -> None:
+    for _ in validate(path.parent):
+        pass
+
+
+def readers() -> dict[str, Reader]:
+    """Every reader of files that others write, by what it reads."""
+    shipped = packaged("tasks")
+    cards = [path.read_bytes() for path in card_files(shipped)]
+    card = max(cards, key=len)
+    encoder = dump_card(registered()["resnet18"].card).encode()
+    record, score = _lines(SUBMISSION / "records.jsonl", 3), _lines(SUBMISSION / "scores.jsonl", 3)
+    recipe = (packaged("pretraining") / "recipes" / "simclr.yaml").read_bytes()
+    verification = (SUBMISSION / VERIFICATION).read_bytes()
+    table = b"file,split,label,patient\na.png,train,x,1\nb.png,test,y,2\n"
+    scores = b"encoder,task,score,value\na,t,logme,1.5\nb,t,logme,\n"
+    outcomes = b"encoder,task,metric,value\na,t,linear,0.5\nb,t,linear,0.6\n"
+    columns = load_study(STUDY).columns.model_dump()
+    published = (
+        ",".join(map(str, columns.values())) + "\n" + ",".join("1" for _ in columns)
+    ).encode()
+    return {
+        "task card": Reader("task.yaml", card, load_card, hostile_yaml),
+        "suites": Reader(
+            "suites.yaml", (shipped / "suites.yaml").read_bytes(), load_suites, hostile_yaml
+        ),
+        "encoder card": Reader(
+            "encoder.yaml", encoder, lambda path: locate(str(path.parent)), hostile_yaml
+        ),
+        "recipe": Reader("r.yaml", recipe, lambda path: load_recipe(str(path)), hostile_yaml),
+        "grid": Reader(
+            "g.yaml", (ROOT / "baselines" / "small.yaml").read_bytes(), load_grid, hostile_yaml
+        ),
+        "mapping of a study": Reader("s.yaml", STUDY.read_bytes(), load_study, hostile_yaml),
+        "records": Reader("records.jsonl", record, read_records, hostile_json),
+        "scores": Reader(
+            "scores.jsonl", score, lambda path: read_scores(path.parent), hostile_json
+        ),
+        "verification": Reader(VERIFICATION, verification, lambda path: read_status(path.parent)),
+        "published records": Reader(
+            "records.jsonl",
+            _lines(STUDY.with_name("records.jsonl"), 3),
+            lambda path: read_published(path, load_study(STUDY)),
+            hostile_json,
+        ),
+        "submission": Reader("records.jsonl", record, _validate, hostile_json),
+        "submission on the board": Reader(
+            "records.jsonl", record, lambda path: load_submission(path.parent), hostile_json
+        ),
+        "images, npz": Reader("d.npz", _npz(), _read_split),
+        "replicates, npz": Reader("r.npz", _rows(), read_rows, allowed=(ValueError, OSError)),
+        "arrays to verify, npz": Reader("r.npz", _rows(), _read_member),
+        "checkpoint, zip": Reader("c.pt", _checkpoint(), read_checkpoint),
+        "checkpoint, pickle": Reader("c.pt", _checkpoint(legacy=True), read_checkpoint),
+        "checkpoint, safetensors": Reader(
+            "c.safetensors", save_safetensors({"a": torch.zeros(2, 3)}), read_checkpoint
+        ),
+        "state of a pre-training": Reader("state.pt", _checkpoint(), read_state),
+        "folder's table, CSV": Reader(
+            "t.csv", table, lambda path: list_table(path.parent, path, "train")
+        ),
+        "scores, CSV": Reader("s.csv", scores, read_scores_csv),
+        "outcomes, CSV": Reader("o.csv", outcomes, read_outcomes),
+        "published results, CSV": Reader("p.csv", published, _import),
+        "PNG": Reader("i.png", _picture("PNG"), lambda path: read_image(path, channels=3)),
+        "mask, PNG": Reader("i.png", _picture("PNG"), read_mask),
+        "JPEG": Reader("i.jpg", _picture("JPEG"), lambda path: read_image(path, channels=1)),
+        "TIFF": Reader("i.tif", _picture("TIFF"), lambda path: read_image(path, channels=1)),
+        "DICOM": Reader("i.dcm", _dicom(), lambda path: read_image(path, channels=1)),
+        "NIfTI": Reader("v.nii", _nifti(), _read_volume),
+        "tar archive": Reader("a.tar.gz", _tar(), _extract),
+        "zip archive": Reader("a.zip", _zip(), _extract),
+    }
+
+
+NAMES = [
+    *("task card", "suites", "encoder card", "recipe", "grid", "mapping of a study", "records"),
+    *("scores", "verification", "published records", "submission", "submission on the board"),
+    *("images, npz", "replicates, npz", "arrays to verify, npz", "checkpoint, zip"),
+    *("checkpoint, pickle", "checkpoint, safetensors", "state of a pre-training"),
+    *("folder's table, CSV", "scores, CSV", "outcomes, CSV", "published results, CSV"),
+    *("PNG", "mask, PNG", "JPEG", "TIFF", "DICOM", "NIfTI", "tar archive", "zip archive"),
+]
+
+
+def test_every_reader_is_listed() -> None:
+    """No reader is left out of the parameters below."""
+    assert list(readers()) == NAMES
+
+
+@contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    """Stop what hangs."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"hangs for more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check(
+    read: Callable[[Any], object], value: object, allowed: tuple[type[Exception], ...]
+) -> None:
+    """A value, or one line of a bounded length that moves no cursor."""
+    try:
+        with no_longer_than(SECONDS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's and numpy's, of odd but readable files
+            read(value)
+    except InputError as error:
+        message = str(error)
+        assert message and "\n" not in message and "\r" not in message, ascii(message)
+        assert "\x1b" not in message and len(message) < 20_000, ascii(message[:3000])
+    except allowed as error:
+        assert not isinstance(error, TimeoutError)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_files(name: str, tmp_path: Path, report: Report) -> None:
+    """A damaged or malicious file is a value or one line, never a traceback and never a hang."""
+    reader = readers()[name]
+    path = tmp_path / reader.name
+    if reader.name == "records.jsonl":
+        (tmp_path / "encoder.yaml").write_bytes((SUBMISSION / "encoder.yaml").read_bytes())
+    path.write_bytes(reader.content)
+    with suppress(InputError):  # a good one that belongs to others that are not here
+        reader.read(path)
+    tried = 0
+
+    @settings(
+        max_examples=CASES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(content=reader.cases(reader.content))
+    def attack(content: bytes) -> None:
+        nonlocal tried
+        tried += 1
+        path.write_bytes(content)
+        check(reader.read, path, reader.allowed)
+
+    attack()
+    report(name, tried, 0, 0)
+
+
+_TEXT = st.one_of(
+    st.text(max_size=60),
+    st.text(st.characters(max_codepoint=127), max_size=200),
+    st.sampled_from(
+        [
+            *("timm:", "timm:../x", "timm:" + "x" * 999, "resnet18/", "~", ".", "..", "/", "\x00"),
+            *("timm:resnet18.nothing", "http://localhost/x.pt", "file:///etc/passwd", "-e", "*.pt"),
+            *("a" * 5000, "con", "hog\n", "hog ", "HOG", "x.pt", "x.py", "../x.safetensors"),
+        ]
+    ),
+)
+
+
+@pytest.mark.parametrize("what", ["--encoder", "--task"])
+def test_names(what: str, report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever is typed for a name or an address is known, or refused in one line."""
+    monkeypatch.chdir(tmp_path)
+    tried = 0
+
+    def read(text: str) -> object:
+        return locate(text) if what == "--encoder" else resolve_tasks(names=[text], suite=None)
+
+    @settings(max_examples=CASES, deadline=None, database=None, derandomize=True)
+    @given(text=_TEXT.filter(lambda text: not text.startswith("hf-hub:")))
+    def attack(text: str) -> None:
+        nonlocal tried
+        tried += 1
+        check(read, text, ())
+
+    attack()
+    report(what, tried, 0, 0)
