@@ -203,7 +203,8 @@ def _unmeasured(value: Any) -> Any:
 
 def _scores(rows: Rows) -> tuple[Json, Padding]:
     """A forest plot; rows: encoder, score, low, high and the note at the right."""
-    left, right = 240, 160
+    longest = max(len(row["encoder"]) for row in rows)
+    left, right = min(360, max(240, 30 + 6 * longest)), 160
     width = _WIDTH - left - right
     base = alt.Chart(_ROWS, width=width, height=alt.Step(22)).encode(
         y=alt.Y("encoder:N", sort=None, title=None).axis(

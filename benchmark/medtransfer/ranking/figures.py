@@ -90,7 +90,7 @@ def _scores(ranked: pd.DataFrame) -> _Parts:
             + ("" if place == MISSING else f", rank {place}"),
         }
         for label, place, (_, row) in zip(
-            _labels(shown.index, 28), places, shown.iterrows(), strict=True
+            _labels(shown.index, 56), places, shown.iterrows(), strict=True
         )
     ]
     ends = [
