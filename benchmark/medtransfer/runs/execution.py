@@ -223,6 +223,7 @@ class Runner:
             "input_size": self.encoder.size,
             "native_size": list(data.splits["train"].images.shape[1:3]),
             "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             **({"images_at_a_time": part} if part else {}),
             **({"energy": energy.source} if energy.source else {}),
         }
