@@ -75,8 +75,13 @@ def arguments(small: Small, encoder: object, out: Path, *more: object) -> list[o
 
 def results(ledger: Path) -> dict[Any, Any]:
     """What must not depend on how often a run was interrupted, by cell."""
-    lines = [line for line in ledger.read_text().splitlines() if line]
-    cells = [tuple(map(json.loads(line).get, ("budget", "adaptation", "draw"))) for line in lines]
+    lines = [
+        json.loads(line)
+        for line in ledger.read_bytes().splitlines(keepends=True)
+        if line[-1:] == b"\n"
+    ]
+    names = ("budget", "adaptation", "draw")
+    cells = [(line["task"]["name"], *map(line.get, names)) for line in lines]
     assert len(set(cells)) == len(cells), "a cell was written twice"
     return {
         record.cell: (record.status, record.selected, record.metrics, record.intervals)

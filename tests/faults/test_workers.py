@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("faults")
 
 # Kills its process in the first steps of a fine-tuning, as often as the file says.
 DIES = """
-        if self.training:
+        if self.training and images.device.type != "meta":
             import os, pathlib, signal
             left = pathlib.Path({counter!r})
             if (count := int(left.read_text())) > 0:
@@ -24,10 +24,9 @@ DIES = """
 """
 # Asks for 64 MiB an image in training, of an address space of 2 GiB more than the process has.
 CROWDED = """
-        if self.training:
+        if self.training and images.device.type != "meta":
             import resource, pathlib
-            if not hasattr(self, "limited"):
-                self.limited = True
+            if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
                 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
                 limit = pages * resource.getpagesize() + 2 * 2**30
                 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -35,7 +34,7 @@ CROWDED = """
             images = images + 0 * room[:, 0].nan_to_num(0, 0, 0).clamp(0, 0)[:, None, None, None]
 """
 ASTRAY = """
-        if self.training and len(images) % 2 == 0:
+        if self.training and images.device.type != "meta":
             images = images * float("nan")
 """
 
@@ -65,7 +64,9 @@ def test_a_worker_that_dies(
     assert set(records) == set(expected)
     assert process.returncode == (1 if failed else 0), errors
     assert failed == {c for c in records if c.adaptation == "finetune" and deaths > 2}
-    assert all("3 times" in (records[cell].error or "") for cell in failed)
+    assert [
+        r.error for r in records.values() if r.cell in failed and "3 times" not in str(r.error)
+    ] == []
     found = results(ledger)
     assert all(found[cell] == expected[cell] for cell in expected if cell not in failed)
     counter.write_text("0")

@@ -9,8 +9,9 @@ from torch import Tensor
 
 __all__ = ["by_halves", "out_of_memory", "release_memory"]
 
-# A processor's allocator has no error of its own: c10/core/impl/alloc_cpu.cpp, and oneDNN.
-_MESSAGES = ("DefaultCPUAllocator: ", "could not create a memory object", "std::bad_alloc")
+# A processor's allocator has no error of its own (c10/core/impl/alloc_cpu.cpp), nor has oneDNN,
+# which says "could not create a primitive" or "a memory object".
+_MESSAGES = ("DefaultCPUAllocator: ", "could not create a ", "std::bad_alloc")
 
 
 def out_of_memory(error: BaseException) -> bool:

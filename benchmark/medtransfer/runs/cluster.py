@@ -259,7 +259,7 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
     if where is None:
         options |= {"num_cpus": jobs or available_cores(), "include_dashboard": False}
     try:
-        ray.init(address=where, **options)
+        ray.init(address=where or "local", **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         what = f"no Ray cluster answers at {where}" if where else "Ray cannot be started"
         raise InputError(f"--address: {what}: {_one_line(error)}") from None
