@@ -13,6 +13,7 @@ import sys
 import tempfile
 
 import performance_board
+import performance_cluster
 import performance_networks
 import performance_pretraining
 import performance_probes
@@ -34,6 +35,7 @@ ROWS = [
     *performance_scores.ROWS,
     *performance_runs.ROWS,
     *performance_board.ROWS,
+    *performance_cluster.ROWS,
 ]
 
 

@@ -5,8 +5,10 @@ Apart from the tests because Ray leaves files and processes open that Python war
 
 from __future__ import annotations
 
+import os
 import sys
 
+os.environ.setdefault("RAY_worker_niceness", "0")
 from ray.cluster_utils import Cluster
 
 MEMORY = 100 * 2**20

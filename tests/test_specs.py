@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,22 @@ from medtransfer.specs.base import InputError, Spec, packaged, suggest
 from medtransfer.specs.encoder import Architecture, EncoderCard, PretrainingCard
 from medtransfer.specs.protocol import KINDS, Partial, Protocol, list_protocols, load_protocol
 from medtransfer.specs.record import Record, read_records
-from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks, resolve_tasks
+from medtransfer.specs.score import FILE as SCORES
+from medtransfer.specs.score import read_scores
+from medtransfer.specs.task import (
+    TaskCard,
+    find_task,
+    load_card,
+    load_suites,
+    load_tasks,
+    resolve_tasks,
+)
+from medtransfer.specs.verification import FILE as VERIFICATION
+from medtransfer.specs.verification import Verification, read_status
 from tests.conftest import ROOT, Outcome, Small, write_card
 
+# Of the golden cards, written down when they were.
+IDENTITY, FINGERPRINT = "23695a5d48f00a79", "22112a277d902b1f"
 GOLDEN = ROOT / "tests" / "data" / "records" / "schema-1.jsonl"
 
 
@@ -46,6 +60,56 @@ def test_golden_records_still_load() -> None:
     assert [record.status for record in records] == ["ok", "ok", "diverged", "not_applicable"]
     lines = GOLDEN.read_text().splitlines()
     assert [json.loads(record.line()) for record in records] == [json.loads(x) for x in lines]
+
+
+def test_golden_scores_and_verifications_still_load(tmp_path: Path) -> None:
+    """So do the other files of a submission, and they are written back as they were."""
+    for name, file in (("scores-1.jsonl", SCORES), ("verification-1.json", VERIFICATION)):
+        (tmp_path / file).write_bytes(GOLDEN.with_name(name).read_bytes())
+    lines = (tmp_path / SCORES).read_text().splitlines()
+    assert [json.loads(s.line()) for s in read_scores(tmp_path)] == [json.loads(x) for x in lines]
+    found = Verification.model_validate_json((tmp_path / VERIFICATION).read_bytes())
+    found.write(tmp_path)
+    assert json.loads((tmp_path / VERIFICATION).read_text()) == json.loads(
+        GOLDEN.with_name("verification-1.json").read_text()
+    )
+
+
+def test_golden_cards_still_load(tmp_path: Path) -> None:
+    """Cards of the first release load, mean what they meant, and keep their hashes.
+
+    A record is compared with others by these hashes, so that a change of them is a change of all
+    results that were ever made.
+    """
+    folder = GOLDEN.parents[1] / "cards"
+    data = yaml.safe_load((folder / "encoder-1.yaml").read_text())
+    card = EncoderCard.parse(data, origin="encoder-1.yaml")
+    assert yaml.safe_load(dump_card(card)) == data
+    assert card.identity("weights")[:16] == IDENTITY
+    task = load_card(folder / "pneumonia-1.yaml")
+    hashes = {name: name for name in ("train", "validation", "in_domain", "nih-adult", "corrupted")}
+    assert task.fingerprint(hashes)[:16] == FINGERPRINT
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", SCORES, VERIFICATION])
+def test_a_newer_file_names_the_version_that_wrote_it(
+    name: str, tmp_path: Path, bench: Callable[..., Outcome]
+) -> None:
+    """Whatever fields a later format has, one line says which version is needed."""
+    folder = tmp_path / "hog"
+    shutil.copytree(ROOT / "submissions" / "hog", folder)
+    path = folder / name
+    first, *rest = path.read_text().splitlines() if name != VERIFICATION else [path.read_text()]
+    later = json.loads(first) | {"schema": 2, "a field of later": 1, "medtransfer": "9.1"}
+    later["environment"] = {"medtransfer": "9.1"}
+    path.write_text("\n".join([json.dumps(later), *rest]) + "\n")
+    outcome = bench("validate", folder)
+    if name == VERIFICATION:  # nobody has to believe it: the submission counts as unverified
+        assert outcome.code == 0 and read_status(folder) == "changed"
+        return
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert f"{name}: line 1: the document: written in " in outcome.err
+    assert "format 2 by medtransfer 9.1; 0.1.0, which is installed, reads up to" in outcome.err
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from medtransfer.verification.entries import LEDGER, read_entries
 from medtransfer.verification.files import (
     check_archives,
     check_references,
+    check_scores,
     refuse_links,
     suggest_beside,
 )
@@ -220,6 +221,7 @@ def _check_submission(path: Path) -> Iterator[str]:
     if not problems:
         with Archives(path) as archives:
             problems += check_archives(archives, entries)
+        problems += check_scores(path, entries)
     if problems:
         more = f" (and {len(problems) - 1} more: `bench verify {path}`)" if problems[1:] else ""
         raise InputError(f"{path}: {problems[0]}{more}")

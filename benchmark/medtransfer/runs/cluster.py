@@ -257,6 +257,8 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
             raise InputError(f"--address: no Ray cluster answers at {where}: {error}") from None
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if where is None:
+        # Ray's own processes give way to all others of a machine, and so would wait for hours.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         options |= {"num_cpus": jobs or available_cores(), "include_dashboard": False}
     try:
         ray.init(address=where or "local", **options)
