@@ -14,7 +14,7 @@ from performance_measure import Measured, Row
 from medtransfer.specs.record import read_records
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.test_cluster import Nodes  # noqa: E402
+from tests.test_cluster import Nodes
 
 __all__ = ["ROWS"]
 
