@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-__all__ = ["TRIES", "Report"]
+import pytest
 
-# `make faults` tries each 25 times, the test suite once.
+__all__ = ["TRIES", "Report", "takes_minutes"]
+
+# `make faults` tries each 25 times; the test suite once, and without those that take minutes.
 TRIES = int(os.environ.get("BENCH_FAULTS", "1"))
+takes_minutes = pytest.mark.skipif(TRIES == 1, reason="takes minutes: make faults")
 
 
 class Report(Protocol):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import Small, spawn_bench, write_card, write_npz
-from tests.faults.table import TRIES, Report
+from tests.faults.table import TRIES, Report, takes_minutes
 from tests.test_evaluate import arguments, results, write_encoder
 
-pytestmark = pytest.mark.xdist_group("faults")
+pytestmark = [pytest.mark.xdist_group("faults"), takes_minutes]
 
 
 def kill_often(command: Sequence[object], *, seconds: float, check: Callable[[], None]) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from medtransfer.specs.record import read_records
 from tests.conftest import Small, spawn_bench
-from tests.faults.table import Report
+from tests.faults.table import Report, takes_minutes
 from tests.test_evaluate import arguments, results, write_encoder
 
 pytestmark = pytest.mark.xdist_group("faults")
@@ -39,8 +39,15 @@ ASTRAY = """
 """
 
 
-@pytest.mark.parametrize("executor", ["--jobs 2", "--executor ray"])
-@pytest.mark.parametrize("deaths", [2, 1000])
+@pytest.mark.parametrize(
+    ("executor", "deaths"),
+    [
+        ("--jobs 2", 1000),
+        pytest.param("--jobs 2", 2, marks=takes_minutes),
+        pytest.param("--executor ray", 2, marks=takes_minutes),
+        pytest.param("--executor ray", 1000, marks=takes_minutes),
+    ],
+)
 def test_a_worker_that_dies(
     executor: str, deaths: int, small: Small, tmp_path: Path, report: Report
 ) -> None:
