@@ -91,6 +91,14 @@ def refuse_newer(data: Any, *, schema: int) -> Any:
 
 
 _SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DEEPEST = 100
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 
 def read_yaml(path: Path) -> Any:
@@ -105,16 +113,19 @@ def read_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         if len(text) > 1_000_000:
             raise InputError(f"{path}: larger than 1 MB; a card or protocol is a page of YAML")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, _SAFE)):
-            raise InputError(f"{path}: YAML aliases are not allowed; write the value out")
+        depth = 0
+        for token in yaml.scan(text, _SAFE):
+            if isinstance(token, yaml.AliasToken):
+                raise InputError(f"{path}: YAML aliases are not allowed; write the value out")
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if depth > _DEEPEST:  # libyaml's composer would run out of stack, and end the process
+                raise InputError(f"{path}: nested too deeply; a card has a few levels")
         return yaml.load(text, _SAFE)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read: {reason}") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter of numbers and dates that are none
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise InputError(f"{path}: nested too deeply") from None
 
 
 def digest(value: Any) -> str:
