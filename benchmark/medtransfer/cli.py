@@ -169,14 +169,14 @@ def evaluate(
     try:
         records = evaluation.run(prepared, console.ConsoleProgress())
     except KeyboardInterrupt:
-        raise _interrupted() from None
+        raise _interrupted(", without --fresh," if fresh else "") from None
     console.print_evaluation(prepared, records)
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
 
 
-def _interrupted() -> typer.Exit:
-    print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+def _interrupted(but: str = "") -> typer.Exit:
+    print(f"interrupted; the same command{but} goes on where it stopped", file=sys.stderr)
     return typer.Exit(130)
 
 

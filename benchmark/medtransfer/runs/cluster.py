@@ -6,10 +6,12 @@ import logging
 import os
 import platform
 import re
+import signal
 import socket
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,8 @@ def pack(prepared: Prepared, runner: Runner) -> Parcel:
             task_folder=task_folder,
             data=request.data.resolve() if request.data is not None else None,
             fresh=False,
+            executor="local",
+            address=None,
         ),
         files=files,
         fingerprints={name: data.fingerprint for name, data in prepared.data.items()},
@@ -152,6 +156,8 @@ class Cluster:
         self._own = not ray.is_initialized()
         if self._own:
             _join(ray, address, jobs)
+        if self._device == "cuda" and not ray.cluster_resources().get("GPU"):
+            raise InputError("--device: cuda was asked for, but no node of the cluster has a GPU")
         self._parameters = sum(p.numel() for p in runner.encoder.parameters())
         self._parcel = ray.put(pack(prepared, runner))
         self._task = ray.remote(_run)
@@ -250,21 +256,42 @@ def _import_ray() -> Any:
 def _join(ray: Any, address: str | None, jobs: int | None) -> None:
     """Connect to the cluster of an address; without one, start one of this machine's cores."""
     where = address or os.environ.get("RAY_ADDRESS")
+    given = "--address" if address else "RAY_ADDRESS"
     if where is not None and (found := re.fullmatch(r"([^/:]+):(\d+)", where)):
         try:  # for Ray itself goes on asking for minutes
             socket.create_connection((found[1], int(found[2])), timeout=10).close()
         except (OSError, OverflowError) as error:
-            raise InputError(f"--address: no Ray cluster answers at {where}: {error}") from None
+            raise InputError(f"{given}: no Ray cluster answers at {where}: {error}") from None
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if where is None:
         # Ray's own processes give way to all others of a machine, and so would wait for hours.
         os.environ.setdefault("RAY_worker_niceness", "0")
         options |= {"num_cpus": jobs or available_cores(), "include_dashboard": False}
     try:
-        ray.init(address=where or "local", **options)
+        with _later_interrupt():
+            ray.init(address=where or "local", **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        what = f"no Ray cluster answers at {where}" if where else "Ray cannot be started"
-        raise InputError(f"--address: {what}: {_one_line(error)}") from None
+        what = "--executor: Ray cannot be started"
+        if where is not None:
+            what = f"{given}: no Ray cluster lets us in at {where} (its token? see CLUSTERS.md)"
+        raise InputError(f"{what}: {_one_line(error)}") from None
+
+
+@contextmanager
+def _later_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block: in the middle of it Ray would crash."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        _import_ray().shutdown()
+        raise KeyboardInterrupt
 
 
 def _one_line(error: BaseException) -> str:

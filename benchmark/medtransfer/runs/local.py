@@ -31,13 +31,14 @@ __all__ = ["Here", "Processes", "build_runner", "fit_plan", "run_cells"]
 
 
 def build_runner(prepared: Prepared) -> Runner:
-    """Build the encoder of a checked request, in the process that will use it."""
+    """Build the encoder of a checked request, in the process that will use it.
+
+    The driver of a cluster only counts and compares, and need not have the nodes' devices.
+    """
     keep_freed_memory()
-    encoder = build_encoder(
-        prepared.located,
-        max_size=prepared.protocol.max_size,
-        device=resolve_device(prepared.request.device),
-    )
+    request = prepared.request
+    device = resolve_device("cpu" if request.executor == "ray" else request.device)
+    encoder = build_encoder(prepared.located, max_size=prepared.protocol.max_size, device=device)
     return Runner(encoder, prepared.data, prepared.protocol)
 
 
