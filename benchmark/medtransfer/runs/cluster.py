@@ -242,10 +242,6 @@ _REASONS = {
 
 
 def _import_ray() -> Any:
-    tokens = [os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH")]
-    if any(tokens) or (Path.home() / ".ray" / "auth_token").is_file():
-        # Newer versions start clusters with it where there is one, but join them without.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError:
@@ -273,7 +269,7 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         what = "--executor: Ray cannot be started"
         if where is not None:
-            what = f"{given}: no Ray cluster lets us in at {where} (its token? see CLUSTERS.md)"
+            what = f"{given}: no Ray cluster lets us in at {where} (or with RAY_AUTH_MODE=token)"
         raise InputError(f"{what}: {_one_line(error)}") from None
 
 
