@@ -185,7 +185,10 @@ def swapped(old: str, new: str, *, at: int = 0) -> list[str]:
         (swapped("Cats", "cats", at=3), r"line 5: column 'dataset': 'cats' .* mean 'Cats'\?"),
         (swapped(",all,", ",full,"), r"line 2: column 'shot': 'full' is no budget .*known: 1, all"),
         (swapped(",7,", ",8,"), r"line 2: column 'seed': '8' is no draw .*known: 11, 7"),
-        (swapped("auc", "AUC"), r"line 2: column 'metric': 'AUC' is no metric .*acc, auc"),
+        (
+            swapped("auc", "AUC"),
+            r"line 2: column 'metric': 'AUC' is no metric .*did you mean 'auc'",
+        ),
         (swapped(",50,", ",,"), r"line 2: column 'value': '' is no number from 0 to 100 .*missing"),
         (swapped(",50,", ",nan,"), r"line 2: .*'nan' is no number"),
         (swapped(",50,", ",inf,"), r"line 2: .*'inf' is no number"),
