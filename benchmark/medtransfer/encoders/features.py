@@ -14,6 +14,7 @@ from medtransfer.data.store import Split
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.memory import by_halves
 from medtransfer.specs.base import InputError, digest
+from medtransfer.specs.errors import reason
 
 __all__ = ["frozen_features"]
 
@@ -37,7 +38,7 @@ def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
                 _write(path, _compute(encoder, split))
                 features = _read(path, shape=(len(split), encoder.width))
     except OSError as error:
-        raise InputError(f"{path.parent}: cannot be written: {error.strerror}") from None
+        raise InputError(f"{path.parent}: cannot be written: {reason(error)}") from None
     assert features is not None
     return features
 

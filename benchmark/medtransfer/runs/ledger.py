@@ -20,7 +20,7 @@ from medtransfer.data.writing import replace, replacing
 from medtransfer.encoders.resolution import dump_card
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import RunError
+from medtransfer.specs.errors import RunError, reason
 from medtransfer.specs.record import ArrayRef, Record, read_records
 
 __all__ = ["Ledger"]
@@ -81,7 +81,7 @@ class Ledger:
                 "another --out"
             ) from None
         except OSError as error:
-            raise InputError(f"--out: {self.folder} cannot be written: {error.strerror}") from None
+            raise InputError(f"--out: {self.folder} cannot be written: {reason(error)}") from None
 
     def close(self) -> None:
         """Give the lock back."""
@@ -107,7 +107,7 @@ class Ledger:
             return self._append(record, replicates, predictions)
         except OSError as error:
             raise RunError(
-                f"{self.folder}: {error.strerror}; {record.cell} was not written down, what ended "
+                f"{self.folder}: {reason(error)}; {record.cell} was not written down, what ended "
                 "before was. The same command goes on"
             ) from None
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import PurePath
 
-__all__ = ["InputError", "RunError", "describe", "plain", "suggest"]
+__all__ = ["InputError", "RunError", "describe", "plain", "reason", "suggest"]
 
 _MOST = 1000  # characters of a message
 
@@ -38,6 +38,11 @@ def plain(text: str) -> str:
     if len(text) > _MOST:  # what is wrong stands in the beginning, what would be right in the end
         text = f"{text[: _MOST - 305]} ... {text[-300:]}"
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def reason(error: OSError) -> str:
+    """What the system says of a file; numpy's own errors of a full disk have no number."""
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
 
 
 def describe(error: BaseException) -> str:
