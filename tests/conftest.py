@@ -70,6 +70,18 @@ def bench(
     return run
 
 
+class Harmful:
+    """What a malicious file may hold: it makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder."""
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        """Have the folder made."""
+        return os.mkdir, (str(self.path),)
+
+
 def spawn_bench(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
     return subprocess.Popen(
@@ -156,7 +168,7 @@ def small(tmp_path: Path) -> Small:
 
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Add a line to a table that is printed in the end; the first value names the table."""
+    """Add a line to the table of the test's folder, which is printed in the end."""
 
     def add(*values: object) -> None:
         record_property("row", [str(value) for value in values])
@@ -169,7 +181,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for folder, head in TABLES.items():
         rows = [
             value
-            for found in terminalreporter.stats.get("passed", [])
+            for outcome in ("passed", "failed")
+            for found in terminalreporter.stats.get(outcome, [])
             for name, value in found.user_properties
             if name == "row" and folder in found.nodeid
         ]

@@ -30,7 +30,7 @@ def time_nodes(count: int) -> float:
         options = ["--adaptation", "finetune", "--budget", "10-shot", "--protocol", "quick"]
         options += [text for task in _TASKS for text in ("--task", f"phantom_{task}")]
         options += ["--executor", "ray", "--address", nodes.address, "--jobs", str(count)]
-        # Twice: the first call decodes the data, starts Ray's processes and is thrown away.
+        # Twice: the first call decodes the data, and is thrown away.
         for place in ("warm", "timed"):
             command = ["evaluate", "--encoder", "resnet_mini", "--out", f"{out}/{place}", *options]
             code = "from medtransfer.cli import main; main()"
@@ -51,7 +51,7 @@ def time_nodes(count: int) -> float:
 def two_nodes() -> Measured:
     """How much faster two nodes of a core each are than one."""
     alone, together = time_nodes(1), time_nodes(2)
-    return Measured([alone / together], ("processes of Ray start anew for each call: included",))
+    return Measured([alone / together], ("the start of Ray's processes but the first is included",))
 
 
 ROWS = [Row("ray, two nodes of a core each", "one node", 1.6, two_nodes)]

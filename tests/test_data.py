@@ -25,7 +25,7 @@ from medtransfer.data.sources import npz as npz_source
 from medtransfer.data.store import TaskData, open_task
 from medtransfer.specs.base import InputError
 from medtransfer.specs.task import load_card, load_tasks
-from tests.conftest import Outcome, Small, draw_images, write_card, write_npz
+from tests.conftest import Harmful, Outcome, Small, draw_images, write_card, write_npz
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,18 +75,6 @@ def encrypt(path: Path) -> None:
         while (at := content.find(signature, at + 1)) >= 0:
             content[at + flag] |= 1
     path.write_bytes(content)
-
-
-class Harmful:
-    """What a malicious file may hold."""
-
-    def __init__(self, path: Path) -> None:
-        """Name the folder that unpickling makes."""
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        """Have the folder made."""
-        return os.mkdir, (str(self.path),)
 
 
 # Refusals.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-import os
 import socket
 import sys
 import urllib.error
@@ -35,6 +34,7 @@ from medtransfer.encoders.registry import registered
 from medtransfer.encoders.resolution import dump_card, locate
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import Architecture, EncoderCard, Input, Weights
+from tests.conftest import Harmful
 
 SMALL = "test_resnet"  # timm's smallest ResNet; not one of the registered encoders
 RANDOM = sorted(name for name, entry in registered().items() if entry.card.weights.random)
@@ -372,18 +372,6 @@ def test_checkpoint_with_a_registered_encoders_architecture(tmp_path: Path) -> N
     torch.save(weights, tmp_path / "mine.pt")
     message = refusal(tmp_path / "mine.pt", architecture="resnet18-28")
     assert "mine.pt: does not fit the architecture: missing ['layer1.0.conv1.weight']" in message
-
-
-class Harmful:
-    """What a malicious checkpoint may hold."""
-
-    def __init__(self, path: Path) -> None:
-        """Name the folder that unpickling makes."""
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        """Have the folder made."""
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "pickle"])

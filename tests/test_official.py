@@ -36,7 +36,7 @@ from medtransfer.specs.source import (
     TorchvisionSource,
 )
 from medtransfer.specs.task import TaskCard, load_tasks
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Harmful
 
 LOADERS: dict[type[Source], Any] = {
     MedmnistSource: medmnist,
@@ -745,18 +745,6 @@ def test_unpacked_data_set_is_read_where_it_is(
     some = next(path for path in sorted(folder.rglob("*")) if path.is_file())
     some.write_bytes(some.read_bytes() + b" ")
     assert torchvision.identify(source, folder) != identity
-
-
-class Harmful:
-    """What a malicious file may hold."""
-
-    def __init__(self, path: Path) -> None:
-        """Name the folder that unpickling makes."""
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        """Have the folder made."""
-        return Path.mkdir, (self.path,)  # type: ignore[return-value]
 
 
 def test_foreign_pickle_is_never_loaded(published: Publisher, tmp_path: Path) -> None:

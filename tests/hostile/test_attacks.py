@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import resource
 import shutil
@@ -19,24 +18,12 @@ import torch
 import yaml
 from numpy.lib import format as npy
 
-from tests.conftest import ROOT, Outcome, Small
+from tests.conftest import ROOT, Harmful, Outcome, Small
 from tests.faults.table import Report
 from tests.test_evaluate import arguments
 
 Bench = Callable[..., Outcome]
 GIBIBYTE = 2**30
-
-
-class Harmful:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        """Name the folder."""
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        """Have the folder made."""
-        return os.mkdir, (str(self.path),)
 
 
 def save_checkpoint(folder: Path, *, legacy: bool) -> Path:

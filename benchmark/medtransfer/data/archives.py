@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, reason
 
 __all__ = ["DAMAGED_ARRAYS", "extract"]
 
@@ -83,8 +83,7 @@ def extract(archive: Path, into: Path, *, at_most: int) -> None:
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
     except _FAILURES as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(f"{archive}: cannot be unpacked into {into}: {reason}") from None
+        raise InputError(f"{archive}: cannot be unpacked into {into}: {reason(error)}") from None
 
 
 @dataclass(frozen=True)

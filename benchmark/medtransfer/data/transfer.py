@@ -24,7 +24,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from medtransfer import __version__
 from medtransfer.data.remote import Progress, RemoteFile
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, reason
 
 __all__ = ["Unavailable", "can_fetch", "drop", "fetch"]
 
@@ -154,7 +154,7 @@ def _receive(
             try:
                 block = response.read1(_BLOCK)
             except (OSError, HTTPException) as error:
-                raise _Interrupted(f"{_reason(error)} at {_megabytes(done, total)}") from None
+                raise _Interrupted(f"{_describe(error)} at {_megabytes(done, total)}") from None
             if not block and total is None:
                 return
             if not block:
@@ -208,7 +208,7 @@ def _open(request: Request) -> HTTPResponse:
         cause = getattr(error, "reason", error)  # urllib wraps what happened while connecting
         if isinstance(cause, SSLCertVerificationError):
             raise Unavailable(f"its certificate is refused: {cause.verify_message}") from None
-        raise _Interrupted(_reason(cause)) from None
+        raise _Interrupted(_describe(cause)) from None
     except ValueError as error:
         raise Unavailable(f"its redirect is malformed: {error}") from None
 
@@ -248,13 +248,13 @@ def _continues(headers: Message, version: str, here: int) -> bool:
     return start is not None and int(start[1]) == here and _version(headers) == version
 
 
-def _reason(error: object) -> str:
+def _describe(error: Exception) -> str:
     """A failed connection in a few words."""
     if isinstance(error, TimeoutError):
         return f"no answer for {TIMEOUT:.0f} s"
     if isinstance(error, HTTPException):
         return "connection lost"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason(error)
 
 
 def _megabytes(*sizes: int | None) -> str:

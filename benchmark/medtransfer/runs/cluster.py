@@ -24,7 +24,7 @@ from medtransfer.runs.local import build_runner
 from medtransfer.runs.preparation import Prepared, Request, prepare
 from medtransfer.runs.processes import CELL_MEMORY, available_cores
 from medtransfer.runs.scheduling import Death
-from medtransfer.specs.errors import InputError, plain
+from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import Cell
 
 __all__ = ["Cluster", "Parcel", "pack", "unpack"]
@@ -157,6 +157,7 @@ class Cluster:
         if self._own:
             _join(ray, address, jobs)
         if self._device == "cuda" and not ray.cluster_resources().get("GPU"):
+            self.close()
             raise InputError("--device: cuda was asked for, but no node of the cluster has a GPU")
         self._parameters = sum(p.numel() for p in runner.encoder.parameters())
         self._parcel = ray.put(pack(prepared, runner))
@@ -170,9 +171,12 @@ class Cluster:
         return f"on a Ray cluster of {nodes} node{'s'[: nodes > 1]}, with room for {room} at a time"
 
     def slots(self) -> int:
-        """Twice what the cluster has room for: no node waits, and one that can grow sees why."""
-        room = self._room()
-        return min(self._jobs, room) if self._jobs is not None else 2 * max(1, room)
+        """Twice what the cluster has room for: no node waits, and one that can grow sees why.
+
+        At least one, where the nodes are still to come: Ray keeps it until then.
+        """
+        room = max(1, self._room())
+        return min(self._jobs, room) if self._jobs is not None else 2 * room
 
     def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
         """Hand the cell to Ray."""
@@ -292,7 +296,7 @@ def _later_interrupt() -> Iterator[None]:
 
 def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return plain(lines[-1] if lines else type(error).__name__)
+    return lines[-1] if lines else type(error).__name__
 
 
 @dataclass(frozen=True)

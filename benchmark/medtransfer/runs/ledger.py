@@ -55,7 +55,8 @@ class Ledger:
             return read_records(self.path)
         except InputError as error:
             raise InputError(
-                f"{error}; delete that line, and its cell is run again, or choose another --out"
+                f"{error}; if it is damaged, delete that line, and its cell is run again, or "
+                "choose another --out"
             ) from None
 
     def open(self, card: EncoderCard, *, keep: Sequence[Record] | None = None) -> None:
@@ -78,7 +79,7 @@ class Ledger:
         except Timeout:
             raise InputError(
                 f"{self.folder}: another evaluation is writing there; wait for it, or choose "
-                "another --out"
+                "choose another --out"
             ) from None
         except OSError as error:
             raise InputError(f"--out: {self.folder} cannot be written: {reason(error)}") from None

@@ -225,10 +225,8 @@ def score(scoring: Scoring, progress: ScoringProgress | None = None) -> list[Sco
         for located in scoring.encoders:
             work = _Work(scoring, located)
             for name, data in tasks.items():
-                made = work.made
-                own = work.of(name, data)
+                own, made = work.of(name, data)
                 found += own
-                made = work.made - made
                 progress.advance(located.card.name, name, made=made, kept=len(own) - made)
     finally:
         progress.end()
@@ -242,10 +240,9 @@ class _Work:
         self.scoring, self.located = scoring, located
         self.folder = scoring.request.out / located.card.name
         self.encoder: Encoder | None = None
-        self.made = 0
 
-    def of(self, name: str, data: TaskData) -> list[ScoreRecord]:
-        """Those of one task that were asked for, those that are there and those made now."""
+    def of(self, name: str, data: TaskData) -> tuple[list[ScoreRecord], int]:
+        """Those of one task that were asked for, and how many of them were made now."""
         planned = self._plan(name, data.card.kind)
         prefix = (self.located.identity, name, data.fingerprint, self.scoring.protocol.name)
         wanted = {(*prefix, one.fingerprint): one for one in planned}
@@ -257,8 +254,7 @@ class _Work:
             for record in score_all(material, missing, protocol):
                 _append(self.folder, self.located.card, record)
                 known[record.key] = record
-                self.made += 1
-        return [known[key] for key in wanted]
+        return [known[key] for key in wanted], len(missing)
 
     def _plan(self, name: str, kind: Kind) -> list[Planned]:
         scoring, planned = self.scoring, []

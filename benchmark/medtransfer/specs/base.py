@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medtransfer import __version__
-from medtransfer.specs.errors import InputError, plain, suggest
+from medtransfer.specs.errors import InputError, plain, reason, suggest
 
 __all__ = [
     "InputError",
@@ -122,8 +122,7 @@ def read_yaml(path: Path) -> Any:
                 raise InputError(f"{path}: nested too deeply; a card has a few levels")
         return yaml.load(text, _SAFE)
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter of numbers and dates that are none
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 

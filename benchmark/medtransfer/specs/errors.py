@@ -1,4 +1,4 @@
-"""The errors that users are meant to see. Imports nothing, so that `bench --help` is quick."""
+"""The errors that users are meant to see. Imports little, so that `bench --help` is quick."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def reason(error: OSError) -> str:
-    """What the system says of a file; numpy's own errors of a full disk have no number."""
-    return error.strerror or " ".join(str(error).split()) or type(error).__name__
+def reason(error: Exception) -> str:
+    """What the system says of a file, else the error's own words: numpy's of a full disk, say."""
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return said or type(error).__name__
 
 
 def describe(error: BaseException) -> str:
