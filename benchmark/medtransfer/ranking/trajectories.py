@@ -119,12 +119,13 @@ def study_trajectories(
     judgement = judge_scores(joined[0], joined[1])
     epochs = {name: epoch for one in trajectories for name, epoch in one.epochs.items()}
     seen = {name: images for one in trajectories for name, images in one.seen.items()}
-    points = pd.concat(
-        [
-            said.rename(columns={"score": "series"}).assign(kind="score"),
-            came.rename(columns={"outcome": "series"}).assign(kind="outcome"),
-        ]
-    )
+    columns = [label, "task", "encoder", "series", "kind", "value"]
+    parts = [
+        said.rename(columns={"score": "series"}).assign(kind="score")[columns],
+        came.rename(columns={"outcome": "series"}).assign(kind="outcome")[columns],
+    ]
+    # Without what is empty, of which pandas before 3 would take the types.
+    points = pd.concat([part for part in parts if len(part)] or parts)
     points["epoch"] = points["encoder"].map(epochs)
     points["seen"] = points["encoder"].map(seen)
     points = points[[label, "task", "encoder", "epoch", "seen", "series", "kind", "value"]]

@@ -212,5 +212,5 @@ def _pack(path: Path, arrays: Arrays) -> bytes:
     """The bytes of an archive."""
     buffer = io.BytesIO()
     save = np.savez if path.name == _REPLICATES else np.savez_compressed
-    save(buffer, allow_pickle=False, **arrays)
+    save(buffer, **arrays)  # numbers: numpy before 2.1 would keep allow_pickle as an array
     return buffer.getvalue()
