@@ -249,7 +249,7 @@ def explain(train: Images, test: Images) -> NDArray[np.float64]:
             target = other.ravel() - other.mean()
             if np.corrcoef(columns[0], target)[0, 1] <= duplicates.ALIKE:
                 continue
-            fit = np.linalg.lstsq(np.stack(columns, axis=1), target)[0] @ columns
+            fit = np.linalg.lstsq(np.stack(columns, axis=1), target, rcond=None)[0] @ columns
             explained[i, j] = np.linalg.norm(fit) / np.linalg.norm(target)
     return explained
 

@@ -519,6 +519,13 @@ def colours(*channels: int) -> Mask:
     return np.stack([MASK * 0 + 255 if c == 255 else MASK * c for c in channels], axis=2)
 
 
+def reopen_mode(pixels: Mask) -> str:
+    """What this version of Pillow calls such a PNG: 16 bits are I or I;16."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return Image.open(file).mode
+
+
 FILES: dict[str, tuple[Mask | bytes | None, str]] = {
     "unnamed class": (
         np.where(MASK == 2, 3, MASK).astype(np.uint8),
@@ -551,7 +558,8 @@ FILES: dict[str, tuple[Mask | bytes | None, str]] = {
     ),
     "16 bits": (
         MASK.astype(np.uint16),
-        f"d: train: {WRONG}: a mask of mode I;16; one 8-bit channel of class ids is expected",
+        f"d: train: {WRONG}: a mask of mode {reopen_mode(MASK.astype(np.uint16))}; "
+        "one 8-bit channel of class ids is expected",
     ),
     "no image": (
         b"a mask",

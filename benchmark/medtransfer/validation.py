@@ -16,7 +16,7 @@ from medtransfer.data.labels import count_labels
 from medtransfer.data.store import Split, TaskData, open_task
 from medtransfer.data.survey import survey_task
 from medtransfer.ranking import PUBLISHED, load_published, quantity
-from medtransfer.specs.base import InputError, read_yaml, suggest
+from medtransfer.specs.base import InputError, read_yaml, refuse_links, suggest
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.source import PhantomSource
 from medtransfer.specs.task import (
@@ -33,7 +33,6 @@ from medtransfer.verification.files import (
     check_archives,
     check_references,
     check_scores,
-    refuse_links,
     suggest_beside,
 )
 

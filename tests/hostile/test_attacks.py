@@ -151,8 +151,10 @@ def test_links_out_of_a_submission(
     secret = tmp_path / "secret"
     shutil.move(submission / file, secret)
     (submission / file).symlink_to(secret)
-    for command in ("validate", "verify"):
-        refuse(bench(command, submission), tmp_path / "harm", file, "link")
+    board = ("leaderboard", "--submissions", submission.parent, "--out", tmp_path / "board")
+    for command in (("validate", submission), ("verify", submission), board):
+        refuse(bench(*command), tmp_path / "harm", file, "link")
+    assert not (tmp_path / "board").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,26 +61,29 @@ def tidy(boards: Sequence[Board]) -> pd.DataFrame:
 
 def render_csv(boards: Sequence[Board]) -> str:
     """The rows of :func:`tidy`, six decimals; unknown values are empty."""
-    return _write_csv(tidy(boards))
+    table = tidy(boards)
+    return _write_csv(table.columns, [table])
 
 
 def render_scores(boards: Sequence[Board]) -> str:
     """How transferability scores did, one row a board, task, outcome and score; as `render_csv`."""
-    parts = [
+    own = Judgement.nothing().tasks.columns
+    tables = [
         board.judgement.tasks.assign(protocol=board.protocol, suite=board.suite)
         for board in boards
         if not board.kind
     ]
-    tasks = pd.concat(parts, ignore_index=True) if parts else Judgement.nothing().tasks
-    names = ["protocol", "suite", *(name for name in tasks if name not in ("protocol", "suite"))]
-    return _write_csv(tasks.reindex(columns=names))
+    return _write_csv(["protocol", "suite", *own], tables)
 
 
-def _write_csv(table: pd.DataFrame) -> str:
+def _write_csv(names: Iterable[Any], tables: Iterable[pd.DataFrame]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([csv_field(name) for name in table.columns])
-    writer.writerows(map(csv_field, row) for row in table.itertuples(index=False, name=None))
+    columns = list(names)
+    writer.writerow(map(csv_field, columns))
+    for table in tables:
+        rows = table[columns].itertuples(index=False, name=None)
+        writer.writerows(map(csv_field, row) for row in rows)
     return text.getvalue()
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from medtransfer.ranking.columns import TRANSFER, few_shot, full
 from medtransfer.ranking.frame import IN_DOMAIN
 from medtransfer.ranking.grid import Scores, Where, average, mean, total
-from medtransfer.specs.base import InputError
+from medtransfer.specs.base import InputError, refuse_links
 from medtransfer.specs.published import (
     Expectation,
     Pair,
@@ -82,7 +82,8 @@ def load_published(folder: Path) -> list[Published]:
     Without the folder there are no studies.
 
     Raises:
-        InputError: For a missing or wrong file, or a folder under another name than its study.
+        InputError: For a missing or wrong file, a link, or a folder under another name than its
+            study.
     """
     if not folder.is_dir():
         return []
@@ -90,6 +91,7 @@ def load_published(folder: Path) -> list[Published]:
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name.startswith((".", "__")):
             continue
+        refuse_links(path)
         study = load_study(path / "study.yaml")
         if study.name != path.name:
             raise InputError(

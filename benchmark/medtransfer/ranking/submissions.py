@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medtransfer.ranking.parallel import map_in_processes, without_collection
-from medtransfer.specs.base import InputError, read_yaml
+from medtransfer.specs.base import InputError, read_yaml, refuse_links
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import Record, first_settled, iterate_records
 from medtransfer.specs.score import FILE as SCORES
@@ -127,7 +127,8 @@ def load_submission(path: Path) -> tuple[EncoderCard, list[Record]]:
     """Read one ``<encoder>/{encoder.yaml,records.jsonl}``: its card and records.
 
     Raises:
-        InputError: For a missing or wrong card, or a record that is wrong or another encoder's.
+        InputError: For a missing or wrong card, a record that is wrong or another encoder's, or a
+            link.
     """
     card, records = _open(path)
     return card, first_settled(records)
@@ -157,6 +158,7 @@ def _open(path: Path) -> tuple[EncoderCard, Iterator[Record]]:
         )
     if not card_path.is_file():
         raise InputError(f"{path}: holds no encoder.yaml; a submission's folder needs its card")
+    refuse_links(path)
     card = EncoderCard.parse(read_yaml(card_path), origin=str(card_path))
     return card, _own_records(path / "records.jsonl", card.name)
 

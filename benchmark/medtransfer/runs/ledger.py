@@ -212,5 +212,6 @@ def _pack(path: Path, arrays: Arrays) -> bytes:
     """The bytes of an archive."""
     buffer = io.BytesIO()
     save = np.savez if path.name == _REPLICATES else np.savez_compressed
-    save(buffer, **arrays)  # numbers: numpy before 2.1 would keep allow_pickle as an array
+    # Numbers all. Before numpy 2.1, `allow_pickle` would be one more array of the archive.
+    save(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -21,6 +21,7 @@ __all__ = [
     "explain",
     "packaged",
     "read_yaml",
+    "refuse_links",
     "refuse_newer",
     "suggest",
 ]
@@ -125,6 +126,18 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter of numbers and dates that are none
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def refuse_links(folder: Path) -> None:
+    """Look whether a submission holds plain files only, before any of them is opened.
+
+    Raises:
+        InputError: For a link, which leads anywhere, or a device.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            kind = "a link" if path.is_symlink() else "no plain file"
+            raise InputError(f"{path}: {kind}; only plain files belong into a submission")
 
 
 def digest(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from medtransfer.data.remote import SILENT, Progress
 from medtransfer.encoders.resolution import Located
-from medtransfer.specs.base import InputError, read_yaml
+from medtransfer.specs.base import InputError, read_yaml, refuse_links
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
@@ -32,7 +32,6 @@ from medtransfer.verification.files import (
     check_files,
     check_references,
     check_scores,
-    refuse_links,
     suggest_beside,
 )
 from medtransfer.verification.recomputation import (

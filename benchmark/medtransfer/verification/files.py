@@ -25,7 +25,6 @@ __all__ = [
     "check_files",
     "check_references",
     "check_scores",
-    "refuse_links",
     "suggest_beside",
 ]
 
@@ -35,18 +34,6 @@ def suggest_beside(path: Path) -> str:
     folder = path.resolve().parent
     names = [other.name for other in folder.iterdir()] if folder.is_dir() else []
     return suggest(path.name, [name for name in names if not name.startswith((".", "__"))])
-
-
-def refuse_links(folder: Path) -> None:
-    """Look whether a submission holds plain files only, before any of them is opened.
-
-    Raises:
-        InputError: For a link, which leads anywhere, or a device.
-    """
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            kind = "a link" if path.is_symlink() else "no plain file"
-            raise InputError(f"{path}: {kind}; only plain files belong into a submission")
 
 
 def check_references(record: Record) -> Iterator[tuple[str, str]]:
