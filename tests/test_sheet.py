@@ -383,7 +383,7 @@ def test_links_out_of_a_submission_are_not_followed(
     path = copy.folder / "predictions" / "discs.npz"
     path.rename(tmp_path / "masks.npz")
     path.symlink_to(tmp_path / "masks.npz")
-    refuse(bench("show", copy.folder, *copy.options(tmp_path / "sheets")), "leads out")
+    refuse(bench("show", copy.folder, *copy.options(tmp_path / "sheets")), "discs.npz: a link")
 
 
 def refuse(outcome: Outcome, words: str) -> None:
