@@ -561,8 +561,9 @@ def write_script(folder: Path, text: str, *, name: str = "script.py") -> Path:
     return path
 
 
-def test_script_registers_an_encoder(tmp_path: Path) -> None:
+def test_script_registers_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file's encoder is loaded by the file's name, again and again, and changed in between."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = write_script(tmp_path, SCRIPT)
     first = load(path)
     assert (first.card.name, first.width, first.size) == ("mine", 48, 32)
