@@ -42,8 +42,15 @@ class Outcome:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Decoded splits and features of this session's tests, away from the user's own."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Decoded splits and features of this session's tests, away from the user's own.
+
+    The workers of a session share them: phantoms take a minute to draw.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "cache"
+    folder.mkdir(exist_ok=True)
     os.environ["BENCH_CACHE"] = str(folder)
     os.environ.pop("BENCH_DATA", None)
     yield folder

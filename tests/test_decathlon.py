@@ -409,6 +409,7 @@ def archive(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     official = decathlon.official_tasks()
     monkeypatch.setitem(official, TASK, official[TASK].model_copy(update={"md5": md5}))
     monkeypatch.setenv("BENCH_OFFLINE", "1")
+    monkeypatch.setenv("BENCH_CACHE", str(root.parents[1] / "cache"))
     return path
 
 

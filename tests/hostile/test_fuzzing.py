@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import tarfile
+import tempfile
 import time
 import warnings
 import zipfile
@@ -85,9 +86,10 @@ def _lines(path: Path, count: int) -> bytes:
 
 
 def _npz() -> bytes:
-    path = Path(os.environ["BENCH_CACHE"]) / "seed.npz"
-    write_npz(path, train=6, val=3, test=3)
-    return path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "seed.npz"
+        write_npz(path, train=6, val=3, test=3)
+        return path.read_bytes()
 
 
 def _picture(format: str) -> bytes:
