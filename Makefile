@@ -30,7 +30,9 @@ fuzz:
 soak:
 	python tests/soak.py
 
-# The oldest versions that pyproject.toml allows, in an environment of their own.
+# The oldest versions that pyproject.toml allows, in an environment of their own. As pip does, uv
+# takes the certificates of the system.
+lowest: export UV_SYSTEM_CERTS = 1
 lowest:
 	uv venv --quiet --clear .cache/lowest
 	VIRTUAL_ENV=.cache/lowest uv pip install --quiet --resolution lowest-direct -e '.[test]'
