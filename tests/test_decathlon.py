@@ -391,8 +391,8 @@ def test_one_volume_in_memory(root: Path) -> None:
     assert sum(len(batch) for batch in decoded.images) == 6
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # It, its axes turned and, since Python 3.12, what gzip unpacks at once: of three, 4 or more.
-    assert peak < 3.5 * volume
+    # Since Python 3.12 gzip unpacks 128 KB at once, which are the whole of such a volume.
+    assert peak < (2.5 if sys.version_info < (3, 12) else 3.5) * volume
 
 
 # Archives

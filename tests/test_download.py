@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import signal
 import socket
 import stat
@@ -738,7 +739,8 @@ def test_what_python_cannot_unpack_is_one_line(tmp_path: Path) -> None:
     info.pax_headers = {"path": "a\0b"}
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.addfile(info)
-    assert "null" in refusal(extract, tmp_path / "a.tar", tmp_path / "out", at_most=100)
+    message = refusal(extract, tmp_path / "a.tar", tmp_path / "out", at_most=100)
+    assert re.search("null (byte|character)", message), message
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:

@@ -418,7 +418,9 @@ def test_two_evaluations_do_not_write_into_one_folder(
     folder.mkdir()
     with FileLock(folder / "records.jsonl.lock"):
         outcome = bench(*arguments(small, "pixels", tmp_path))
-    assert outcome.code == 2 and "another evaluation is writing there" in outcome.err
+    assert outcome.code == 2, outcome.err
+    said = "another evaluation is writing there; wait for it, or choose another --out"
+    assert said in outcome.err
     assert not (folder / "records.jsonl").exists()
 
 

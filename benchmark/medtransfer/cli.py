@@ -324,7 +324,7 @@ def fetch_data(
     from medtransfer import console
     from medtransfer.data.download import obtain
     from medtransfer.data.survey import survey_files
-    from medtransfer.specs.errors import InputError
+    from medtransfer.specs.errors import InputError, reason
 
     if suite is None and not task and tasks is None:
         raise InputError("name what to fetch: --suite, --task or --tasks")
@@ -333,7 +333,7 @@ def fetch_data(
         if data is not None:
             data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--data: {data} cannot be written: {error.strerror}") from None
+        raise InputError(f"--data: {data} cannot be written: {reason(error)}") from None
     files = [found.file for card in cards for found in survey_files(card, find_data(data))]
     if not files:
         print("nothing to download: these tasks need no published file")

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from medtransfer.sheet import GROUPS, SHOWN, Mask, Sheet, Tile
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, reason
 
 __all__ = ["draw_sheet", "save_sheet"]
 
@@ -75,7 +75,7 @@ def save_sheet(sheet: Sheet, out: Path) -> Path:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"--out: {path} cannot be written: {error.strerror or error}") from None
+        raise InputError(f"--out: {path} cannot be written: {reason(error)}") from None
     return path
 
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from medtransfer.data.cache import cache_folder, check_folder
 from medtransfer.data.remote import SILENT, Progress, RemoteFile
 from medtransfer.data.transfer import Unavailable, can_fetch, drop, fetch
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, reason
 
 __all__ = ["RemoteFile", "Progress", "SILENT", "find", "obtain"]
 
@@ -126,7 +126,7 @@ def _locked(file: RemoteFile, target: Path, progress: Progress) -> Iterator[None
             progress.warn(f"{file.name}: another process is downloading it; waiting for that one")
             lock.acquire()
     except OSError as error:
-        raise InputError(f"{target.parent}: cannot be written: {error.strerror}") from None
+        raise InputError(f"{target.parent}: cannot be written: {reason(error)}") from None
     try:
         yield
     finally:
@@ -167,7 +167,7 @@ def _copy(path: Path, target: Path) -> Path:
         part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from None
+        raise InputError(f"{target}: cannot be written: {reason(error)}") from None
     return target
 
 
@@ -176,7 +176,7 @@ def _md5_of(path: Path) -> str:
         state = path.stat()
         return _md5(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
 
 
 @cache

@@ -180,7 +180,7 @@ def _writing(part: Path, missing: int | None) -> Iterator[None]:
     except OSError as error:
         needed = f"; {_megabytes(missing)} more are needed" if missing and missing > 0 else ""
         raise InputError(
-            f"{part}: cannot be written: {error.strerror}{needed}; what is there stays: make room "
+            f"{part}: cannot be written: {reason(error)}{needed}; what is there stays: make room "
             "and run the same command again, it goes on from there"
         ) from None
 

@@ -20,6 +20,7 @@ from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.resolution import Located
 from medtransfer.encoders.timm_networks import TimmNetwork
 from medtransfer.specs.base import InputError
+from medtransfer.specs.errors import reason
 
 __all__ = ["HEAD", "SourceHead", "find_source_head", "head_identity"]
 
@@ -85,7 +86,7 @@ def _read_kept(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{path}: its SHA-256 is not the one in encoder.yaml; it is damaged")
     try:

@@ -36,7 +36,7 @@ from medtransfer.specs.encoder import (
     PretrainingRun,
     Weights,
 )
-from medtransfer.specs.errors import RunError
+from medtransfer.specs.errors import RunError, reason
 
 __all__ = ["clear_folder", "describe", "write_checkpoint", "write_encoder"]
 
@@ -82,7 +82,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"{folder}: cannot be written: {error.strerror}; the same command goes on when there "
+            f"{folder}: cannot be written: {reason(error)}; the same command goes on when there "
             "is room"
         ) from None
 

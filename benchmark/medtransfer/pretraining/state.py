@@ -11,7 +11,7 @@ import torch
 
 from medtransfer.data.writing import replace
 from medtransfer.specs.base import InputError
-from medtransfer.specs.errors import RunError
+from medtransfer.specs.errors import RunError, reason
 
 __all__ = ["Measured", "State", "read_state", "write_state"]
 
@@ -76,7 +76,7 @@ def write_state(path: Path, state: State) -> None:
         if not path.exists():
             then = "the same command starts again"
         raise RunError(
-            f"{path}: cannot be written: {error.strerror}; {then} when there is room"
+            f"{path}: cannot be written: {reason(error)}; {then} when there is room"
         ) from None
 
 

@@ -43,7 +43,7 @@ from medtransfer.pretraining.progress import PretrainingProgress
 from medtransfer.pretraining.state import State, read_state, write_state
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import RunError
+from medtransfer.specs.errors import RunError, reason
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -149,7 +149,7 @@ class _Run:
                 f"{folder}: another run is writing there; wait for it, or choose another --out"
             ) from None
         except OSError as error:
-            raise RunError(f"--out: {folder} cannot be written: {error.strerror}") from None
+            raise RunError(f"--out: {folder} cannot be written: {reason(error)}") from None
         state = read_state(self.path)
         if state is None:
             return

@@ -13,6 +13,7 @@ import pandas as pd
 
 from medtransfer.ranking.published_names import misspelt
 from medtransfer.specs.base import InputError, suggest
+from medtransfer.specs.errors import reason
 from medtransfer.specs.published import PublishedRecord, RowCondition, Study, load_study
 
 __all__ = ["Imported", "import_results", "write_study"]
@@ -97,7 +98,7 @@ def write_study(imported: Imported, mapping: Path, out: Path) -> Path:
             for part in parts.values():
                 part.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"--out: {folder} cannot be written: {error.strerror}") from None
+        raise InputError(f"--out: {folder} cannot be written: {reason(error)}") from None
     return folder
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from medtransfer.ranking.judgement import RANDOM
 from medtransfer.specs.base import InputError, suggest
+from medtransfer.specs.errors import reason
 
 __all__ = ["read_outcomes", "read_scores_csv"]
 
@@ -58,7 +59,7 @@ def _read(path: Path, names: tuple[str, ...], *, empty: bool) -> pd.DataFrame:
                     raise InputError(f"{where}: a second value of {', '.join(key)}")
                 rows[tuple(key)] = _number(where, text, empty=empty)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV in UTF-8: {error}") from None
     if not rows:

@@ -27,7 +27,7 @@ from medtransfer.runs.preparation import prepare as prepare_evaluation
 from medtransfer.runs.progress import RunProgress
 from medtransfer.specs.base import InputError, read_yaml, suggest
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import RunError
+from medtransfer.specs.errors import RunError, reason
 from medtransfer.specs.pretraining import Grid, Trainable, load_recipe
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.task import find_task, load_suites, load_tasks
@@ -237,7 +237,7 @@ class Study:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"out: {folder} cannot be written: {error.strerror}") from None
+            raise InputError(f"out: {folder} cannot be written: {reason(error)}") from None
         return FileLock(folder / f".{member.name.replace('/', '-')}.lock")
 
     def _complete(self, member: Member, finished: Finished) -> None:
@@ -292,5 +292,5 @@ class Study:
             folder.mkdir(parents=True, exist_ok=True)
             write(folder / "encoder.yaml", dump_card(card).encode())
         except OSError as error:
-            raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
+            raise RunError(f"{folder}: cannot be written: {reason(error)}") from None
         return str(folder)

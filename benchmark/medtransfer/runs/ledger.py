@@ -79,7 +79,7 @@ class Ledger:
         except Timeout:
             raise InputError(
                 f"{self.folder}: another evaluation is writing there; wait for it, or choose "
-                "choose another --out"
+                "another --out"
             ) from None
         except OSError as error:
             raise InputError(f"--out: {self.folder} cannot be written: {reason(error)}") from None

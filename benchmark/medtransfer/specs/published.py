@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from medtransfer.specs.base import InputError, Spec, explain, read_yaml, suggest
 from medtransfer.specs.encoder import PretrainingCard, Relation
+from medtransfer.specs.errors import reason
 from medtransfer.specs.task import Kind, Name, Slug
 
 __all__ = [
@@ -269,7 +270,7 @@ def read_published(path: Path, study: Study) -> list[PublishedRecord]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     expected, seen = set(study.cells), dict[PublishedCell, int]()
     records = []
     for number, line in enumerate(lines, start=1):

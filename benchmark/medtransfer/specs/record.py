@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, model_validator
 
 from medtransfer.specs.base import InputError, Spec, explain, refuse_newer
+from medtransfer.specs.errors import reason
 from medtransfer.specs.task import CHANCE, Kind, Name, Slug
 
 __all__ = [
@@ -197,7 +198,7 @@ def iterate_records(path: Path) -> Iterator[Record]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
 
 
 def _parse(path: Path, number: int, line: bytes) -> Record:

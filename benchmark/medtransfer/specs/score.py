@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from medtransfer.specs.base import InputError, Spec, explain, refuse_newer
+from medtransfer.specs.errors import reason
 from medtransfer.specs.record import EncoderRef, TaskRef
 
 __all__ = ["FILE", "SCHEMA", "ScoreRecord", "read_scores"]
@@ -88,4 +89,4 @@ def _iterate(path: Path) -> Iterator[ScoreRecord]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None

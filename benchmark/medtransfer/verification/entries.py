@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medtransfer.specs.base import explain
+from medtransfer.specs.errors import reason
 from medtransfer.specs.record import Cell, Record
 
 __all__ = ["LEDGER", "Entry", "find_doubles", "read_entries"]
@@ -65,7 +66,7 @@ def read_entries(folder: Path) -> tuple[list[Entry], list[str]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        return [], [f"{LEDGER}: cannot be read: {error.strerror}; a submission's records are there"]
+        return [], [f"{LEDGER}: cannot be read: {reason(error)}; a submission's records are there"]
     entries: list[Entry] = []
     problems = []
     if lines.pop().strip():

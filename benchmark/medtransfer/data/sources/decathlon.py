@@ -27,6 +27,7 @@ from medtransfer.data.nifti import Volume, open_volume
 from medtransfer.data.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.base import InputError, Spec, explain
+from medtransfer.specs.errors import reason
 from medtransfer.specs.source import DecathlonSource, Inside
 
 __all__ = ["OfficialTask", "decode", "files", "identify", "official_tasks"]
@@ -192,7 +193,7 @@ def _list_pairs(source: DecathlonSource, root: Path) -> tuple[list[_Pair], list[
     except ValidationError as error:
         raise InputError(f"{path}: {explain(_Listing, error)}") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     ids = [str(number) for number in range(len(listing.labels))]
     if not 2 <= len(ids) <= 256 or set(ids) != set(listing.labels):
         raise InputError(f'{path}: labels: names for the ids "0", "1" and so on are expected')

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medtransfer.data.images import SUFFIXES
-from medtransfer.specs.errors import InputError, suggest
+from medtransfer.specs.errors import InputError, reason, suggest
 
 __all__ = ["Listing", "check_file", "list_class_folders", "subfolders"]
 
@@ -91,7 +91,7 @@ def check_file(path: Path, *, root: Path) -> str | None:
         if path.stat().st_size == 0:
             return "the file is empty (0 bytes)"
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return f"cannot be read: {reason(error)}"
     if path.suffix.lower() not in SUFFIXES:
         return f"not an image; one of {', '.join(sorted(SUFFIXES))} is expected"
     return None
@@ -107,7 +107,7 @@ def _entries(folder: Path) -> list[Path]:
     try:
         paths = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{folder}: cannot be read: {reason(error)}") from None
     seen = [p for p in paths if not p.name.startswith(".") and p.name.lower() not in _CLUTTER]
     for path in seen:
         if not path.name.isprintable():
