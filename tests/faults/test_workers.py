@@ -13,24 +13,34 @@ from tests.test_evaluate import arguments, results, write_encoder
 
 pytestmark = pytest.mark.xdist_group("faults")
 
-# Kills its process in the first steps of a fine-tuning, as often as the file says.
+# Kills its process in the first steps of a fine-tuning, as often as the file says; under a lock,
+# since two workers read it.
 DIES = """
         if self.training and images.device.type != "meta":
-            import os, pathlib, signal
-            left = pathlib.Path({counter!r})
-            if (count := int(left.read_text())) > 0:
-                left.write_text(str(count - 1))
-                os.kill(os.getpid(), signal.SIGKILL)
+            import fcntl, os, signal
+            with open({counter!r}, "r+") as left:
+                fcntl.flock(left, fcntl.LOCK_EX)
+                if (count := int(left.read())) > 0:
+                    left.seek(0)
+                    left.truncate()
+                    left.write(str(count - 1))
+                    left.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
 """
-# Asks for 64 MiB an image in training, of an address space of 2 GiB more than the process has.
+# Asks for 64 MiB an image in training, of an address space of 2 GiB more than the process has. The
+# limit holds for this request alone: other threads of the process need room for their stacks, and
+# native code that is refused it may crash.
 CROWDED = """
         if self.training and images.device.type != "meta":
             import resource, pathlib
-            if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
-                pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
-                limit = pages * resource.getpagesize() + 2 * 2**30
-                resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            room = torch.empty(len(images), 2**24)
+            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+            before = resource.getrlimit(resource.RLIMIT_AS)
+            limit = pages * resource.getpagesize() + 2 * 2**30
+            resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+            try:
+                room = torch.empty(len(images), 2**24)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, before)
             images = images + 0 * room[:, 0].nan_to_num(0, 0, 0).clamp(0, 0)[:, None, None, None]
 """
 ASTRAY = """
