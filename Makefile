@@ -35,5 +35,5 @@ soak:
 lowest: export UV_SYSTEM_CERTS = 1
 lowest:
 	uv venv --quiet --clear .cache/lowest
-	VIRTUAL_ENV=.cache/lowest uv pip install --quiet --resolution lowest-direct -e '.[test]'
+	VIRTUAL_ENV=.cache/lowest uv pip install --quiet --compile-bytecode --resolution lowest-direct -e '.[test]'
 	.cache/lowest/bin/python -m pytest

@@ -182,12 +182,10 @@ def test_a_finished_evaluation_is_not_run_again(small: Small, tmp_path: Path, be
     assert before == {p: p.read_bytes() for p in (tmp_path / "pixels").rglob("*") if p.is_file()}
 
 
-def test_kill_9_loses_nothing(small: Small, tmp_path: Path) -> None:
+def test_kill_9_loses_nothing(small: Small, tmp_path: Path, bench: Bench) -> None:
     """Killed at arbitrary moments and started again, with two processes: the results of one."""
     encoder = write_encoder(tmp_path)
-    undisturbed = spawn_bench(*arguments(small, encoder, tmp_path / "a", "--jobs", 1))
-    _, errors = undisturbed.communicate()
-    assert undisturbed.returncode == 0, errors
+    assert bench(*arguments(small, encoder, tmp_path / "a", "--jobs", 1)).code == 0
     ledger = tmp_path / "b" / "tiny" / "records.jsonl"
     for lines, jobs in ((1, 2), (9, 1), (14, 2)):
         process = spawn_bench(*arguments(small, encoder, tmp_path / "b", "--jobs", jobs))
@@ -199,9 +197,7 @@ def test_kill_9_loses_nothing(small: Small, tmp_path: Path) -> None:
         process.communicate()
     with ledger.open("a") as file:
         file.write('{"schema": 1, "encoder": {"na')  # what a kill inside a write leaves
-    last = spawn_bench(*arguments(small, encoder, tmp_path / "b"))
-    _, errors = last.communicate()
-    assert last.returncode == 0, errors
+    assert bench(*arguments(small, encoder, tmp_path / "b", "--jobs", 1)).code == 0
     assert results(ledger) == results(tmp_path / "a" / "tiny" / "records.jsonl")
 
 

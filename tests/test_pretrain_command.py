@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -483,20 +484,15 @@ def test_a_full_disk_leaves_the_last_state(small: Small, tmp_path: Path, bench: 
     finish(process)
     before = (out / "state.pt").read_bytes()
     # A file may not grow beyond a tenth of the state: what the writer sees is a full disk.
-    limited = f"""
-import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 10}, resource.RLIM_INFINITY))
-from medtransfer.cli import main
-main()
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", limited, "pretrain", *arguments(small, out, **changes)],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 1, run.stderr
-    assert "cannot be written: File too large" in run.stderr
-    assert len(run.stderr.strip().splitlines()) == 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 10, limits[1]))
+    try:
+        outcome = bench("pretrain", *arguments(small, out, **changes))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert outcome.code == 1, outcome.err
+    assert "cannot be written: File too large" in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
     assert (out / "state.pt").read_bytes() == before
     assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "state.pt"]
     assert bench("pretrain", *arguments(small, out, **changes)).code == 0

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from medtransfer.specs.record import read_records
-from tests.conftest import Small, spawn_bench
+from tests.conftest import Outcome, Small, spawn_bench
 from tests.faults.table import Report, takes_minutes
 from tests.test_evaluate import arguments, results, write_encoder
 
 pytestmark = pytest.mark.xdist_group("faults")
+Bench = Callable[..., Outcome]
 
 # Kills its process in the first steps of a fine-tuning, as often as the file says; under a lock,
 # since two workers read it.
@@ -59,7 +61,7 @@ ASTRAY = """
     ],
 )
 def test_a_worker_that_dies(
-    executor: str, deaths: int, small: Small, tmp_path: Path, report: Report
+    executor: str, deaths: int, small: Small, tmp_path: Path, bench: Bench, report: Report
 ) -> None:
     """Its cell is tried again, three times in all; the others go on."""
     if "ray" in executor:
@@ -68,8 +70,7 @@ def test_a_worker_that_dies(
     counter.write_text("0")
     encoder = write_encoder(tmp_path, forward=DIES.format(counter=str(counter)).strip())
     options = ("--jobs", 2) if executor == "--jobs 2" else ("--executor", "ray", "--jobs", 2)
-    undisturbed = spawn_bench(*arguments(small, encoder, tmp_path / "whole", "--jobs", 1))
-    assert undisturbed.communicate() and undisturbed.returncode == 0
+    assert bench(*arguments(small, encoder, tmp_path / "whole", "--jobs", 1)).code == 0
     expected = results(tmp_path / "whole" / "tiny" / "records.jsonl")
 
     counter.write_text(str(deaths))
@@ -87,8 +88,7 @@ def test_a_worker_that_dies(
     found = results(ledger)
     assert all(found[cell] == expected[cell] for cell in expected if cell not in failed)
     counter.write_text("0")
-    again = spawn_bench(*arguments(small, encoder, tmp_path / "out", *options))
-    assert again.communicate() and again.returncode == 0
+    assert bench(*arguments(small, encoder, tmp_path / "out", "--jobs", 1)).code == 0
     assert {c: r.metrics for c, r in ((r.cell, r) for r in read_records(ledger))} == {
         cell: values[2] for cell, values in expected.items()
     }
@@ -97,15 +97,14 @@ def test_a_worker_that_dies(
     report(f"worker killed (SIGKILL), {executor}", count, "all other cells, the same", seen)
 
 
-def test_memory_that_is_short(small: Small, tmp_path: Path, report: Report) -> None:
+def test_memory_that_is_short(small: Small, tmp_path: Path, bench: Bench, report: Report) -> None:
     """A step that the processor's memory does not hold goes through in parts, and says so."""
     encoder = write_encoder(tmp_path, forward=CROWDED.strip())
-    process = spawn_bench(
+    outcome = bench(
         *arguments(small, encoder, tmp_path / "out", "--jobs", 1),
         *("--adaptation", "finetune", "--budget", "full"),
     )
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    assert outcome.code == 0, outcome.err
     [record] = read_records(tmp_path / "out" / "tiny" / "records.jsonl")
     assert record.status == "ok"
     parts = record.environment["images_at_a_time"]
@@ -113,12 +112,13 @@ def test_memory_that_is_short(small: Small, tmp_path: Path, report: Report) -> N
     report("out of memory in a step (CPU)", 1, "the cell", f"images_at_a_time: {parts}")
 
 
-def test_training_that_goes_astray(small: Small, tmp_path: Path, report: Report) -> None:
+def test_training_that_goes_astray(
+    small: Small, tmp_path: Path, bench: Bench, report: Report
+) -> None:
     """A cell whose training goes to NaN has diverged, which is a result; the others have theirs."""
     encoder = write_encoder(tmp_path, forward=ASTRAY.strip())
-    process = spawn_bench(*arguments(small, encoder, tmp_path / "out", "--jobs", 2))
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    outcome = bench(*arguments(small, encoder, tmp_path / "out", "--jobs", 1))
+    assert outcome.code == 0, outcome.err
     statuses = {r.cell: r.status for r in read_records(tmp_path / "out/tiny/records.jsonl")}
     astray = {cell for cell, status in statuses.items() if status == "diverged"}
     assert astray and all(cell.adaptation == "finetune" for cell in astray)
