@@ -1,4 +1,7 @@
-"""A Ray cluster in a process of its own: prints its address, then obeys "add" and "kill" lines.
+"""A Ray cluster in a process of its own: prints its address, then obeys a word a line.
+
+It adds a node ("add"), kills the first one that was added ("kill"), or ends the head's part in the
+work ("behead").
 
 Apart from the tests because Ray leaves files and processes open that Python warns of.
 """
@@ -14,7 +17,7 @@ from ray.cluster_utils import Cluster
 MEMORY = 100 * 2**20
 
 cluster = Cluster()
-cluster.add_node(
+head = cluster.add_node(
     num_cpus=1,
     object_store_memory=MEMORY,
     include_dashboard=False,
@@ -30,8 +33,12 @@ print(f"address {cluster.address}", flush=True)
 nodes = []
 for line in sys.stdin:
     if line.strip() == "add":
-        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=MEMORY))
+        # An address of its own, else older Ray has the driver join any of them: so the last one.
+        own = f"127.0.0.{len(cluster.list_all_nodes()) + 1}"
+        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=MEMORY, node_ip_address=own))
     elif line.strip() == "kill":
-        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        cluster.remove_node(nodes.pop(0), allow_graceful=False)
+    elif line.strip() == "behead":
+        head.kill_raylet()
     print("done", flush=True)
 cluster.shutdown()

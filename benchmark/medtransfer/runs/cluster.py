@@ -24,7 +24,7 @@ from medtransfer.runs.local import build_runner
 from medtransfer.runs.preparation import Prepared, Request, prepare
 from medtransfer.runs.processes import CELL_MEMORY, available_cores
 from medtransfer.runs.scheduling import Death
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, RunError
 from medtransfer.specs.record import Cell
 
 __all__ = ["Cluster", "Parcel", "pack", "unpack"]
@@ -189,22 +189,32 @@ class Cluster:
 
         Raises:
             InputError: When a node cannot build the encoder or has not the data.
+            RunError: When the driver's own node is gone, without which it can reach no other.
         """
-        ray = self._ray
-        ready, _ = ray.wait(list(self._running), timeout=_PATIENCE)
-        results: list[tuple[Cell, Finished | Death]] = []
-        for reference in ready:
-            cell = self._running.pop(reference)
-            try:
-                answer = ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                raise InputError(_one_line(error)) from None
-            except ray.exceptions.RayError as error:
-                answer = Death(_REASONS.get(type(error).__name__, type(error).__name__))
-            if isinstance(answer, _Unfit):
-                raise InputError(f"node {answer.node}: {answer.reason}")
-            results.append((cell, answer))
-        return results
+        try:
+            ready, _ = self._ray.wait(list(self._running), timeout=_PATIENCE)
+            return [(self._running.pop(one), self._receive(one)) for one in ready]
+        except (self._ray.exceptions.LocalRayletDiedError, OSError):  # older ones: a broken pipe
+            raise RunError(
+                "the Ray node of this machine is gone; what has ended is kept: start the node and "
+                "the same command again"
+            ) from None
+
+    def _receive(self, reference: Any) -> Finished | Death:
+        """What came of a cell that has ended."""
+        errors = self._ray.exceptions
+        try:
+            answer = self._ray.get(reference)
+        except errors.LocalRayletDiedError:
+            raise  # no fault of the cell
+        except errors.RayTaskError as error:
+            raise InputError(_one_line(error)) from None
+        except errors.RayError as error:
+            return Death(_REASONS.get(type(error).__name__, type(error).__name__))
+        if isinstance(answer, _Unfit):
+            raise InputError(f"node {answer.node}: {answer.reason}")
+        finished: Finished = answer
+        return finished
 
     def close(self) -> None:
         """End what is under way; a cluster that was there before stays."""
