@@ -40,6 +40,9 @@ class Outcome:
     err: str
 
 
+Bench = Callable[..., Outcome]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Decoded splits and features of this session's tests, away from the user's own.
@@ -57,9 +60,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def bench(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Outcome]:
+def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Run the command line in this process, as ``bench`` would."""
     from medtransfer.cli import main
 

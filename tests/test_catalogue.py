@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ import yaml
 from medtransfer.data import official, transfer
 from medtransfer.specs.record import read_records
 from medtransfer.specs.task import find_task, load_suites, load_tasks
-from tests.conftest import REAL_DATA, Outcome, Small, needs_real_data, write_card
+from tests.conftest import REAL_DATA, Bench, Small, needs_real_data, write_card
 from tests.server import Published, Server, serve
 from tests.test_official import md5, official_arrays
 
-Bench = Callable[..., Outcome]
 LICENCE = "CC BY 4.0"
 FILES = ("breastmnist_224.npz", "pneumoniamnist_224.npz")
 

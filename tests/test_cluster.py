@@ -21,10 +21,8 @@ from medtransfer.runs.local import build_runner
 from medtransfer.runs.preparation import Request, prepare
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import read_records
-from tests.conftest import Outcome, Small, spawn_bench
+from tests.conftest import Bench, Small, spawn_bench
 from tests.test_evaluate import arguments, results, write_encoder
-
-Bench = Callable[..., Outcome]
 
 pytestmark = pytest.mark.xdist_group("ray")
 

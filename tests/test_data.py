@@ -25,7 +25,7 @@ from medtransfer.data.sources import npz as npz_source
 from medtransfer.data.store import TaskData, open_task
 from medtransfer.specs.base import InputError
 from medtransfer.specs.task import load_card, load_tasks
-from tests.conftest import Harmful, Outcome, Small, draw_images, write_card, write_npz
+from tests.conftest import Bench, Harmful, Small, draw_images, write_card, write_npz
 
 ROOT = Path(__file__).parents[1]
 
@@ -304,7 +304,7 @@ def test_two_cards_of_one_name_are_refused(small: Small) -> None:
 
 @pytest.mark.parametrize("command", ["evaluate", "validate"])
 def test_command_line_refuses_in_one_line(
-    small: Small, tmp_path: Path, bench: Callable[..., Outcome], command: str
+    small: Small, tmp_path: Path, bench: Bench, command: str
 ) -> None:
     """Bad data end a command with exit code 2, one line on stderr and nothing written."""
     write_npz(small.npz, train_images=NOT_A_NUMBER)

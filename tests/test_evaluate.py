@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,13 @@ from medtransfer.specs.record import read_records
 from medtransfer.specs.task import load_suites
 from tests.conftest import (
     REAL_DATA,
-    Outcome,
+    Bench,
     Small,
     needs_real_data,
     spawn_bench,
     write_card,
     write_npz,
 )
-
-Bench = Callable[..., Outcome]
 
 TINY = """
 import torch

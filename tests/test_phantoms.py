@@ -1,6 +1,5 @@
 """The phantoms: what a name promises about its images, whatever they look like."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +17,7 @@ from medtransfer.data.store import open_task
 from medtransfer.specs.base import InputError, packaged
 from medtransfer.specs.source import PhantomSource
 from medtransfer.specs.task import load_card
-from tests.conftest import Outcome
+from tests.conftest import Bench
 
 CASES = [(name, scanner) for name, kind in PHANTOMS.items() for scanner in kind.scanners]
 FINDINGS = [
@@ -418,7 +417,7 @@ def test_lesion_is_the_finding() -> None:
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_segmentation_cards(card: str, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+def test_segmentation_cards(card: str, tmp_path: Path, bench: Bench) -> None:
     """A card's data are the phantom's masks under its own names, and `validate` counts them."""
     shipped = packaged("tasks") / f"{card}.yaml"
     path = tmp_path / shipped.name

@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,7 @@ import medtransfer
 from medtransfer.encoders.resolution import locate
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.pretraining import Grid
-from tests.conftest import ROOT, Outcome, Small, spawn_bench, write_card, write_npz
-
-Bench = Callable[..., Outcome]
+from tests.conftest import ROOT, Bench, Small, spawn_bench, write_card, write_npz
 
 LEARNS = {"--architecture": "resnet_mini", "--size": 32, "--epochs": 4}
 

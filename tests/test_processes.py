@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,8 @@ from medtransfer.runs.ledger import _extend
 from medtransfer.runs.processes import available_cores, choose_jobs
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import read_records
-from tests.conftest import Outcome, Small, spawn_bench
+from tests.conftest import Bench, Small, spawn_bench
 from tests.test_evaluate import arguments, results, write_encoder
-
-Bench = Callable[..., Outcome]
 
 
 @pytest.mark.parametrize(

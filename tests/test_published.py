@@ -24,7 +24,7 @@ from medtransfer.ranking.published_markdown import render_published
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.published import PublishedEncoder, PublishedRecord, Study
-from tests.conftest import ROOT, Outcome
+from tests.conftest import ROOT, Bench
 
 COMMITTED = ROOT / "submissions" / "published"
 ORIGINAL = ROOT.parent / "shared" / "published" / "cherti-jitsev-2021.csv"
@@ -367,7 +367,7 @@ def test_missing_files(tmp_path: Path) -> None:
             import_results(path, wrong)
 
 
-def test_command(bench: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_command(bench: Bench, tmp_path: Path) -> None:
     """`bench import` writes a study that loads as it was read; a wrong CSV writes nothing."""
     path, mapping = put(tmp_path, **PLAIN)
     out = tmp_path / "out"
@@ -393,7 +393,7 @@ def test_command(bench: Callable[..., Outcome], tmp_path: Path) -> None:
     assert not (out / "new").exists()
 
 
-def test_one_of_each_is_no_plural(bench: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_one_of_each_is_no_plural(bench: Bench, tmp_path: Path) -> None:
     """A study of one record says so in English."""
     one = {"encoders": {"xray": MAPPING["encoders"]["xray"]}}
     one["targets"] = {"TB": MAPPING["targets"]["TB"]}
@@ -402,9 +402,7 @@ def test_one_of_each_is_no_plural(bench: Callable[..., Outcome], tmp_path: Path)
     assert "wrote 1 record of 1 encoder on 1 target to" in outcome.out
 
 
-def test_published_results_make_a_leaderboard(
-    bench: Callable[..., Outcome], tmp_path: Path
-) -> None:
+def test_published_results_make_a_leaderboard(bench: Bench, tmp_path: Path) -> None:
     """Where nothing was measured, published results are the board; where nothing is, an error."""
     folder = tmp_path / "all"
     folder.mkdir()

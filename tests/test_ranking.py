@@ -27,7 +27,7 @@ from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record, read_records
 from medtransfer.specs.task import Suite
-from tests.conftest import Outcome
+from tests.conftest import Bench
 
 QUICK = load_protocol("quick")
 DOMAINS = {"shapes": "natural", "chest": "chest-xray", "slices": "ct", "retina": "oct"}
@@ -52,7 +52,6 @@ def segmentation_cells(task: str) -> list[Cell]:
 
 
 Change = Callable[[Cell, dict[str, Any]], dict[str, Any] | None]
-Bench = Callable[..., Outcome]
 
 
 def card(name: str, **fields: Any) -> EncoderCard:

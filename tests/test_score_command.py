@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,7 @@ from medtransfer.transferability import registry
 from medtransfer.transferability.material import Material
 from medtransfer.transferability.registry import Undefined, registered_scores
 from medtransfer.transferability.scoring import plan_scores, score_all
-from tests.conftest import Outcome, Small, write_card, write_npz
-
-Bench = Callable[..., Outcome]
+from tests.conftest import Bench, Small, write_card, write_npz
 
 ENCODERS = ["pixels", "hog", "random-convolutions"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from medtransfer.adaptation.augmentation import augment, augment_pairs
 from medtransfer.metrics import evaluate
 from medtransfer.specs.protocol import Augmentation
 from medtransfer.specs.record import read_records
-from tests.conftest import Outcome, write_card, write_npz
-
-Bench = Callable[..., Outcome]
+from tests.conftest import Bench, write_card, write_npz
 
 MAPS = """
 import torch

@@ -25,7 +25,7 @@ from medtransfer.data.store import TaskData, open_task
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.source import CorruptSource, DecathlonSource, MedsegbenchSource, Source
 from medtransfer.specs.task import TaskCard, load_tasks
-from tests.conftest import ROOT, Outcome, write_card, write_npz
+from tests.conftest import ROOT, Bench, write_card, write_npz
 from tests.server import Published, serve
 
 nibabel: Any = pytest.importorskip("nibabel", reason="nibabel writes the volumes")
@@ -289,7 +289,7 @@ def write_task(folder: Path, *, card: dict[str, Any] | None = None, **arrays: ob
     write_segmentation_card(folder, card or {})
 
 
-def refuse(folder: Path, bench: Callable[..., Outcome]) -> str:
+def refuse(folder: Path, bench: Bench) -> str:
     """The line with which both commands refuse the task; nothing of it is left behind."""
     shared = ("--data", folder)
     options = ("--protocol", "quick", "--budget", "10-shot", "--out", folder / "out")
@@ -432,7 +432,7 @@ NPZ: dict[str, tuple[dict[str, Any], str]] = {
 def test_wrong_arrays_are_refused(
     case: str,
     tmp_path: Path,
-    bench: Callable[..., Outcome],
+    bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One line names the task, the split, the file, the first wrong item, and what is right."""
@@ -442,7 +442,7 @@ def test_wrong_arrays_are_refused(
     assert refuse(tmp_path, bench) == message
 
 
-def test_wrong_external_test_is_refused(tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+def test_wrong_external_test_is_refused(tmp_path: Path, bench: Bench) -> None:
     """An external split without any structure measures nothing, and spoils a run beforehand."""
     external = {"elsewhere": {"npz": "e.npz", "split": "test"}}
     write_task(tmp_path, card={"out_of_domain": external})
@@ -473,7 +473,7 @@ RIGHT: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", RIGHT)
-def test_right_arrays_are_taken(case: str, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+def test_right_arrays_are_taken(case: str, tmp_path: Path, bench: Bench) -> None:
     """Integers of any width and booleans are ids; a structure may be absent from a test."""
     write_task(tmp_path, **RIGHT[case])
     outcome = bench("validate", tmp_path / "cards", "--data", tmp_path)
@@ -574,7 +574,7 @@ FILES: dict[str, tuple[Mask | bytes | None, str]] = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_wrong_files_are_refused(case: str, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+def test_wrong_files_are_refused(case: str, tmp_path: Path, bench: Bench) -> None:
     """One line names the file, or the row of the table, and what is right."""
     write_table(tmp_path, write_folder(tmp_path))
     content, message = FILES[case]
@@ -609,16 +609,14 @@ TABLES: dict[str, tuple[Callable[[Rows], Rows], str]] = {
 
 
 @pytest.mark.parametrize("case", TABLES)
-def test_wrong_tables_are_refused(case: str, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+def test_wrong_tables_are_refused(case: str, tmp_path: Path, bench: Bench) -> None:
     """One line names the table, its row and column, and what is right."""
     change, message = TABLES[case]
     write_table(tmp_path, change(write_folder(tmp_path)))
     assert refuse(tmp_path, bench) == message
 
 
-def test_masks_of_a_folder_need_a_card_of_their_kind(
-    tmp_path: Path, bench: Callable[..., Outcome]
-) -> None:
+def test_masks_of_a_folder_need_a_card_of_their_kind(tmp_path: Path, bench: Bench) -> None:
     """A classification card does not read them as anything."""
     write_table(tmp_path, write_folder(tmp_path))
     card = tmp_path / "cards" / "d.yaml"
@@ -630,7 +628,7 @@ def test_masks_of_a_folder_need_a_card_of_their_kind(
     )
 
 
-def test_indices_of_a_palette_are_ids(tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+def test_indices_of_a_palette_are_ids(tmp_path: Path, bench: Bench) -> None:
     """Annotation tools write such masks; their colours do not matter."""
     write_table(tmp_path, write_folder(tmp_path))
     mask = Image.fromarray(MASK).convert("P")

@@ -20,10 +20,8 @@ from PIL import Image
 from medtransfer.drawing import draw_sheet
 from medtransfer.runs.evaluation import evaluate
 from medtransfer.sheet import Band, Sheet, Tile, read_sheets
-from tests.conftest import Outcome, write_card, write_npz
+from tests.conftest import Bench, Outcome, write_card, write_npz
 from tests.test_segmentation import MAPS, draw_discs
-
-Bench = Callable[..., Outcome]
 
 TRUTH, PREDICTION, GROUND = (255, 222, 33), (70, 170, 255), (22, 24, 28)
 EMPTY = [1, 5]  # items of the split elsewhere without a disc

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from medtransfer.specs.task import (
 )
 from medtransfer.specs.verification import FILE as VERIFICATION
 from medtransfer.specs.verification import Verification, read_status
-from tests.conftest import ROOT, Outcome, Small, write_card
+from tests.conftest import ROOT, Bench, Small, write_card
 
 # Of the golden cards, written down when they were.
 IDENTITY, FINGERPRINT = "23695a5d48f00a79", "22112a277d902b1f"
@@ -93,7 +92,7 @@ def test_golden_cards_still_load(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["records.jsonl", SCORES, VERIFICATION])
 def test_a_newer_file_names_the_version_that_wrote_it(
-    name: str, tmp_path: Path, bench: Callable[..., Outcome]
+    name: str, tmp_path: Path, bench: Bench
 ) -> None:
     """Whatever fields a later format has, one line says which version is needed."""
     folder = tmp_path / "hog"
@@ -231,7 +230,7 @@ def test_task_cards_hold_what_the_board_needs(name: str) -> None:
     ],
 )
 def test_wrong_task_cards(
-    change: dict[str, Any], message: str, tmp_path: Path, bench: Callable[..., Outcome]
+    change: dict[str, Any], message: str, tmp_path: Path, bench: Bench
 ) -> None:
     """A wrong card ends in exit code 2 and one line with the file and the field."""
     card = write_card(tmp_path, "wrong", "small.npz")

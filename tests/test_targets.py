@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,9 @@ from medtransfer.metrics.multilabel import MULTILABEL
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import read_records
 from medtransfer.specs.task import TaskCard, load_card
-from tests.conftest import Outcome, write_card, write_npz
+from tests.conftest import Bench, write_card, write_npz
 from tests.test_evaluate import write_encoder
 
-Bench = Callable[..., Outcome]
 Arrays = dict[str, Any]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,7 @@ from medtransfer.specs.errors import InputError
 from medtransfer.specs.protocol import OPTIONAL, Lora, Partial, load_protocol
 from medtransfer.specs.record import read_records
 from medtransfer.specs.task import load_card
-from tests.conftest import Outcome, Small
-
-Bench = Callable[..., Outcome]
+from tests.conftest import Bench, Small
 
 PROTOCOL = load_protocol("quick").model_copy(
     update={

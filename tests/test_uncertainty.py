@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from medtransfer.ranking.uncertainty import (
 )
 from medtransfer.specs.errors import InputError
 from medtransfer.specs.record import ArrayRef, Cell
-from tests.conftest import Outcome
+from tests.conftest import Bench
 from tests.test_ranking import (
     CELLS,
     DIVERGED,
@@ -45,7 +44,6 @@ from tests.test_ranking import (
 )
 
 STORED = 200
-Bench = Callable[..., Outcome]
 
 
 def measured(

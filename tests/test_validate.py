@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import medtransfer
-from tests.conftest import ROOT, Outcome, Small, write_card, write_npz
-
-Bench = Callable[..., Outcome]
+from tests.conftest import ROOT, Bench, Small, write_card, write_npz
 
 
 @pytest.fixture

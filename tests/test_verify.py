@@ -25,10 +25,9 @@ from medtransfer.verification.coverage import Coverage, measure_coverage
 from medtransfer.verification.entries import Entry, read_entries
 from medtransfer.verification.rerun import Rerun, choose_cells, compare
 from medtransfer.verification.tasks import open_tasks
-from tests.conftest import ROOT, Outcome, draw_images, write_card, write_npz
+from tests.conftest import ROOT, Bench, Outcome, draw_images, write_card, write_npz
 from tests.test_segmentation import MAPS, draw_discs
 
-Bench = Callable[..., Outcome]
 Line = dict[str, Any]
 
 

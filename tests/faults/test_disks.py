@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from medtransfer.specs.record import read_records
-from tests.conftest import Outcome, Small, spawn_bench
+from tests.conftest import Bench, Outcome, Small, spawn_bench
 from tests.faults.table import TRIES, Report
 from tests.test_evaluate import arguments, results
 
-Bench = Callable[..., Outcome]
 Disk = Callable[[str], Path]
 
 pytestmark = pytest.mark.xdist_group("faults")

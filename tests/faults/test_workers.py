@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from medtransfer.specs.record import read_records
-from tests.conftest import Outcome, Small, spawn_bench
+from tests.conftest import Bench, Small, spawn_bench
 from tests.faults.table import Report, takes_minutes
 from tests.test_evaluate import arguments, results, write_encoder
 
 pytestmark = pytest.mark.xdist_group("faults")
-Bench = Callable[..., Outcome]
 
 # Kills its process in the first steps of a fine-tuning, as often as the file says; under a lock,
 # since two workers read it.

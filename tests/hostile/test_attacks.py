@@ -9,7 +9,6 @@ import resource
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,10 @@ import torch
 import yaml
 from numpy.lib import format as npy
 
-from tests.conftest import ROOT, Harmful, Outcome, Small
+from tests.conftest import ROOT, Bench, Harmful, Outcome, Small
 from tests.faults.table import Report
 from tests.test_evaluate import arguments
 
-Bench = Callable[..., Outcome]
 GIBIBYTE = 2**30
 
 
