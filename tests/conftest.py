@@ -90,15 +90,29 @@ class Harmful:
         return os.mkdir, (str(self.path),)
 
 
-def spawn_bench(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own."""
+def spawn_bench(
+    *arguments: object, folder: Path | None = None, **environment: str
+) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own, and in another folder if one is given."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from medtransfer.cli import main; main()", *map(str, arguments)],
+        [Path(sys.executable).with_name("bench"), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=folder,
         env={**os.environ, **environment},
     )
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Iterator[Path]:
+    """A stranger's folder, whose files are called like modules: none of them is ever run."""
+    folder, mark = tmp_path / "trap", tmp_path / "sprung"
+    (folder / "medtransfer").mkdir(parents=True)
+    for name in ("medtransfer/__init__", "multiprocessing", "random", "signal", "torch", "yaml"):
+        (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write(__file__ + ' ')\n")
+    yield folder
+    assert not mark.exists(), mark.read_text()
 
 
 def draw_images(labels: NDArray[np.int64], *, seed: int, size: int = 16) -> NDArray[np.uint8]:

@@ -203,11 +203,15 @@ def test_without_a_cluster(small: Small, tmp_path: Path, bench: Bench) -> None:
     assert outcome.err.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_one_machine(small: Small, tmp_path: Path, bench: Bench) -> None:
-    """Without an address a cluster of this machine is started, and ended with the evaluation."""
+def test_one_machine(small: Small, tmp_path: Path, trap: Path, bench: Bench) -> None:
+    """Without an address a cluster of this machine is started, and ended with the evaluation.
+
+    Its processes import nothing that lies in the driver's current folder.
+    """
     pytest.importorskip("ray")
     process = spawn_bench(
-        *arguments(small, "pixels", tmp_path / "ray", "--executor", "ray", "--jobs", 1)
+        *arguments(small, "pixels", tmp_path / "ray", "--executor", "ray", "--jobs", 1),
+        folder=trap,
     )
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

@@ -61,15 +61,18 @@ def test_the_memory_of_this_machine_is_known() -> None:
     assert held / 4 < processes._available_memory() < 2**50
 
 
-def test_processes_by_default(small: Small, tmp_path: Path, bench: Bench) -> None:
+def test_processes_by_default(small: Small, tmp_path: Path, trap: Path, bench: Bench) -> None:
     """Without --jobs a machine of two cores runs two cells at a time, one thread each.
 
-    The longest cell is begun first, and the results are those of one process of one thread.
+    The longest cell is begun first, the results are those of one process of one thread, and no
+    process imports what lies in the current folder.
     """
     if processes._available_memory() < 2 * processes.CELL_MEMORY:
         pytest.skip("too little memory for two processes")
     encoder = write_encoder(tmp_path)
-    process = spawn_bench(*arguments(small, encoder, tmp_path / "default"), OMP_NUM_THREADS="2")
+    process = spawn_bench(
+        *arguments(small, encoder, tmp_path / "default"), folder=trap, OMP_NUM_THREADS="2"
+    )
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert bench(*arguments(small, encoder, tmp_path / "one", "--jobs", 1)).code == 0

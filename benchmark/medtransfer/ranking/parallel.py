@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from medtransfer.specs.plugins import safe_path
+
 __all__ = ["map_in_processes", "without_collection"]
 
 _In = TypeVar("_In")
@@ -37,7 +39,9 @@ def _map(function: Callable[[_In], _Out], items: Sequence[_In], processes: int) 
     gc.freeze()  # a collection in a fork would write to, and so copy, all that it shares
     try:
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            yield from pool.map(function, items)
+            with safe_path():
+                results = pool.map(function, items)
+            yield from results
     finally:
         gc.unfreeze()
 

@@ -272,6 +272,10 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
             socket.create_connection((found[1], int(found[2])), timeout=10).close()
         except (OSError, OverflowError) as error:
             raise InputError(f"{given}: no Ray cluster answers at {where}: {error}") from None
+    job = ray.job_config.JobConfig()
+    # Ray puts the driver's current folder first on the path of all workers, unless the job brings
+    # a folder of its own: a torch.py there, that came with an encoder, would be run.
+    job._runtime_env_has_working_dir = lambda: True
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if where is None:
         # Ray's own processes give way to all others of a machine, and so would wait for hours.
@@ -279,7 +283,7 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
         options |= {"num_cpus": jobs or available_cores(), "include_dashboard": False}
     try:
         with _later_interrupt():
-            ray.init(address=where or "local", **options)
+            ray.init(address=where or "local", job_config=job, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         what = "--executor: Ray cannot be started"
         if where is not None:

@@ -23,6 +23,7 @@ from medtransfer.runs.preparation import Prepared, Request, leave_out, prepare
 from medtransfer.runs.processes import process_context
 from medtransfer.runs.scheduling import Death, Executor, schedule
 from medtransfer.specs.errors import InputError
+from medtransfer.specs.plugins import safe_path
 from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Kind
@@ -169,7 +170,8 @@ class _Worker:
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=_serve, args=(other, request, threads, dict(os.environ)), daemon=True
         )
-        self.process.start()
+        with safe_path():
+            self.process.start()
         other.close()  # so that the pipe ends with the process
         self.ready = False
         self.cell: Cell | None = None

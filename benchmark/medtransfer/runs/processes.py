@@ -9,6 +9,8 @@ import threading
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
+from medtransfer.specs.plugins import safe_path
+
 __all__ = ["CELL_MEMORY", "available_cores", "choose_jobs", "process_context", "start_server"]
 
 _MOST = 8  # beyond, threads share the work of a cell
@@ -95,7 +97,8 @@ def start_server() -> None:
         main = threading.current_thread() is threading.main_thread()
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
         try:
-            forkserver.ensure_running()
+            with safe_path():
+                forkserver.ensure_running()
         finally:
             if main:
                 signal.signal(signal.SIGINT, handler)

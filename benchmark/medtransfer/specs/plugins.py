@@ -1,9 +1,12 @@
-"""Code of others: packages that offer something, and files that the user names."""
+"""Code of others: packages that offer something, files that the user names, and no others."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -11,7 +14,25 @@ from types import CodeType
 
 from medtransfer.specs.errors import InputError
 
-__all__ = ["load_entry_points", "run_file"]
+__all__ = ["load_entry_points", "run_file", "safe_path"]
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Keep the current folder off the path of the Python processes that are started meanwhile.
+
+    `multiprocessing` starts them by ``python -c``, which looks for modules in the current folder
+    first: a ``random.py`` there, that came with an encoder, would be run.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def load_entry_points(group: str) -> None:
