@@ -206,15 +206,20 @@ def test_without_a_cluster(small: Small, tmp_path: Path, bench: Bench) -> None:
 def test_one_machine(small: Small, tmp_path: Path, trap: Path, bench: Bench) -> None:
     """Without an address a cluster of this machine is started, and ended with the evaluation.
 
-    Its processes import nothing that lies in the driver's current folder.
+    Its processes import nothing that lies in the driver's current folder, and nobody else can
+    read the token that newer versions of Ray make.
     """
     pytest.importorskip("ray")
+    home = tmp_path / "home"
+    home.mkdir()
     process = spawn_bench(
         *arguments(small, "pixels", tmp_path / "ray", "--executor", "ray", "--jobs", 1),
         folder=trap,
+        HOME=str(home),
     )
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
+    assert (home / ".ray").stat().st_mode & 0o077 == 0
     assert bench(*arguments(small, "pixels", tmp_path / "here", "--jobs", 1)).code == 0
     here, there = (tmp_path / name / "pixels" / "records.jsonl" for name in ("here", "ray"))
     assert results(here) == results(there)

@@ -196,8 +196,8 @@ class Cluster:
             return [(self._running.pop(one), self._receive(one)) for one in ready]
         except (self._ray.exceptions.LocalRayletDiedError, OSError):  # older ones: a broken pipe
             raise RunError(
-                "the Ray node of this machine is gone; what has ended is kept: start the node and "
-                "the same command again"
+                "the Ray node of this machine is gone; what has ended is kept: ray stop, ray start, "
+                "and the same command again"
             ) from None
 
     def _receive(self, reference: Any) -> Finished | Death:
@@ -266,7 +266,7 @@ def _import_ray() -> Any:
 def _join(ray: Any, address: str | None, jobs: int | None) -> None:
     """Connect to the cluster of an address; without one, start one of this machine's cores."""
     where = address or os.environ.get("RAY_ADDRESS")
-    given = "--address" if address else "RAY_ADDRESS"
+    given, hint = "--address" if address else "RAY_ADDRESS", ""
     if where is not None and (found := re.fullmatch(r"([^/:]+):(\d+)", where)):
         try:  # for Ray itself goes on asking for minutes
             socket.create_connection((found[1], int(found[2])), timeout=10).close()
@@ -281,14 +281,29 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
         # Ray's own processes give way to all others of a machine, and so would wait for hours.
         os.environ.setdefault("RAY_worker_niceness", "0")
         options |= {"num_cpus": jobs or available_cores(), "include_dashboard": False}
+        _hide_token()
     try:
         with _later_interrupt():
             ray.init(address=where or "local", job_config=job, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         what = "--executor: Ray cannot be started"
         if where is not None:
-            what = f"{given}: no Ray cluster lets us in at {where} (or with RAY_AUTH_MODE=token)"
-        raise InputError(f"{what}: {_one_line(error)}") from None
+            what = f"{given}: no Ray cluster lets us in at {where}"
+            hint = "; is a node up on this machine (ray stop, ray start), with the cluster's token?"
+            if "RAY_AUTH_MODE" not in os.environ:
+                hint = "; where it asks for a token: export RAY_AUTH_MODE=token"
+        raise InputError(f"{what}: {_one_line(error)}{hint}") from None
+
+
+def _hide_token() -> None:
+    """Close the folder in which Ray keeps its token: who has that can run code as this user.
+
+    Ray itself lets everybody on the machine read the one that it makes for its first cluster.
+    """
+    folder = Path.home() / ".ray"
+    with suppress(OSError):  # no home, or not ours
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o700)
 
 
 @contextmanager
