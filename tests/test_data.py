@@ -171,6 +171,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda path: write_npz(path, val_labels=None),
         ["val_labels", "no such array"],
     ),
+    "missing images": (  # those of another split are not what was meant
+        lambda path: replace_member(path, "val_images.npy", None, to="val_image.npy"),
+        ["val_images", "no such array", "did you mean 'val_image'?"],
+    ),
     "class without example": (
         lambda path: write_npz(path, train_labels=LABELS % 2),
         ["train", "class 'third'", "no training example"],

@@ -28,7 +28,7 @@ import pytest
 from medtransfer.data import archives, transfer
 from medtransfer.data.archives import extract
 from medtransfer.data.download import RemoteFile, find, obtain
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, RunError
 from tests.server import Published, Server, serve
 
 BODY = np.random.default_rng(0).bytes(300_000)
@@ -104,7 +104,7 @@ def target(tmp_path: Path) -> Path:
 
 def refusal(action: Callable[..., object], *arguments: object, **options: object) -> str:
     """The message with which something is refused: always one line."""
-    with pytest.raises(InputError) as caught:
+    with pytest.raises((InputError, RunError)) as caught:
         action(*arguments, **options)
     message = str(caught.value)
     assert message and "\n" not in message
@@ -498,7 +498,7 @@ def test_offline_nothing_is_fetched(
 CHILD = """
 import resource, sys
 from medtransfer.data import download, transfer
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, RunError
 transfer.BACK_OFF = 0.001
 class Told:
     def announce(self, file, url): print("announce", flush=True)
@@ -511,7 +511,7 @@ if int(limit):
 file = download.RemoteFile("a.npz", url, md5, "CC BY 4.0", folder="corpus")
 try:
     print("path", download.obtain(file, None, Told()), flush=True)
-except InputError as error:
+except (InputError, RunError) as error:
     print("error", error, flush=True)
 heavy = {"torch", "pandas", "numpy", "requests"} & set(sys.modules)
 assert not heavy, heavy
@@ -718,7 +718,7 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path, format: str) -> None:
         into = tmp_path / f"out-{position}"
         try:
             extract(archive, into, at_most=100_000)
-        except InputError as error:
+        except (InputError, RunError) as error:
             refused += 1
             assert str(error).startswith(f"{archive}: ") and "\n" not in str(error)
         else:

@@ -447,6 +447,9 @@ def test_missing_checkpoint_is_refused_with_the_closest_name(tmp_path: Path) -> 
     message = refusal(tmp_path / "modle.pt", architecture=SMALL)
     assert "modle.pt: no such file; did you mean 'model.pt'?" in message
     assert "no such file" in refusal(tmp_path / "absent" / "model.pt", architecture=SMALL)
+    (tmp_path / "folder.pt").mkdir()
+    message = refusal(tmp_path / "folder.pt", architecture=SMALL)
+    assert message.endswith("folder.pt: a folder; a file is expected")
 
 
 def test_checkpoint_cannot_take_a_shipped_name(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -674,8 +677,8 @@ def pooled(inputs: Tensor) -> Tensor:
 
 
 BAD_NETWORKS: dict[str, tuple[Callable[[Tensor], Any], list[str]]] = {
-    "NaN": (lambda x: pooled(x) * math.nan, ["NaN or infinite", "input range"]),
-    "infinite": (lambda x: pooled(x) / 0, ["NaN or infinite", "input range"]),
+    "NaN": (lambda x: pooled(x) * math.nan, ["NaN or infinite", "input.range"]),
+    "infinite": (lambda x: pooled(x) / 0, ["NaN or infinite", "input.range"]),
     "scalar": (lambda x: x.mean(), ["shape () for 32 images", "(32, D), is expected"]),
     "feature map": (lambda x: x, ["(32, 3, 32, 32) for 32 images", "(32, D), is expected"]),
     "first image only": (lambda x: pooled(x)[:1], ["(1, 3) for 32 images"]),

@@ -124,6 +124,13 @@ def test_a_folder_of_submissions(submission: Path, bench: Bench) -> None:
     assert outcome.code == 2 and "no such file or folder; did you mean 'pixels'?" in outcome.err
 
 
+def double_record(folder: Path) -> None:
+    """Put the first record down once more."""
+    ledger = folder / "records.jsonl"
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join([*lines, lines[0]]))
+
+
 def test_submission_errors(submission: Path, tmp_path: Path, bench: Bench) -> None:
     """A missing file, a damaged ledger and a foreign card are each named."""
     assert "encoder pixels, 16 ok" in bench("validate", submission).out
@@ -131,6 +138,7 @@ def test_submission_errors(submission: Path, tmp_path: Path, bench: Bench) -> No
         (lambda p: (p / "replicates.npz").unlink(), "replicates.npz: is missing"),
         (lambda p: (p / "records.jsonl").write_text("{}\n"), "records.jsonl: line 1"),
         (lambda p: (p / "encoder.yaml").write_text("name: pixels\n"), "encoder.yaml"),
+        (double_record, "is settled in line 1 already; keep one"),
     ):
         copy = tmp_path / "copy" / "pixels"
         shutil.copytree(submission, copy)

@@ -738,6 +738,20 @@ def test_a_hostile_ledger_is_one_line_each(made: Path, copy: Path, bench: Bench)
     assert bench("verify", copy / "predictions").code == 2
 
 
+def test_a_line_that_cannot_be_read(made: Path, copy: Path, bench: Bench) -> None:
+    """It is one line of error: its arrays and files are not said to belong to no record."""
+    ledger = copy / "records.jsonl"
+    first, *rest = ledger.read_bytes().splitlines(keepends=True)
+    for lines in ([first.replace(b'"draw":', b'"drew":'), *rest], [b"{}\n"]):
+        ledger.write_bytes(b"".join(lines))
+        outcome = verify(bench, made, copy)
+        assert outcome.code == 2 and outcome.err.startswith("error: records.jsonl: line 1: ")
+        assert outcome.err.count("\n") == 1, outcome.err
+        assert outcome.out.endswith("status: not right, so nothing was verified\n")
+    assert "0 cells" not in outcome.out
+    assert "a file; the folder of a submission is expected" in bench("verify", ledger).err
+
+
 def test_validate_follows_no_path_out(made: Path, copy: Path, bench: Bench) -> None:
     """`bench validate` looks at no file outside the submission."""
     assert bench("validate", copy).code == 0

@@ -34,10 +34,10 @@ TaskOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-# What a disk says that is full, worn out or not ours, and what it says of impossible paths: no
-# fault of this code, wherever it is met.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
-_DISK |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
+# What a disk says that is full or worn out, and what it says of paths that are not ours or not
+# possible: no fault of this code, wherever it is met.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
 
 
 def main() -> None:
@@ -50,10 +50,10 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in _DISK | _PATH:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if error.errno in _PATH else 1)
 
 
 def _version(value: bool) -> None:
@@ -92,11 +92,15 @@ def evaluate(
     task: TaskOption = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option(metavar="<str>", help="Only this budget; may be repeated."),
+        typer.Option(
+            metavar="<str>", help="Only this budget, 10-shot or full, say; may be repeated."
+        ),
     ] = None,
     adaptation: Annotated[
         list[str] | None,
-        typer.Option(metavar="<str>", help="Only this adaptation; may be repeated."),
+        typer.Option(
+            metavar="<str>", help="Only this adaptation, knn or finetune, say; may be repeated."
+        ),
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="v1 (the benchmark), quick (two cores), or medmnist (a recipe).")
@@ -166,6 +170,8 @@ def evaluate(
 
         console.print_estimate(estimate(prepared))
         return
+    if not prepared.pending:
+        print(f"all {len(prepared.cells)} cells are there already")
     try:
         records = evaluation.run(prepared, console.ConsoleProgress())
     except KeyboardInterrupt:
@@ -324,7 +330,7 @@ def fetch_data(
     from medtransfer import console
     from medtransfer.data.download import obtain
     from medtransfer.data.survey import survey_files
-    from medtransfer.specs.errors import InputError, reason
+    from medtransfer.specs.errors import InputError, unwritable
 
     if suite is None and not task and tasks is None:
         raise InputError("name what to fetch: --suite, --task or --tasks")
@@ -333,7 +339,7 @@ def fetch_data(
         if data is not None:
             data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--data: {data} cannot be written: {reason(error)}") from None
+        raise unwritable(f"--data: {data}", error) from None
     files = [found.file for card in cards for found in survey_files(card, find_data(data))]
     if not files:
         print("nothing to download: these tasks need no published file")

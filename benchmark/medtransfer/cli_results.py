@@ -61,7 +61,7 @@ def leaderboard(
 def _rank(folders: Sequence[Path], out: Path, *, check: bool, status: Status) -> list[str]:
     """Do what `leaderboard` is asked for, and return what to say."""
     from medtransfer import ranking
-    from medtransfer.specs.errors import InputError, reason
+    from medtransfer.specs.errors import InputError, unwritable
 
     processes = os.cpu_count() or 1
     found = ranking.load_submissions(folders, processes=processes)
@@ -89,7 +89,7 @@ def _rank(folders: Sequence[Path], out: Path, *, check: bool, status: Status) ->
     try:
         written = ranking.write_leaderboard(boards, out, cards=cards, studies=studies)
     except OSError as error:
-        raise InputError(f"--out: {out} cannot be written: {reason(error)}") from None
+        raise unwritable(f"--out: {out}", error) from None
     for board in boards:
         only = f", {board.kind} only" if board.kind else ""
         ranked = int(board.table["rank"].notna().sum())

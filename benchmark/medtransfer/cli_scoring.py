@@ -144,7 +144,7 @@ def _study(
 ) -> None:
     from medtransfer import ranking
     from medtransfer.console_scoring import print_trajectories
-    from medtransfer.specs.errors import InputError, reason
+    from medtransfer.specs.errors import unwritable
 
     places = iter(scoring.encoders)
     trajectories = [
@@ -160,7 +160,7 @@ def _study(
         try:
             figure.write_text(ranking.draw_trajectories(studied), encoding="utf-8")
         except OSError as error:
-            raise InputError(f"--figure: {figure} cannot be written: {reason(error)}") from None
+            raise unwritable(f"--figure: {figure}", error) from None
         print(f"{figure}: score and outcome against images seen")
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from medtransfer.sheet import GROUPS, SHOWN, Mask, Sheet, Tile
-from medtransfer.specs.errors import InputError, reason
+from medtransfer.specs.errors import unwritable
 
 __all__ = ["draw_sheet", "save_sheet"]
 
@@ -65,6 +65,7 @@ def save_sheet(sheet: Sheet, out: Path) -> Path:
 
     Raises:
         InputError: When it cannot be written.
+        RunError: When the disk is full.
     """
     path, part = out / sheet.file, out / f".{sheet.file}.{os.getpid()}.part"
     try:
@@ -75,7 +76,7 @@ def save_sheet(sheet: Sheet, out: Path) -> Path:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"--out: {path} cannot be written: {reason(error)}") from None
+        raise unwritable(f"--out: {path}", error) from None
     return path
 
 

@@ -28,7 +28,7 @@ from medtransfer.specs.task import (
     load_tasks,
 )
 from medtransfer.verification.arrays import Archives
-from medtransfer.verification.entries import LEDGER, read_entries
+from medtransfer.verification.entries import LEDGER, find_doubles, read_entries
 from medtransfer.verification.files import (
     check_archives,
     check_references,
@@ -213,6 +213,7 @@ def _check_submission(path: Path) -> Iterator[str]:
     card = EncoderCard.parse(read_yaml(file), origin=str(file))
     yield from _note_domains(card)
     entries, problems = read_entries(path)
+    problems += find_doubles(entries)
     for entry in entries:
         name = entry.record.encoder.name
         problems += entry.expect("encoder.name", name, card.name, source="encoder.yaml says")

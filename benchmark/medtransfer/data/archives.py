@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import re
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from medtransfer.specs.errors import InputError, reason
+from medtransfer.specs.errors import InputError, reason, unwritable
 
 __all__ = ["DAMAGED_ARRAYS", "extract"]
 
@@ -68,6 +69,7 @@ def extract(archive: Path, into: Path, *, at_most: int) -> None:
         InputError: For what is no archive or a damaged one; for a member whose name is absolute
             or leads out of the folder, or that is neither a file nor a folder; for more than
             ``at_most`` bytes or too many members; for a folder that cannot be written.
+        RunError: When the disk is full.
     """
     unfinished = into.with_name(f"{into.name}.part")
     try:
@@ -83,6 +85,8 @@ def extract(archive: Path, into: Path, *, at_most: int) -> None:
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
     except _FAILURES as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise unwritable(f"{into}:", error) from None
         raise InputError(f"{archive}: cannot be unpacked into {into}: {reason(error)}") from None
 
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from medtransfer.data.cache import cache_folder, check_folder
 from medtransfer.data.remote import SILENT, Progress, RemoteFile
 from medtransfer.data.transfer import Unavailable, can_fetch, drop, fetch
-from medtransfer.specs.errors import InputError, reason
+from medtransfer.specs.errors import InputError, reason, unwritable
 
 __all__ = ["RemoteFile", "Progress", "SILENT", "find", "obtain"]
 
@@ -126,7 +126,7 @@ def _locked(file: RemoteFile, target: Path, progress: Progress) -> Iterator[None
             progress.warn(f"{file.name}: another process is downloading it; waiting for that one")
             lock.acquire()
     except OSError as error:
-        raise InputError(f"{target.parent}: cannot be written: {reason(error)}") from None
+        raise unwritable(f"{target.parent}:", error) from None
     try:
         yield
     finally:
@@ -167,7 +167,7 @@ def _copy(path: Path, target: Path) -> Path:
         part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise InputError(f"{target}: cannot be written: {reason(error)}") from None
+        raise unwritable(f"{target}:", error) from None
     return target
 
 

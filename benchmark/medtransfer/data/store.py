@@ -31,7 +31,7 @@ from medtransfer.data.loaders import LOADERS
 from medtransfer.data.sources.corrupt import corrupted
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.base import InputError, digest
-from medtransfer.specs.errors import reason
+from medtransfer.specs.errors import unwritable
 from medtransfer.specs.source import CorruptSource, Source
 from medtransfer.specs.task import TaskCard
 
@@ -270,10 +270,8 @@ def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Spl
                 _build(decoded, entry)
                 split = _read(entry)
     except OSError as error:
-        raise InputError(
-            f"{entry}: cannot be written or read: {reason(error)}; set BENCH_CACHE to a folder "
-            "with room"
-        ) from None
+        then = "; set BENCH_CACHE to a folder that can be written and has room"
+        raise unwritable(f"{entry}:", error, then=then) from None
     assert split is not None
     return split
 

@@ -24,7 +24,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from medtransfer import __version__
 from medtransfer.data.remote import Progress, RemoteFile
-from medtransfer.specs.errors import InputError, reason
+from medtransfer.specs.errors import reason, unwritable
 
 __all__ = ["Unavailable", "can_fetch", "drop", "fetch"]
 
@@ -74,6 +74,7 @@ def fetch(file: RemoteFile, url: str, part: Path, progress: Progress) -> None:
     Raises:
         Unavailable: When the address refuses, or fails too often in a row.
         InputError: When ``part`` cannot be written; what it holds stays.
+        RunError: When the disk is full; what is there stays.
     """
     # Unseeded: machines that lost a server together should not all come back together.
     jitter = random.Random()
@@ -179,10 +180,10 @@ def _writing(part: Path, missing: int | None) -> Iterator[None]:
         yield
     except OSError as error:
         needed = f"; {_megabytes(missing)} more are needed" if missing and missing > 0 else ""
-        raise InputError(
-            f"{part}: cannot be written: {reason(error)}{needed}; what is there stays: make room "
-            "and run the same command again, it goes on from there"
-        ) from None
+        then = (
+            "what is there stays: make room and run the same command again, it goes on from there"
+        )
+        raise unwritable(f"{part}:", error, then=f"{needed}; {then}") from None
 
 
 class _Redirects(HTTPRedirectHandler):

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from medtransfer.specs.base import InputError
+from medtransfer.specs.errors import InputError, reason
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
@@ -45,7 +45,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: not a safetensors file: {error}") from None
+            raise InputError(f"{path}: not a safetensors file: {reason(error)}") from None
         return Checkpoint(path, _tensors(tensors, path), metadata.get("architecture"))
     try:
         # timm's training script stores its arguments in a Namespace, a plain container.
@@ -57,8 +57,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "are never unpickled; save model.state_dict() instead"
         ) from None
     except Exception as error:  # whatever the unpickler makes of bytes that are no pickle
-        line = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: not a checkpoint, or truncated: {line}") from None
+        # Of those words only the archive reader's tell something.
+        said = f": {' '.join(str(error).split())[:200]}" if isinstance(error, RuntimeError) else ""
+        raise InputError(
+            f"{path}: not a checkpoint, or truncated{said}; what torch.save makes of a state dict "
+            "is expected"
+        ) from None
     return Checkpoint(path, _tensors(content, path), _named_architecture(content))
 
 

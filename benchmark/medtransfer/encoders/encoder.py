@@ -310,7 +310,11 @@ def check_encoder(encoder: Encoder) -> None:
                 )
         alone = torch.cat(single)
     if not torch.isfinite(together).all():
-        raise InputError(f"{name}: returns NaN or infinite features; check weights and input range")
+        file = encoder.card.weights.path
+        raise InputError(
+            f"{name}: returns NaN or infinite features; check the weights"
+            f"{f' ({file})' if file else ''} and input.range"
+        )
     scale = together.abs().max().item()
     difference = (alone - together[:2]).abs().max().item()
     # fp32 rounding differs a little between batch sizes; batch statistics differ a lot.

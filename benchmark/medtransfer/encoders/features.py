@@ -14,7 +14,7 @@ from medtransfer.data.store import Split
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.memory import by_halves
 from medtransfer.specs.base import InputError, digest
-from medtransfer.specs.errors import reason
+from medtransfer.specs.errors import unwritable
 
 __all__ = ["frozen_features"]
 
@@ -38,7 +38,8 @@ def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
                 _write(path, _compute(encoder, split))
                 features = _read(path, shape=(len(split), encoder.width))
     except OSError as error:
-        raise InputError(f"{path.parent}: cannot be written: {reason(error)}") from None
+        then = "; set BENCH_CACHE to a folder that can be written and has room"
+        raise unwritable(f"{path.parent}:", error, then=then) from None
     assert features is not None
     return features
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from medtransfer.specs.encoder import (
 )
 from medtransfer.specs.plugins import run_file
 
-__all__ = ["Located", "dump_card", "locate", "locate_untrained"]
+__all__ = ["CHECKPOINTS", "Located", "dump_card", "locate", "locate_untrained"]
 
 _LONGEST = 4000  # Linux takes paths of 4095 bytes
-_CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".safetensors")  # .pth.tar: timm's training script
+CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".safetensors")  # .pth.tar: timm's training script
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def locate(encoder: str, *, architecture: str | None = None) -> Located:
     if len(encoder) > _LONGEST:
         raise InputError(f"unknown encoder '{encoder[:40]}...': longer than any path")
     path = Path(encoder)
-    if path.name.endswith(_CHECKPOINTS):
+    if path.name.endswith(CHECKPOINTS):
         return _checkpoint(path, architecture)
     if architecture is not None:
         raise InputError(f"--architecture: only goes with a checkpoint file, not with '{encoder}'")
@@ -146,6 +147,11 @@ def _slug(text: str) -> str:
 
 
 def _existing(path: Path) -> Path:
+    """A file that is there and can be read."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; a file is expected")
+    if path.is_file() and not os.access(path, os.R_OK):
+        raise InputError(f"{path}: cannot be read: permission denied")
     if not path.is_file():
         folder = path.parent
         near = [p.name for p in folder.glob(f"*{path.suffix}")] if folder.is_dir() else []

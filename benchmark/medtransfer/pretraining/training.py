@@ -43,7 +43,7 @@ from medtransfer.pretraining.progress import PretrainingProgress
 from medtransfer.pretraining.state import State, read_state, write_state
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import RunError, reason
+from medtransfer.specs.errors import RunError, unwritable
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -64,7 +64,7 @@ def pretrain(plan: Plan, progress: PretrainingProgress | None = None) -> Encoder
 
     Raises:
         InputError: When the encoder cannot be trained so.
-        RunError: When the loss is no number any more, or nothing can be written.
+        RunError: When the loss is no number any more, or the disk is full.
     """
     if (card := finished_card(plan)) is not None:
         return card
@@ -149,7 +149,7 @@ class _Run:
                 f"{folder}: another run is writing there; wait for it, or choose another --out"
             ) from None
         except OSError as error:
-            raise RunError(f"--out: {folder} cannot be written: {reason(error)}") from None
+            raise unwritable(f"--out: {folder}", error) from None
         state = read_state(self.path)
         if state is None:
             return

@@ -13,7 +13,7 @@ import pandas as pd
 
 from medtransfer.ranking.published_names import misspelt
 from medtransfer.specs.base import InputError, suggest
-from medtransfer.specs.errors import reason
+from medtransfer.specs.errors import unwritable
 from medtransfer.specs.published import PublishedRecord, RowCondition, Study, load_study
 
 __all__ = ["Imported", "import_results", "write_study"]
@@ -82,6 +82,7 @@ def write_study(imported: Imported, mapping: Path, out: Path) -> Path:
 
     Raises:
         InputError: When the folder cannot be written.
+        RunError: When the disk is full.
     """
     folder = out / imported.study.name
     lines = "".join(f"{record.line()}\n" for record in imported.records)
@@ -98,7 +99,7 @@ def write_study(imported: Imported, mapping: Path, out: Path) -> Path:
             for part in parts.values():
                 part.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"--out: {folder} cannot be written: {reason(error)}") from None
+        raise unwritable(f"--out: {folder}", error) from None
     return folder
 
 

@@ -196,8 +196,8 @@ class Cluster:
             return [(self._running.pop(one), self._receive(one)) for one in ready]
         except (self._ray.exceptions.LocalRayletDiedError, OSError):  # older ones: a broken pipe
             raise RunError(
-                "the Ray node of this machine is gone; what has ended is kept: ray stop, ray start, "
-                "and the same command again"
+                "the Ray node of this machine is gone; what has ended is kept: ray stop, ray "
+                "start, and the same command again"
             ) from None
 
     def _receive(self, reference: Any) -> Finished | Death:

@@ -27,7 +27,7 @@ from medtransfer.runs.preparation import prepare as prepare_evaluation
 from medtransfer.runs.progress import RunProgress
 from medtransfer.specs.base import InputError, read_yaml, suggest
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import RunError, reason
+from medtransfer.specs.errors import RunError, unwritable
 from medtransfer.specs.pretraining import Grid, Trainable, load_recipe
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.task import find_task, load_suites, load_tasks
@@ -194,6 +194,7 @@ class Study:
 
         Raises:
             InputError: When the grid's folder cannot be written.
+            RunError: When the disk is full.
         """
         check_grid(self.grid, self.task_folder)
         members, finished = self.members, Finished()
@@ -237,7 +238,7 @@ class Study:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"out: {folder} cannot be written: {reason(error)}") from None
+            raise unwritable(f"out: {folder}", error) from None
         return FileLock(folder / f".{member.name.replace('/', '-')}.lock")
 
     def _complete(self, member: Member, finished: Finished) -> None:
@@ -292,5 +293,5 @@ class Study:
             folder.mkdir(parents=True, exist_ok=True)
             write(folder / "encoder.yaml", dump_card(card).encode())
         except OSError as error:
-            raise RunError(f"{folder}: cannot be written: {reason(error)}") from None
+            raise unwritable(f"{folder}:", error) from None
         return str(folder)

@@ -20,7 +20,7 @@ from medtransfer.data.writing import replace, replacing
 from medtransfer.encoders.resolution import dump_card
 from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import RunError, reason
+from medtransfer.specs.errors import RunError, reason, unwritable
 from medtransfer.specs.record import ArrayRef, Record, read_records
 
 __all__ = ["Ledger"]
@@ -68,6 +68,7 @@ class Ledger:
 
         Raises:
             InputError: When the folder cannot be written, or another run is writing to it.
+            RunError: When the disk is full.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ class Ledger:
                 "another --out"
             ) from None
         except OSError as error:
-            raise InputError(f"--out: {self.folder} cannot be written: {reason(error)}") from None
+            raise unwritable(f"--out: {self.folder}", error) from None
 
     def close(self) -> None:
         """Give the lock back."""

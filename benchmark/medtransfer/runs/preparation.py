@@ -18,7 +18,7 @@ from medtransfer.data.store import TaskData, open_task
 from medtransfer.encoders.resolution import Located, locate
 from medtransfer.runs.ledger import Ledger
 from medtransfer.runs.plan import check_choices, plan_cells
-from medtransfer.specs.base import InputError
+from medtransfer.specs.errors import InputError, unwritable
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budgets
@@ -223,7 +223,10 @@ def check_weights(prepared: Prepared, state: str) -> None:
 
 def _check_writable(out: Path) -> None:
     """Find out before hours of work whether results can be written."""
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    except OSError as error:
+        raise unwritable(f"--out: {out}", error) from None
     if not existing.is_dir():
         raise InputError(f"--out: {existing} is a file; a folder is expected")
     if not os.access(existing, os.W_OK):

@@ -21,7 +21,7 @@ from medtransfer.encoders.resolution import Located, dump_card, locate
 from medtransfer.encoders.source_head import find_source_head, head_identity
 from medtransfer.specs.base import InputError, digest, read_yaml
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import reason
+from medtransfer.specs.errors import unwritable
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import iterate_records
 from medtransfer.specs.score import FILE, ScoreRecord, read_scores
@@ -189,6 +189,7 @@ def _check_folder(folder: Path, located: Located) -> None:
 
     Raises:
         InputError: When the folder holds one, or cannot be written.
+        RunError: When the disk is full.
     """
     name = located.card.name
     card = folder / "encoder.yaml"
@@ -301,4 +302,4 @@ def _append(folder: Path, card: EncoderCard, record: ScoreRecord) -> None:
             whole = content[: content.rfind(b"\n") + 1]  # without what a killed writer left
             replace(path, whole + record.line().encode() + b"\n")
     except OSError as error:
-        raise InputError(f"--out: {folder} cannot be written: {reason(error)}") from None
+        raise unwritable(f"--out: {folder}", error) from None

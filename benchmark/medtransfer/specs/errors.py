@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import traceback
 from collections.abc import Iterable
 from pathlib import PurePath
 
-__all__ = ["InputError", "RunError", "describe", "plain", "reason", "suggest"]
+__all__ = ["InputError", "RunError", "describe", "plain", "reason", "suggest", "unwritable"]
 
 _MOST = 1000  # characters of a message
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # full, or worn out
 
 
 class _OneLine(Exception):
@@ -44,6 +46,19 @@ def reason(error: Exception) -> str:
     """What the system says of a file, else the error's own words: numpy's of a full disk, say."""
     said = getattr(error, "strerror", None) or " ".join(str(error).split())
     return said or type(error).__name__
+
+
+def unwritable(what: str, error: OSError, *, then: str = "") -> InputError | RunError:
+    """The error of a file that was not written: a full disk is no wrong input.
+
+    Args:
+        what: The option and the path that it names, or the path and a colon.
+        error: The system's.
+        then: What else to say, from the semicolon on.
+    """
+    short = error.errno is None and "requested and" in str(error)  # numpy's own words of it
+    kind = RunError if error.errno in _DISK or short else InputError
+    return kind(f"{what} cannot be written: {reason(error)}{then}")
 
 
 def describe(error: BaseException) -> str:

@@ -46,6 +46,8 @@ from medtransfer.verification.values import check_metrics, check_replicates
 
 __all__ = ["verify"]
 
+_WRONG = "not right, so nothing was verified"
+
 
 def verify(
     folder: Path,
@@ -91,6 +93,7 @@ def verify(
     """
     card = _open_card(folder)
     entries, problems = read_entries(folder)
+    whole = not problems
     located = None
     if rerun or encoder is not None:
         located = locate_card(card, folder, encoder)
@@ -98,8 +101,11 @@ def verify(
         _refuse_another(encoder, located, entries)
     problems += find_doubles(entries)
     yield Check(f"{LEDGER}: {len(entries)} records, no cell settled twice", tuple(problems))
+    if not entries:
+        yield Check(_WRONG, label="status")
+        return
     with Archives(folder) as archives:
-        verification = _Verification(folder, card, entries, archives, located)
+        verification = _Verification(folder, card, entries, archives, located, whole)
         said = set(problems)
         for check in verification.run(task_folder, data, progress):
             fresh = [p for p in dict.fromkeys(check.problems) if p not in said]
@@ -111,7 +117,7 @@ def verify(
                 said.update(check.problems)
                 yield check
     if said:
-        yield Check("not right, so nothing was verified", label="status")
+        yield Check(_WRONG, label="status")
     else:
         yield Check(_describe(folder, entries, verification.coverage), label="status")
 
@@ -120,7 +126,8 @@ def _open_card(folder: Path) -> EncoderCard:
     """The card of a submission, whose files are plain ones."""
     file = folder / "encoder.yaml"
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder{suggest_beside(folder)}")
+        what = "a file; the folder of a submission is expected" if folder.exists() else ""
+        raise InputError(f"{folder}: {what or f'no such folder{suggest_beside(folder)}'}")
     if not file.is_file():
         inside = sorted(path.parent.name for path in folder.glob("*/encoder.yaml"))
         hint = f"; name one of its own: {', '.join(inside)}" if inside else ""
@@ -162,13 +169,17 @@ def _describe(folder: Path, entries: Sequence[Entry], coverages: Sequence[Covera
 
 @dataclass
 class _Verification:
-    """A submission, and what was found sound of it so far."""
+    """A submission, and what was found sound of it so far.
+
+    ``whole`` says that every line of the ledger was read: files and arrays may be those of others.
+    """
 
     folder: Path
     card: EncoderCard
     entries: list[Entry]
     archives: Archives
     located: Located | None
+    whole: bool
     protocols: dict[str, Protocol] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     firsts: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
@@ -238,8 +249,8 @@ class _Verification:
 
     def _check_files(self, every: Sequence[Entry]) -> Check:
         """What is there, for the records of all lines; those without their arrays are left out."""
-        problems = list(check_files(self.folder, self.card, every))
-        problems += check_archives(self.archives, every)
+        problems = list(check_files(self.folder, self.card, every)) if self.whole else []
+        problems += check_archives(self.archives, every, others=self.whole)
         problems += check_scores(self.folder, every)
         for entry in every:
             found = [entry.fault(*fault) for fault in check_references(entry.record)]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from medtransfer.encoders.registry import Builder, registered
-from medtransfer.encoders.resolution import Located, locate
+from medtransfer.encoders.resolution import CHECKPOINTS, Located, locate
 from medtransfer.runs.plan import infeasible
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.errors import InputError, suggest
@@ -35,7 +35,7 @@ def locate_card(card: EncoderCard, folder: Path, encoder: str | None = None) -> 
         InputError: When its code or weights are not at hand, saying what to do.
     """
     path = Path(encoder or "")
-    if path.is_file() and path.suffix != ".py":
+    if path.name.endswith(CHECKPOINTS) and path.is_file():
         return Located(card, _find_builder(card), path)
     if encoder is not None:
         return replace(locate(encoder), card=card)

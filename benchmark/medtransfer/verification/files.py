@@ -95,8 +95,10 @@ def check_scores(folder: Path, entries: Sequence[Entry]) -> Iterator[str]:
             )
 
 
-def check_archives(archives: Archives, entries: Sequence[Entry]) -> Iterator[str]:
-    """Archives that lack arrays of records, or hold others."""
+def check_archives(
+    archives: Archives, entries: Sequence[Entry], *, others: bool = True
+) -> Iterator[str]:
+    """Archives that lack arrays of records or, where ``others`` is set, hold arrays of none."""
     needed: dict[str, set[str]] = {}
     for entry in entries:
         for wanted in (list_replicates(entry.record), list_predictions(entry.record)):
@@ -110,7 +112,7 @@ def check_archives(archives: Archives, entries: Sequence[Entry]) -> Iterator[str
             continue
         for name in sorted(names - found.keys()):
             yield f"{file}: {name}: is missing, but a record needs it"
-        for name in sorted(found.keys() - names):
+        for name in sorted(found.keys() - names if others else ()):
             yield f"{file}: {name[:200]!r}: belongs to no record; delete the array"
         for name in sorted(name for name, count in found.items() if count > 1):
             yield f"{file}: {name[:200]!r}: is there {found[name]} times; keep one"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -168,10 +168,16 @@ def _header(member: IO[bytes], origin: str) -> tuple[tuple[int, ...], bool, np.d
     return shape, fortran, dtype
 
 
+def _suggest(name: str, members: Iterable[str]) -> str:
+    """What a name may have been meant to be: no array of another split."""
+    others = {"train", "val", "test"} - {name.partition("_")[0]}
+    return suggest(name, [one for one in members if one.partition("_")[0] not in others])
+
+
 def _read(path: Path, name: str) -> NDArray[Any]:
     """Read one small array whole."""
     if name not in (members := _members(path)):
-        raise InputError(f"{path}: {name}: no such array{suggest(name, members)}")
+        raise InputError(f"{path}: {name}: no such array{_suggest(name, members)}")
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
             shape, _, dtype = _header(member, f"{path}: {name}")
@@ -213,7 +219,7 @@ def _open_masks(path: Path, name: str, *, images: tuple[int, ...]) -> _Array:
 def _open(path: Path, name: str) -> _Array:
     """Read an array's header, without setting aside what it claims."""
     if name not in (members := _members(path)):
-        raise InputError(f"{path}: {name}: no such array{suggest(name, members)}")
+        raise InputError(f"{path}: {name}: no such array{_suggest(name, members)}")
     origin = f"{path}: {name}"
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:

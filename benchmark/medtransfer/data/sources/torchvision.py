@@ -25,7 +25,7 @@ from medtransfer.data.download import find
 from medtransfer.data.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.base import digest
-from medtransfer.specs.errors import InputError, reason
+from medtransfer.specs.errors import InputError, unwritable
 from medtransfer.specs.source import TorchvisionSource
 
 __all__ = ["decode", "files", "identify"]
@@ -145,7 +145,7 @@ def _unpack(source: TorchvisionSource, folder: Path | None) -> Path:
             if not into.is_dir():  # another process may have been first
                 (part / "root").rename(into)
     except OSError as error:
-        raise InputError(f"{into.parent}: cannot be written: {reason(error)}") from None
+        raise unwritable(f"{into.parent}:", error) from None
     return into
 
 
