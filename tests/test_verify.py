@@ -625,6 +625,17 @@ def test_the_encoder_may_be_named(made: Path, tmp_path: Path, bench: Bench) -> N
     assert "status: verified: 1 cells; " in outcome.out
 
 
+def test_a_name_is_no_file(
+    made: Path, copy: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the encoder's name in the current folder is not taken for its weights."""
+    (copy.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(copy.parent / "elsewhere")
+    Path("pixels").touch()
+    outcome = verify(bench, made, copy, "--encoder", "pixels")
+    assert outcome.code == 0, outcome.err
+
+
 def test_weights_that_are_not_beside_the_card(made: Path, tmp_path: Path, bench: Bench) -> None:
     """They are named with --encoder, or laid beside the card; others are refused."""
     torch = pytest.importorskip("torch")
