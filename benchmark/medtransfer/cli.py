@@ -45,7 +45,7 @@ def main() -> None:
     from medtransfer.specs.errors import InputError, RunError
 
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False))
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
@@ -54,6 +54,22 @@ def main() -> None:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         sys.exit(2 if error.errno in _PATH else 1)
+    except Exception as error:
+        # typer's of the options: click's classes once, and its own since it brings click along.
+        if not hasattr(error, "format_message"):
+            raise
+        print(_explain_usage(error), file=sys.stderr)
+        sys.exit(2)
+
+
+def _explain_usage(error: Any) -> str:
+    """One line about wrong options; or the help, where a command is called with nothing."""
+    text: str = error.format_message()
+    if text.startswith("Usage:"):
+        return text
+    text = " ".join(text.replace("Value error, ", "").replace("Input should", "should").split())
+    command = error.ctx.command_path if error.ctx is not None else "bench"
+    return f"error: {text.removesuffix('.')}; {command} -h shows what there is"
 
 
 def _version(value: bool) -> None:

@@ -31,6 +31,7 @@ from medtransfer.verification.arrays import Archives
 from medtransfer.verification.entries import LEDGER, find_doubles, read_entries
 from medtransfer.verification.files import (
     check_archives,
+    check_files,
     check_references,
     check_scores,
     suggest_beside,
@@ -219,6 +220,7 @@ def _check_submission(path: Path) -> Iterator[str]:
         problems += entry.expect("encoder.name", name, card.name, source="encoder.yaml says")
         problems += [entry.fault(*fault) for fault in check_references(entry.record)]
     if not problems:
+        problems += check_files(path, card, entries)
         with Archives(path) as archives:
             problems += check_archives(archives, entries)
         problems += check_scores(path, entries)

@@ -204,6 +204,24 @@ def test_damaged_ledgers(
     report("ledger with a flipped byte", named, "all other cells", seen)
 
 
+def test_a_finished_folder_is_mended(
+    small: Small, tmp_path: Path, bench: Bench, whole: object, report: Report
+) -> None:
+    """What a killed writer left is gone after the same command, even where no cell is to be run."""
+    folder = tmp_path / "whole" / "pixels"
+    temporary = (".replicates.npz.a1", ".records.jsonl.a1", "predictions/.small.npz.a1")
+    for name in (*temporary, "records.jsonl.lock", "records.jsonl", "encoder.yaml"):
+        with (folder / name).open("ab") as file:
+            file.write(b"\0\xff")
+        verify = ("verify", folder, "--tasks", small.cards, "--data", small.data)
+        assert bench("validate", folder).code == bench(*verify).code == 2, name
+        outcome = bench(*arguments(small, "pixels", tmp_path / "whole"))
+        assert outcome.code == 0 and "all 16 cells are there already" in outcome.out, outcome.err
+        assert bench("validate", folder).code == bench(*verify).code == 0, name
+        assert results(folder / "records.jsonl") == whole
+    report("leftovers in a finished folder", 6, "every cell", "nothing; validate and verify pass")
+
+
 def test_truncated_caches(
     small: Small,
     tmp_path: Path,

@@ -75,6 +75,10 @@ def locate(encoder: str, *, architecture: str | None = None) -> Located:
     """
     if len(encoder) > _LONGEST:
         raise InputError(f"unknown encoder '{encoder[:40]}...': longer than any path")
+    if not encoder:
+        raise InputError(
+            "--encoder: is empty; `bench list encoders` shows names, or a path is right"
+        )
     path = Path(encoder)
     if path.name.endswith(CHECKPOINTS):
         return _checkpoint(path, architecture)

@@ -223,7 +223,8 @@ class Cluster:
                 self._ray.cancel(reference, force=True)
         self._running.clear()
         if self._own:
-            self._ray.shutdown()
+            with _later_interrupt():
+                self._ray.shutdown()
 
     def _room(self) -> int:
         """How many cells the cluster can run at a time, as it is now."""
@@ -308,7 +309,7 @@ def _hide_token() -> None:
 
 @contextmanager
 def _later_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block: in the middle of it Ray would crash."""
+    """Hold Ctrl-C back until the end of the block: in the middle of it Ray ends the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

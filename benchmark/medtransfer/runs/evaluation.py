@@ -102,7 +102,9 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
     """
     progress = progress or RunProgress()
     records = dict(prepared.existing)
-    if prepared.pending:
+    if not prepared.pending:
+        prepared.ledger.mend(prepared.located.card)
+    else:
         request = prepared.request
         jobs = 1
         if request.executor == "local":

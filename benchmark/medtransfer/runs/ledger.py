@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medtransfer.data.writing import replace, replacing
 from medtransfer.encoders.resolution import dump_card
-from medtransfer.specs.base import InputError
+from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.errors import RunError, reason, unwritable
 from medtransfer.specs.record import ArrayRef, Record, read_records
@@ -32,6 +32,10 @@ Arrays = Mapping[str, NDArray[Any]]
 _REPLICATES = "replicates.npz"
 
 
+class _Busy(InputError):
+    """Another run is writing there."""
+
+
 class Ledger:
     """The folder ``<out>/<encoder>`` of one evaluation. Only the driving process writes to it.
 
@@ -43,6 +47,7 @@ class Ledger:
         """Name the folder; nothing is read or written yet."""
         self.folder = folder
         self.path = folder / "records.jsonl"
+        self._card = folder / "encoder.yaml"
         self._lock = FileLock(folder / "records.jsonl.lock")
 
     def read(self) -> list[Record]:
@@ -54,6 +59,8 @@ class Ledger:
         try:
             return read_records(self.path)
         except InputError as error:
+            if isinstance(error.__context__, OSError):
+                raise
             raise InputError(
                 f"{error}; if it is damaged, delete that line, and its cell is run again, or "
                 "choose another --out"
@@ -75,15 +82,40 @@ class Ledger:
             self._lock.acquire(timeout=0)
             if keep is not None:
                 self._forget_others(keep)
-            replace(self.folder / "encoder.yaml", dump_card(card).encode())
+            replace(self._card, dump_card(card).encode())
             self._drop_torn_line()
+            for path in self._leftovers():
+                path.unlink(missing_ok=True)
         except Timeout:
-            raise InputError(
+            raise _Busy(
                 f"{self.folder}: another evaluation is writing there; wait for it, or choose "
                 "another --out"
             ) from None
         except OSError as error:
             raise unwritable(f"--out: {self.folder}", error) from None
+
+    def mend(self, card: EncoderCard) -> None:
+        """Make a finished folder whole, where a writer was killed or its card was damaged.
+
+        Raises:
+            InputError: When there is something to mend, and the folder cannot be written.
+            RunError: When the disk is full.
+        """
+        try:
+            EncoderCard.parse(read_yaml(self._card), origin=str(self._card))
+        except InputError:
+            whole = False
+        else:
+            content = self.path.read_bytes() if self.path.exists() else b""
+            held = Path(self._lock.lock_file).exists()
+            whole = content[-1:] in (b"", b"\n") and not self._leftovers() and not held
+        if whole:
+            return
+        try:
+            self.open(card)
+        except _Busy:  # which mends it
+            return
+        self.close()
 
     def close(self) -> None:
         """Give the lock back."""
@@ -157,6 +189,11 @@ class Ledger:
             with np.load(replicates, allow_pickle=False) as archive:
                 kept = {key: archive[key] for key in archive if key.split("/")[0] in tasks}
             replace(replicates, _pack(replicates, kept))
+
+    def _leftovers(self) -> list[Path]:
+        """What `replacing` had begun to write when its process was killed."""
+        patterns = (".encoder.yaml.*", ".records.jsonl.*", ".*.npz.*", "predictions/.*.npz.*")
+        return [path for pattern in patterns for path in self.folder.glob(pattern)]
 
     def _drop_torn_line(self) -> None:
         """Cut off a last line that has no end: its cell was never finished."""

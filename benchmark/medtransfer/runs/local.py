@@ -215,9 +215,11 @@ def _serve(pipe: Connection, request: Request, threads: int, environment: dict[s
     while True:
         try:
             cell, previous = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the latter of a driver that was killed
             return
-        pipe.send(runner.run(cell, previous))
+        finished = runner.run(cell, previous)
+        with suppress(OSError):
+            pipe.send(finished)
 
 
 def _end_with_driver() -> None:

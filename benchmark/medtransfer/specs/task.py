@@ -283,6 +283,8 @@ def load_tasks(folder: Path | None = None) -> dict[str, TaskCard]:
     Raises:
         InputError: For a missing folder, a wrong card, or a name that two cards of a folder claim.
     """
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--tasks: {folder}: no such folder of task cards")
     cards: dict[str, TaskCard] = {}
     for root in [packaged("tasks")] + ([folder] if folder else []):
         own: dict[str, Path] = {}
@@ -353,5 +355,8 @@ def resolve_tasks(
     found = {name: find_task(name, cards) for name in wanted}
     for name, card in found.items():
         if card is None:
-            raise InputError(f"unknown task '{name}'{suggest(name, cards)}")
+            raise InputError(
+                f"--task: unknown task '{name}'{suggest(name, cards)} (`bench list tasks` shows "
+                "the shipped ones; cards of your own: --tasks)"
+            )
     return {name: card for name, card in found.items() if card is not None}
