@@ -103,6 +103,20 @@ def test_a_script_without_the_guard(small: Small, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "tiny" / "records.jsonl").exists()
 
 
+def test_a_server_that_dies(small: Small, tmp_path: Path) -> None:
+    """A server of processes that has ended is one line, and nothing is written."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif 'forkserver' in ' '.join(sys.orig_argv): os._exit(3)\n"
+    )
+    process = spawn_bench(
+        *arguments(small, "pixels", tmp_path / "out", "--jobs", 2), PYTHONPATH=str(tmp_path)
+    )
+    _, errors = process.communicate()
+    assert process.returncode == 1 and errors.count("\n") == 1, errors
+    assert errors.startswith("error: no process could be started: ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_freed_memory_is_kept() -> None:
     """After the call, blocks of 16 MiB that are freed and taken again cost no page faults."""
     code = """

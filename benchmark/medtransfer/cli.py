@@ -68,7 +68,8 @@ def _explain_usage(error: Any) -> str:
     if text.startswith("Usage:"):
         return text
     text = " ".join(text.replace("Value error, ", "").replace("Input should", "should").split())
-    command = error.ctx.command_path if error.ctx is not None else "bench"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "bench"
     return f"error: {text.removesuffix('.')}; {command} -h shows what there is"
 
 

@@ -22,7 +22,7 @@ from medtransfer.runs.execution import Finished, Runner
 from medtransfer.runs.preparation import Prepared, Request, leave_out, prepare
 from medtransfer.runs.processes import process_context
 from medtransfer.runs.scheduling import Death, Executor, schedule
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, RunError, reason
 from medtransfer.specs.plugins import safe_path
 from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
@@ -170,8 +170,13 @@ class _Worker:
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=_serve, args=(other, request, threads, dict(os.environ)), daemon=True
         )
-        with safe_path():
-            self.process.start()
+        try:
+            with safe_path():
+                self.process.start()
+        except (EOFError, OSError) as error:  # the former where the fork server has died
+            raise RunError(
+                f"no process could be started: {reason(error)}; with --jobs 1 none is needed"
+            ) from None
         other.close()  # so that the pipe ends with the process
         self.ready = False
         self.cell: Cell | None = None
