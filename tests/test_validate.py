@@ -10,6 +10,7 @@ import pytest
 
 import medtransfer
 from tests.conftest import ROOT, Bench, Small, write_card, write_npz
+from tests.test_verify import double_record
 
 
 @pytest.fixture
@@ -122,13 +123,6 @@ def test_a_folder_of_submissions(submission: Path, bench: Bench) -> None:
     assert "/z: holds no encoder.yaml" in lines[1]
     outcome = bench("validate", folder / "pixel")
     assert outcome.code == 2 and "no such file or folder; did you mean 'pixels'?" in outcome.err
-
-
-def double_record(folder: Path) -> None:
-    """Put the first record down once more."""
-    ledger = folder / "records.jsonl"
-    lines = ledger.read_bytes().splitlines(keepends=True)
-    ledger.write_bytes(b"".join([*lines, lines[0]]))
 
 
 def test_submission_errors(submission: Path, tmp_path: Path, bench: Bench) -> None:

@@ -34,15 +34,14 @@ TaskOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-# What a disk says that is full or worn out, and what it says of paths that are not ours or not
-# possible: no fault of this code, wherever it is met.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+# What the system says of paths that are not ours or not possible; like a full disk no fault of
+# this code, wherever it is met.
 _PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
 
 
 def main() -> None:
     """Run the command line; wrong input is one line and exit code 2."""
-    from medtransfer.specs.errors import InputError, RunError
+    from medtransfer.specs.errors import DISK, InputError, RunError
 
     try:
         sys.exit(app(standalone_mode=False))
@@ -50,7 +49,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:
-        if error.errno not in _DISK | _PATH:
+        if error.errno not in DISK | _PATH:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         sys.exit(2 if error.errno in _PATH else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import lzma
 import re
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from medtransfer.specs.errors import InputError, reason, unwritable
+from medtransfer.specs.errors import DISK, InputError, reason, unwritable
 
 __all__ = ["DAMAGED_ARRAYS", "extract"]
 
@@ -85,7 +84,7 @@ def extract(archive: Path, into: Path, *, at_most: int) -> None:
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
     except _FAILURES as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in DISK:
             raise unwritable(f"{into}:", error) from None
         raise InputError(f"{archive}: cannot be unpacked into {into}: {reason(error)}") from None
 

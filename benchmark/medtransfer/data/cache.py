@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from medtransfer.specs.errors import InputError
+from medtransfer.specs.errors import InputError, RunError, unwritable
 
-__all__ = ["cache_folder", "check_folder", "data_folder"]
+__all__ = ["cache_folder", "cache_unwritable", "check_folder", "data_folder"]
 
 
 def cache_folder() -> Path:
     """Decoded splits, features and downloads: ``BENCH_CACHE`` or a folder in the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medtransfer"
     return Path(os.environ.get("BENCH_CACHE") or default)
+
+
+def cache_unwritable(path: Path, error: OSError) -> InputError | RunError:
+    """The error of a file in the cache that was not written."""
+    then = "; set BENCH_CACHE to a folder that can be written and has room"
+    return unwritable(f"{path}:", error, then=then)
 
 
 def data_folder(option: Path | None) -> Path | None:

@@ -22,7 +22,7 @@ from filelock import FileLock
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from medtransfer.data.cache import cache_folder
+from medtransfer.data.cache import cache_folder, cache_unwritable
 from medtransfer.data.checks import check_counts, check_task
 from medtransfer.data.corruptions import REVISION as CORRUPTIONS_REVISION
 from medtransfer.data.download import SILENT, Progress, find, obtain
@@ -31,7 +31,6 @@ from medtransfer.data.loaders import LOADERS
 from medtransfer.data.sources.corrupt import corrupted
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.base import InputError, digest
-from medtransfer.specs.errors import unwritable
 from medtransfer.specs.source import CorruptSource, Source
 from medtransfer.specs.task import TaskCard
 
@@ -270,8 +269,7 @@ def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Spl
                 _build(decoded, entry)
                 split = _read(entry)
     except OSError as error:
-        then = "; set BENCH_CACHE to a folder that can be written and has room"
-        raise unwritable(f"{entry}:", error, then=then) from None
+        raise cache_unwritable(entry, error) from None
     assert split is not None
     return split
 

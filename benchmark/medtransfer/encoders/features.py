@@ -9,12 +9,11 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from medtransfer.data.cache import cache_folder
+from medtransfer.data.cache import cache_folder, cache_unwritable
 from medtransfer.data.store import Split
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.memory import by_halves
 from medtransfer.specs.base import InputError, digest
-from medtransfer.specs.errors import unwritable
 
 __all__ = ["frozen_features"]
 
@@ -38,8 +37,7 @@ def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
                 _write(path, _compute(encoder, split))
                 features = _read(path, shape=(len(split), encoder.width))
     except OSError as error:
-        then = "; set BENCH_CACHE to a folder that can be written and has room"
-        raise unwritable(f"{path.parent}:", error, then=then) from None
+        raise cache_unwritable(path.parent, error) from None
     assert features is not None
     return features
 

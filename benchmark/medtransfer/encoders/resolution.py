@@ -154,12 +154,12 @@ def _existing(path: Path) -> Path:
     """A file that is there and can be read."""
     if path.is_dir():
         raise InputError(f"{path}: a folder; a file is expected")
-    if path.is_file() and not os.access(path, os.R_OK):
-        raise InputError(f"{path}: cannot be read: permission denied")
     if not path.is_file():
         folder = path.parent
         near = [p.name for p in folder.glob(f"*{path.suffix}")] if folder.is_dir() else []
         raise InputError(f"{path}: no such file{suggest(path.name, near)}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: cannot be read: permission denied")
     return path
 
 

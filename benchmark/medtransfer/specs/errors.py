@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Iterable
 from pathlib import PurePath
 
-__all__ = ["InputError", "RunError", "describe", "plain", "reason", "suggest", "unwritable"]
+__all__ = ["DISK", "InputError", "RunError", "describe", "plain", "reason", "suggest", "unwritable"]
 
 _MOST = 1000  # characters of a message
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # full, or worn out
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # full, or worn out
 
 
 class _OneLine(Exception):
@@ -57,7 +57,7 @@ def unwritable(what: str, error: OSError, *, then: str = "") -> InputError | Run
         then: What else to say, from the semicolon on.
     """
     short = error.errno is None and "requested and" in str(error)  # numpy's own words of it
-    kind = RunError if error.errno in _DISK or short else InputError
+    kind = RunError if error.errno in DISK or short else InputError
     return kind(f"{what} cannot be written: {reason(error)}{then}")
 
 
