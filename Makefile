@@ -17,7 +17,7 @@ leaderboard:
 	bench leaderboard
 
 performance:
-	python tests/performance.py
+	python -m tests.performance
 
 # Each fault 25 times, and every reader with 650 damaged files; the tests try both a few times.
 faults:
@@ -28,7 +28,7 @@ fuzz:
 
 # Thousands of tiny cells in one process, for half an hour: memory and open files stay flat.
 soak:
-	python tests/soak.py
+	python -m tests.performance.soak
 
 # The oldest versions that pyproject.toml allows, in an environment of their own. As pip does, uv
 # takes the certificates of the system.

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,26 @@ from tests.conftest import ROOT
 
 SOURCE = ROOT / "benchmark" / "medtransfer"
 
-# Each part may import those that stand before it.
-ORDER = ["specs", "protocols", "metrics", "data", "encoders", "cost", "adaptation"]
-ORDER += ["pretraining", "transferability", "runs", "cli"]
-# Torch-free parts beside the order, and what they may import.
-BESIDE = {"ranking": {"specs"}}
-COMMAND_LINE = {"cli", "cli_results", "console", "catalogue", "drawing", "sheet", "validation"}
-COMMAND_LINE |= {"verification", "cli_pretraining", "console_pretraining"}
-COMMAND_LINE |= {"cli_scoring", "console_scoring"}
+# Floors of the house: a package may import those on floors below its own, and nothing beside it.
+FLOORS = [
+    {"core"},
+    {"specs"},
+    {"protocols", "phantoms", "corruptions", "metrics", "ranking"},
+    {"data"},
+    {"encoders"},
+    {"cost"},
+    {"adaptation"},
+    {"evaluation"},
+    {"pretraining", "transferability"},
+    {"verification", "contact_sheets"},
+    {"cli"},
+]
+# Packages that a finished command, a list or the leaderboard imports: they must stay light.
+LIGHT = {"core": {"torch", "pandas"}, "specs": {"torch", "pandas"}, "ranking": {"torch"}}
 
 
 def imports(path: Path) -> set[str]:
-    """Parts of medtransfer that a module imports anywhere but for its type hints."""
+    """Dotted names that a module imports anywhere but for its type hints."""
     tree = ast.parse(path.read_text())
     hints = {
         id(node)
@@ -35,27 +44,61 @@ def imports(path: Path) -> set[str]:
         if isinstance(guard, ast.If) and ast.unparse(guard.test) == "TYPE_CHECKING"
         for node in ast.walk(guard)
     }
-    names: list[str] = []
+    names: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in hints:
             continue
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
             assert node.level == 0, f"{path}: relative import"
-    parts = [name.split(".") for name in names]
-    return {part[1] for part in parts if part[0] == "medtransfer" and len(part) > 1}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: p.stem)
+def find_modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    return {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in SOURCE.rglob("*.py")
+    }
+
+
+def test_every_module_is_in_a_room() -> None:
+    """No module lies loose at the package's top, and each package stands on one floor."""
+    assert [path.name for path in SOURCE.glob("*.py")] == ["__init__.py"]
+    rooms = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set.union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.glob("*/**/*.py")), ids=lambda p: p.stem)
 def test_imports_run_one_way(path: Path) -> None:
-    """No module imports a part that stands above its own."""
-    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    if part in {"__init__", *COMMAND_LINE}:
-        return
-    allowed = BESIDE.get(part) or set(ORDER[: ORDER.index(part)])
-    assert imports(path) <= allowed | {part, "__version__"}, path
+    """No module imports a package beside or above its own; there is no exemption."""
+    room = path.relative_to(SOURCE).parts[0]
+    floor = next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+    below = set[str]().union(*FLOORS[:floor])
+    parts = [name.split(".") for name in imports(path)]
+    used = {part[1] for part in parts if part[0] == "medtransfer" and len(part) > 1}
+    assert used <= below | {room}, path
+    assert not {part[0] for part in parts} & LIGHT.get(room, set()), path
+
+
+def test_no_import_circles() -> None:
+    """Modules can be put in an order in which each imports only earlier ones."""
+    modules = find_modules()
+
+    def home(name: str) -> str:
+        while name not in modules and "." in name:
+            name = name.rpartition(".")[0]
+        return name
+
+    graph = {
+        name: {home(used) for used in imports(path) if used.startswith("medtransfer")} - {name}
+        for name, path in modules.items()
+    }
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize(

@@ -9,22 +9,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from medtransfer.core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from medtransfer.encoders.loading import load_encoder
     from medtransfer.encoders.registry import register
+    from medtransfer.evaluation.evaluation import evaluate
     from medtransfer.ranking import leaderboard
-    from medtransfer.runs.evaluation import evaluate
     from medtransfer.specs.encoder import EncoderCard
     from medtransfer.specs.record import Record
 
 __all__ = ["EncoderCard", "Record", "evaluate", "leaderboard", "load_encoder", "register"]
 
-__version__ = "0.1.0"
-
 _HOME = {
     "EncoderCard": "medtransfer.specs.encoder",
     "Record": "medtransfer.specs.record",
-    "evaluate": "medtransfer.runs.evaluation",
+    "evaluate": "medtransfer.evaluation.evaluation",
     "leaderboard": "medtransfer.ranking",
     "load_encoder": "medtransfer.encoders.loading",
     "register": "medtransfer.encoders.registry",

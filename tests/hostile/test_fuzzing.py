@@ -25,31 +25,31 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save as save_safetensors
 
-from medtransfer.data.archives import extract
-from medtransfer.data.images import read_image, read_mask
-from medtransfer.data.nifti import open_volume
+from medtransfer.core.documents import packaged
+from medtransfer.core.errors import InputError
+from medtransfer.data.files.archives import extract
+from medtransfer.data.formats.images import read_image, read_mask
+from medtransfer.data.formats.nifti import open_volume
 from medtransfer.data.sources import npz
 from medtransfer.data.sources.folder_table import list_table
 from medtransfer.encoders.checkpoints import read_checkpoint
 from medtransfer.encoders.registry import registered
 from medtransfer.encoders.resolution import dump_card, locate
+from medtransfer.pretraining.grid import load_grid
 from medtransfer.pretraining.state import read_state
-from medtransfer.ranking.published_import import import_results
-from medtransfer.ranking.rows import read_rows
-from medtransfer.ranking.scores_import import read_outcomes, read_scores_csv
-from medtransfer.ranking.submissions import load_submission
-from medtransfer.runs.grid import load_grid
-from medtransfer.specs.base import packaged
-from medtransfer.specs.errors import InputError
+from medtransfer.ranking.predictions.scores_csv import read_outcomes, read_scores_csv
+from medtransfer.ranking.published.csv_import import import_results
+from medtransfer.ranking.published.study import load_study, read_published
+from medtransfer.ranking.records.replicates import read_rows
+from medtransfer.ranking.records.submissions import load_submission
 from medtransfer.specs.pretraining import load_recipe
-from medtransfer.specs.published import load_study, read_published
 from medtransfer.specs.record import read_records
 from medtransfer.specs.score import read_scores
 from medtransfer.specs.task import card_files, load_card, load_suites, resolve_tasks
 from medtransfer.specs.verification import FILE as VERIFICATION
 from medtransfer.specs.verification import read_status
-from medtransfer.validation import validate
 from medtransfer.verification.arrays import Archives
+from medtransfer.verification.validation import validate
 from tests.conftest import ROOT, write_npz
 from tests.faults.table import Report
 from tests.hostile.mutation import damaged, hostile_json, hostile_yaml

@@ -17,8 +17,9 @@ from medtransfer.adaptation.job import Job, Outcome
 from medtransfer.adaptation.learner import Classifier, Learner, PixelClassifier
 from medtransfer.adaptation.optimiser import build_optimiser
 from medtransfer.adaptation.trainable import prepare_encoder
+from medtransfer.core.seeds import seed_of
 from medtransfer.cost.profile import Profile, profile_encoder
-from medtransfer.data.draws import hold_out, seed_of, strata
+from medtransfer.data.draws import hold_out, strata
 from medtransfer.encoders.memory import out_of_memory, release_memory
 from medtransfer.specs.protocol import FineTuning
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medtransfer.adaptation.targets import TARGETS, Targets
 from medtransfer.data.draws import draw_items
 from medtransfer.data.labels import count_labels
-from medtransfer.data.store import Split, TaskData
+from medtransfer.data.split import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.features import frozen_features
 from medtransfer.specs.protocol import Protocol, shots

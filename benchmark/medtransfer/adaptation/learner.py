@@ -15,7 +15,7 @@ from torch.nn import functional
 from medtransfer.adaptation.augmentation import augment, augment_pairs
 from medtransfer.adaptation.decoder import Segmenter
 from medtransfer.adaptation.targets import Targets
-from medtransfer.data.store import Split
+from medtransfer.data.split import Split
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.memory import by_halves
 from medtransfer.metrics.segmentation import compute_dice

@@ -11,8 +11,8 @@ import torch
 from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 
+from medtransfer.core.errors import InputError
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.specs.errors import InputError
 from medtransfer.specs.protocol import Lora, Partial, Protocol
 
 __all__ = ["prepare_encoder", "train_only"]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medtransfer.core.errors import InputError
 from medtransfer.data.labels import count_labels, find_classes
-from medtransfer.specs.base import InputError
 from medtransfer.specs.task import TaskCard
 
 if TYPE_CHECKING:
-    from medtransfer.data.store import Split, TaskData
+    from medtransfer.data.split import Split, TaskData
 
 __all__ = ["check_counts", "check_task"]
 

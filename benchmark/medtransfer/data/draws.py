@@ -18,16 +18,9 @@ __all__ = [
     "feasible",
     "groups",
     "hold_out",
-    "seed_of",
     "strata",
     "stratified_folds",
 ]
-
-
-def seed_of(*parts: object) -> int:
-    """A 63-bit seed from the parts' text, for a local generator."""
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
 
 def draw_items(

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from medtransfer.core.errors import InputError, suggest
 from medtransfer.data.sources.decoded import Decoded
-from medtransfer.specs.base import InputError, suggest
 from medtransfer.specs.task import TaskCard
 
 __all__ = ["conform", "count_labels", "find_classes"]

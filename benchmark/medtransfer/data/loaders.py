@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from medtransfer.data.remote import RemoteFile
+from medtransfer.data.files.remote import RemoteFile
 from medtransfer.data.sources import (
     decathlon,
     folder,

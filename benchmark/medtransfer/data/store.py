@@ -12,8 +12,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,94 +22,22 @@ from filelock import FileLock
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from medtransfer.data.cache import cache_folder, cache_unwritable
+from medtransfer.core.documents import digest
+from medtransfer.core.errors import InputError
 from medtransfer.data.checks import check_counts, check_task
-from medtransfer.data.corruptions import REVISION as CORRUPTIONS_REVISION
-from medtransfer.data.download import SILENT, Progress, find, obtain
+from medtransfer.data.files.cache import cache_folder, cache_unwritable
+from medtransfer.data.files.download import SILENT, Progress, find, obtain
 from medtransfer.data.labels import conform
 from medtransfer.data.loaders import LOADERS
 from medtransfer.data.sources.corrupt import corrupted
 from medtransfer.data.sources.decoded import Decoded
-from medtransfer.specs.base import InputError, digest
+from medtransfer.data.split import Split, TaskData, corruption_recipe
 from medtransfer.specs.source import CorruptSource, Source
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["Split", "TaskData", "open_split", "open_task", "stored_corruptions", "stored_split"]
+__all__ = ["open_split", "open_task", "stored_corruptions", "stored_split"]
 
 _FORMAT = 3
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of a task.
-
-    Attributes:
-        images: uint8, memory-mapped, (N, H, W) or (N, H, W, 3).
-        labels: int64, (N,) class ids; multilabel (N, L) with 1, 0 and -1 for unknown;
-            segmentation (N, 0), the truth being in ``masks``.
-        ids: N item ids.
-        sha256: Of the decoded images and masks, the labels and the ids; of a corrupted split, of
-            what makes it.
-        origin: What error messages call it.
-        patients: Patient of each item, where known; unique over corpora.
-        masks: uint8 class ids, memory-mapped, (N, H, W).
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    ids: list[str]
-    sha256: str
-    origin: str
-    patients: list[str] | None = None
-    masks: NDArray[np.uint8] | None = None
-
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.labels)
-
-    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """The images in order, ``size`` at a time, read from the file.
-
-        A pass over a memory map would leave every page of it in the process's resident memory.
-        """
-        if not isinstance(self.images, np.memmap):  # made in memory, by a test or a caller
-            for start in range(0, len(self), size):
-                yield np.array(self.images[start : start + size])
-            return
-        item = int(np.prod(self.images.shape[1:]))
-        with Path(str(self.images.filename)).open("rb") as file:
-            file.seek(self.images.offset)
-            for start in range(0, len(self), size):
-                count = min(size, len(self) - start)
-                pixels = np.fromfile(file, np.uint8, count * item)
-                yield pixels.reshape(count, *self.images.shape[1:])
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """A task card together with its decoded splits.
-
-    Attributes:
-        card: The card.
-        splits: ``train``, ``validation`` and every test split.
-    """
-
-    card: TaskCard
-    splits: dict[str, Split]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the card's fields that change numbers, and of the data; corrupted ones, too."""
-        hashes = {name: split.sha256 for name, split in self.splits.items()}
-        for name, source in self.card.test_splits.items():
-            if isinstance(source, CorruptSource):  # of its recipe: it need not be decoded
-                hashes[name] = _corrupted_entry(self.splits[source.corrupt], source)[1]
-        return self.card.fingerprint(hashes)
-
-    @property
-    def tests(self) -> dict[str, Split]:
-        """The test splits; ``in_domain`` comes first."""
-        return {name: self.splits[name] for name in self.card.test_splits}
 
 
 def open_task(
@@ -223,23 +151,16 @@ def _name_errors(batches: Iterable[NDArray[np.uint8]], where: str) -> Iterator[N
 
 def stored_corruptions(base: Split, source: CorruptSource) -> Split | None:
     """A corrupted split that has been made already, or ``None``."""
-    return _read(_corrupted_entry(base, source)[0])
+    return _read(_corrupted_entry(base, source))
 
 
-def _corrupted_entry(base: Split, source: CorruptSource) -> tuple[Path, str]:
-    """Where a corrupted split is kept, and its hash.
-
-    It is the hash of the recipe, not of the pixels: these may differ in the last bit between
-    versions of the libraries, and the numbers made from them must still be comparable.
-    """
-    recipe = [base.sha256, source.kinds, source.severities, source.items, CORRUPTIONS_REVISION]
-    entry = cache_folder() / "splits" / digest({"format": _FORMAT, "corrupted": recipe})
-    return entry, digest(recipe)
+def _corrupted_entry(base: Split, source: CorruptSource) -> Path:
+    """Where a corrupted split is kept."""
+    recipe = corruption_recipe(base, source)
+    return cache_folder() / "splits" / digest({"format": _FORMAT, "corrupted": recipe})
 
 
 def _open_corrupted(base: Split, source: CorruptSource, progress: Progress) -> Split:
-    entry, sha256 = _corrupted_entry(base, source)
-
     def decode() -> Decoded:
         return corrupted(
             source,
@@ -251,7 +172,8 @@ def _open_corrupted(base: Split, source: CorruptSource, progress: Progress) -> S
             origin=base.origin,
         )
 
-    return replace(_open(entry, decode, progress), sha256=sha256)
+    split = _open(_corrupted_entry(base, source), decode, progress)
+    return replace(split, sha256=digest(corruption_recipe(base, source)))
 
 
 def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Split:

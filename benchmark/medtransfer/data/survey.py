@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from medtransfer.data.download import find
+from medtransfer.core.errors import InputError
+from medtransfer.data.files.download import find
+from medtransfer.data.files.remote import RemoteFile
 from medtransfer.data.labels import count_labels
 from medtransfer.data.loaders import LOADERS
-from medtransfer.data.remote import RemoteFile
-from medtransfer.data.store import Split, stored_corruptions, stored_split
-from medtransfer.specs.base import InputError
+from medtransfer.data.split import Split
+from medtransfer.data.store import stored_corruptions, stored_split
 from medtransfer.specs.source import CorruptSource, PhantomSource
 from medtransfer.specs.task import TaskCard
 

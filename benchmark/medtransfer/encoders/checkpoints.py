@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from medtransfer.specs.errors import InputError, reason
+from medtransfer.core.errors import InputError, reason
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medtransfer.core.errors import InputError
 from medtransfer.encoders.timm_networks import PYRAMID_STRIDES, TimmNetwork
-from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
 
 __all__ = [

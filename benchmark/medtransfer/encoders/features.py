@@ -9,11 +9,12 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from medtransfer.data.cache import cache_folder, cache_unwritable
-from medtransfer.data.store import Split
+from medtransfer.core.documents import digest
+from medtransfer.core.errors import InputError
+from medtransfer.data.files.cache import cache_folder, cache_unwritable
+from medtransfer.data.split import Split
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.memory import by_halves
-from medtransfer.specs.base import InputError, digest
 
 __all__ = ["frozen_features"]
 

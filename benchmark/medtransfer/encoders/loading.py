@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from medtransfer.core.errors import InputError
 from medtransfer.encoders.checkpoints import Checkpoint, read_checkpoint
 from medtransfer.encoders.encoder import Encoder, check_encoder, resolve_device
 from medtransfer.encoders.resolution import Located, locate
 from medtransfer.encoders.small_maps import multiply_small_maps
 from medtransfer.encoders.timm_networks import TimmNetwork, build_timm
-from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
 
 __all__ = ["build_encoder", "load_encoder"]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from medtransfer.specs.base import InputError, packaged, suggest
+from medtransfer.core.documents import packaged
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.core.plugins import load_entry_points
 from medtransfer.specs.encoder import Architecture, EncoderCard
-from medtransfer.specs.plugins import load_entry_points
 
 if TYPE_CHECKING:
     from torch import nn

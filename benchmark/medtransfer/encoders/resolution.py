@@ -12,8 +12,10 @@ from pathlib import Path
 
 import yaml
 
+from medtransfer.core.documents import read_yaml
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.core.plugins import run_file
 from medtransfer.encoders.registry import Builder, Registration, find, forget, registered
-from medtransfer.specs.base import InputError, read_yaml, suggest
 from medtransfer.specs.encoder import (
     RANDOM_WEIGHTS,
     Architecture,
@@ -22,7 +24,6 @@ from medtransfer.specs.encoder import (
     PretrainingCard,
     Weights,
 )
-from medtransfer.specs.plugins import run_file
 
 __all__ = ["CHECKPOINTS", "Located", "dump_card", "locate", "locate_untrained"]
 

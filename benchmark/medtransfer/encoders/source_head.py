@@ -15,12 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from medtransfer.core.errors import InputError, reason
 from medtransfer.encoders.checkpoints import read_checkpoint
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.resolution import Located
 from medtransfer.encoders.timm_networks import TimmNetwork
-from medtransfer.specs.base import InputError
-from medtransfer.specs.errors import reason
 
 __all__ = ["HEAD", "SourceHead", "find_source_head", "head_identity"]
 

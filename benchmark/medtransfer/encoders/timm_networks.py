@@ -12,8 +12,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from medtransfer.core.errors import InputError
 from medtransfer.encoders.checkpoints import Checkpoint
-from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard, Input
 
 __all__ = ["PYRAMID_STRIDES", "TimmNetwork", "build_timm", "hub_input"]

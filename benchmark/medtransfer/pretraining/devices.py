@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medtransfer.core.errors import InputError
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.pretraining.plan import Request
-from medtransfer.specs.base import InputError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -14,8 +14,9 @@ from typing import TypeVar
 from safetensors.torch import save
 from torch import nn
 
+from medtransfer.core.errors import RunError, reason
+from medtransfer.core.files import replace
 from medtransfer.cost.machine import device_name, versions
-from medtransfer.data.writing import replace
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.resolution import dump_card
 from medtransfer.encoders.source_head import HEAD
@@ -36,7 +37,6 @@ from medtransfer.specs.encoder import (
     PretrainingRun,
     Weights,
 )
-from medtransfer.specs.errors import RunError, reason
 
 __all__ = ["clear_folder", "describe", "write_checkpoint", "write_encoder"]
 

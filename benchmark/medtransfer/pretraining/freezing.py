@@ -10,8 +10,8 @@ from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 
 from medtransfer.adaptation.trainable import train_only
+from medtransfer.core.errors import InputError, suggest
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.specs.base import InputError, suggest
 
 __all__ = ["KeptPrefix", "Stages", "choose_trainable", "find_prefix"]
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medtransfer.data.draws import seed_of
+from medtransfer.core.seeds import seed_of
 from medtransfer.pretraining.objectives import Batch, Objective
 from medtransfer.pretraining.pool import Pool
 from medtransfer.pretraining.views import VIEW_DRAWS, make_view

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medtransfer.core.errors import InputError
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.pretraining.freezing import KeptPrefix
 from medtransfer.pretraining.pool import Pool
-from medtransfer.specs.base import InputError
 from medtransfer.specs.pretraining import Recipe
 
 __all__ = ["OBJECTIVES", "Batch", "Contrastive", "Masked", "Objective", "Supervised"]

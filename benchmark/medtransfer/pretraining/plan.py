@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medtransfer.core.documents import read_yaml
+from medtransfer.core.errors import InputError
 from medtransfer.encoders.resolution import Located
 from medtransfer.pretraining.pool import Pool
-from medtransfer.specs.base import InputError, read_yaml
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.pretraining import Recipe, Trainable
 

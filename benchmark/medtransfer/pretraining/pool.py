@@ -10,9 +10,10 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from medtransfer.data.draws import seed_of, strata
-from medtransfer.data.store import Split
-from medtransfer.specs.errors import InputError
+from medtransfer.core.errors import InputError
+from medtransfer.core.seeds import seed_of
+from medtransfer.data.draws import strata
+from medtransfer.data.split import Split
 from medtransfer.specs.task import TaskCard
 
 __all__ = ["Pool", "Source", "choose_items", "share_out"]

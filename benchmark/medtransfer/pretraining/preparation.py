@@ -10,14 +10,15 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from medtransfer.data.cache import data_folder
-from medtransfer.data.remote import SILENT, Progress
+from medtransfer.core.documents import digest
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.data.files.cache import data_folder
+from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.data.store import open_split
 from medtransfer.encoders.registry import registered
 from medtransfer.encoders.resolution import Located, locate, locate_untrained
 from medtransfer.pretraining.plan import Plan, Request
 from medtransfer.pretraining.pool import Pool, Source, choose_items, share_out
-from medtransfer.specs.base import InputError, digest, suggest
 from medtransfer.specs.encoder import EncoderCard, Input
 from medtransfer.specs.pretraining import Recipe, Trainable, load_recipe
 from medtransfer.specs.source import Source as TaskSource

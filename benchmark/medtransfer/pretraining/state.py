@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from medtransfer.data.writing import replace
-from medtransfer.specs.base import InputError
-from medtransfer.specs.errors import RunError, reason
+from medtransfer.core.errors import InputError, RunError, reason
+from medtransfer.core.files import replace
 
 __all__ = ["Measured", "State", "read_state", "write_state"]
 

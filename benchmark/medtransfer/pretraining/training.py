@@ -15,9 +15,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from medtransfer.adaptation.optimiser import ClippingAdamW, build_optimiser
+from medtransfer.core.errors import InputError, RunError, unwritable
+from medtransfer.core.seeds import seed_of
 from medtransfer.cost.energy import measure_energy
 from medtransfer.cost.machine import keep_freed_memory, peak_memory, reset_peak_memory
-from medtransfer.data.draws import seed_of
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.encoders.memory import out_of_memory
@@ -41,9 +42,7 @@ from medtransfer.pretraining.plan import (
 from medtransfer.pretraining.prices import price_beginning, price_training, price_whole
 from medtransfer.pretraining.progress import PretrainingProgress
 from medtransfer.pretraining.state import State, read_state, write_state
-from medtransfer.specs.base import InputError
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import RunError, unwritable
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

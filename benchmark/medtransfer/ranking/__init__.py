@@ -7,36 +7,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from medtransfer.ranking.adaptations import compare_records, tabulate
-from medtransfer.ranking.board import Board, boards
-from medtransfer.ranking.comparison import Difference, compare_pair, shared_cells
-from medtransfer.ranking.files import (
-    check_leaderboard,
-    has_charts,
-    render_csv,
-    tidy,
-    write_leaderboard,
-)
-from medtransfer.ranking.judgement import Judgement, judge_scores
-from medtransfer.ranking.layout import Layout, lay_out
-from medtransfer.ranking.markdown import render_markdown
-from medtransfer.ranking.parallel import without_collection
-from medtransfer.ranking.predictions import (
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.core.text import escape, quantity
+from medtransfer.ranking.boards.adaptations import compare_records, tabulate
+from medtransfer.ranking.boards.board import Board, boards
+from medtransfer.ranking.boards.comparison import Difference, compare_pair, shared_cells
+from medtransfer.ranking.boards.layout import Layout, lay_out
+from medtransfer.ranking.boards.summary import summary
+from medtransfer.ranking.predictions.predictions import (
     judge_submissions,
     tabulate_judgement,
     tabulate_tasks,
 )
-from medtransfer.ranking.published import load_published
-from medtransfer.ranking.scores_import import read_outcomes, read_scores_csv
-from medtransfer.ranking.submissions import (
-    PUBLISHED,
-    Submission,
-    load_submission,
-    load_submissions,
-)
-from medtransfer.ranking.summary import summary
-from medtransfer.ranking.text import escape, quantity
-from medtransfer.ranking.trajectories import (
+from medtransfer.ranking.predictions.score_validation import Judgement, judge_scores
+from medtransfer.ranking.predictions.scores_csv import read_outcomes, read_scores_csv
+from medtransfer.ranking.predictions.trajectories import (
     Studied,
     Trajectory,
     study_trajectories,
@@ -45,7 +30,22 @@ from medtransfer.ranking.trajectories import (
     tabulate_trajectories,
     trajectory_rows,
 )
-from medtransfer.specs.base import InputError, suggest
+from medtransfer.ranking.published.board import load_published
+from medtransfer.ranking.records.parallel import without_collection
+from medtransfer.ranking.records.submissions import (
+    PUBLISHED,
+    Submission,
+    load_submission,
+    load_submissions,
+)
+from medtransfer.ranking.report.files import (
+    check_leaderboard,
+    has_charts,
+    render_csv,
+    tidy,
+    write_leaderboard,
+)
+from medtransfer.ranking.report.markdown import render_markdown
 from medtransfer.specs.protocol import Protocol, list_protocols, load_protocol
 from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks
 
@@ -138,7 +138,7 @@ def compare(
 def draw_trajectories(studied: Studied) -> str:
     """The figure of trajectories as SVG; needs the extra ``page``."""
     # The charting library takes a second to load.
-    from medtransfer.ranking.charts import draw
+    from medtransfer.ranking.report.charts import draw
 
     rows, title = trajectory_rows(studied)
     return draw("trajectories", rows, title=title)

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import json
-from pathlib import Path
 from typing import Any, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medtransfer import __version__
-from medtransfer.specs.errors import InputError, plain, reason, suggest
+from medtransfer.core.errors import InputError, plain, suggest
+from medtransfer.core.version import __version__
 
-__all__ = [
-    "InputError",
-    "Spec",
-    "digest",
-    "explain",
-    "packaged",
-    "read_yaml",
-    "refuse_links",
-    "refuse_newer",
-    "suggest",
-]
+__all__ = ["Spec", "explain", "refuse_newer"]
 
 
 class Spec(BaseModel):
@@ -89,71 +74,3 @@ def refuse_newer(data: Any, *, schema: int) -> Any:
             f"is installed, reads up to format {schema}: upgrade it"
         )
     return data
-
-
-_SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DEEPEST = 100
-_OPENING = (
-    yaml.BlockMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.FlowSequenceStartToken,
-)
-_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a small YAML document.
-
-    Aliases are refused: no card needs them, and nested ones expand without bound.
-
-    Raises:
-        InputError: When the file cannot be read, is too large, or is not YAML.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if len(text) > 1_000_000:
-            raise InputError(f"{path}: larger than 1 MB; a card or protocol is a page of YAML")
-        depth = 0
-        for token in yaml.scan(text, _SAFE):
-            if isinstance(token, yaml.AliasToken):
-                raise InputError(f"{path}: YAML aliases are not allowed; write the value out")
-            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-            if depth > _DEEPEST:  # libyaml's composer would run out of stack, and end the process
-                raise InputError(f"{path}: nested too deeply; a card has a few levels")
-        return yaml.load(text, _SAFE)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
-    except (yaml.YAMLError, ValueError) as error:  # the latter of numbers and dates that are none
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def refuse_links(folder: Path) -> None:
-    """Look whether a submission holds plain files only, before any of them is opened.
-
-    Raises:
-        InputError: For a link, which leads anywhere, or a device.
-    """
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            kind = "a link" if path.is_symlink() else "no plain file"
-            raise InputError(f"{path}: {kind}; only plain files belong into a submission")
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of ``value`` (sorted keys, no spaces), as 64 hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def packaged(name: str) -> Path:
-    """The folder of a part that ships inside the distribution, e.g. ``tasks``.
-
-    Top-level folders of the checkout (``tasks``, ``baselines``, ``submissions``) are mapped to
-    ``medtransfer.<name>``, so the import system knows where they are in every kind of install.
-    """
-    spec = importlib.util.find_spec(f"medtransfer.{name}")
-    locations = spec.submodule_search_locations if spec else None
-    if not locations:
-        raise InputError(f"the installation is incomplete: medtransfer.{name} is missing")
-    return Path(next(iter(locations)))

@@ -2,7 +2,7 @@
 
 The families are those of MedMNIST-C (Di Salvo, Doerrich and Ledig, 2024), which follows ImageNet-C
 (Hendrycks and Dietterich, ICLR 2019): what goes wrong in the modality, then what goes wrong when
-any image is stored. A new kind is one name here and one entry in ``medtransfer.data.corruptions``.
+any image is stored. A new kind is one name here and one entry in ``medtransfer.corruptions``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from medtransfer.specs.base import Spec, digest
+from medtransfer.core.documents import digest
+from medtransfer.specs.base import Spec
 from medtransfer.specs.task import Name, Slug
 
 __all__ = [

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medtransfer.specs.base import InputError, Spec, digest, packaged, read_yaml, suggest
+from medtransfer.core.documents import digest, packaged, read_yaml
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.specs.base import Spec
 from medtransfer.specs.protocol import Augmentation, Optimisation
 from medtransfer.specs.task import Name
 

@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from medtransfer.specs.base import InputError, Spec, digest, read_yaml, suggest
+from medtransfer.core.documents import digest, read_yaml
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.specs.base import Spec
 from medtransfer.specs.task import Budget, Kind
 
 __all__ = [

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
-from medtransfer.specs.base import InputError, Spec, explain, refuse_newer
-from medtransfer.specs.errors import reason
+from medtransfer.core.errors import InputError, reason
+from medtransfer.specs.base import Spec, explain, refuse_newer
 from medtransfer.specs.task import CHANCE, Kind, Name, Slug
 
 __all__ = [

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from medtransfer.specs.base import InputError, Spec, explain, refuse_newer
-from medtransfer.specs.errors import reason
+from medtransfer.core.errors import InputError, reason
+from medtransfer.specs.base import Spec, explain, refuse_newer
 from medtransfer.specs.record import EncoderRef, TaskRef
 
 __all__ = ["FILE", "SCHEMA", "ScoreRecord", "read_scores"]

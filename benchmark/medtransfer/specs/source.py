@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from medtransfer.specs.base import Spec, suggest
+from medtransfer.core.errors import suggest
+from medtransfer.specs.base import Spec
 from medtransfer.specs.corruptions import ALL_KINDS
 
 __all__ = [

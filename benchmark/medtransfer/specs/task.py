@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SerializeAsAny, StringConstraints, field_validator, model_validator
 
-from medtransfer.specs.base import InputError, Spec, digest, packaged, read_yaml, suggest
+from medtransfer.core.documents import digest, packaged, read_yaml
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.specs.base import Spec
 from medtransfer.specs.corruptions import kinds_of
 from medtransfer.specs.source import CorruptSource, MedmnistSource, Source, choose_source
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
+from medtransfer.core.seeds import seed_of
 from medtransfer.cost.profile import profile_encoder
-from medtransfer.data.draws import draw_items, seed_of
-from medtransfer.data.store import Split, TaskData
+from medtransfer.data.draws import draw_items
+from medtransfer.data.split import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.features import frozen_features
 from medtransfer.encoders.memory import by_halves

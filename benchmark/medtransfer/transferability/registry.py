@@ -17,8 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from medtransfer.specs.base import InputError, digest, suggest
-from medtransfer.specs.plugins import load_entry_points, run_file
+from medtransfer.core.documents import digest
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.core.plugins import load_entry_points, run_file
 from medtransfer.specs.protocol import ScoreSettings
 from medtransfer.specs.task import Kind
 

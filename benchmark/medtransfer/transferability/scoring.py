@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from medtransfer.core.documents import digest
+from medtransfer.core.errors import RunError, describe
 from medtransfer.cost.machine import device_name, versions
 from medtransfer.encoders.features import frozen_features
-from medtransfer.specs.base import digest
-from medtransfer.specs.errors import RunError, describe
 from medtransfer.specs.protocol import Protocol, ScoreSettings
 from medtransfer.specs.record import EncoderRef, TaskRef
 from medtransfer.specs.score import ScoreRecord

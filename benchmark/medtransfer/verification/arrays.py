@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from medtransfer.data.archives import DAMAGED_ARRAYS
-from medtransfer.specs.errors import InputError
+from medtransfer.core.errors import InputError
+from medtransfer.data.files.archives import DAMAGED_ARRAYS
 from medtransfer.specs.record import Record
 from medtransfer.specs.task import split_family
 

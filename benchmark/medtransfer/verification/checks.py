@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medtransfer.data.remote import SILENT, Progress
+from medtransfer.core.documents import read_yaml, refuse_links
+from medtransfer.core.errors import InputError
+from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.encoders.resolution import Located
-from medtransfer.specs.base import InputError, read_yaml, refuse_links
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell

@@ -7,11 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from medtransfer.core.errors import InputError, suggest
 from medtransfer.encoders.registry import Builder, registered
 from medtransfer.encoders.resolution import CHECKPOINTS, Located, locate
-from medtransfer.runs.plan import infeasible
+from medtransfer.evaluation.cells import infeasible
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import InputError, suggest
 from medtransfer.specs.protocol import PROBES, Protocol, list_protocols, load_protocol
 from medtransfer.specs.record import SCHEMA, Record
 from medtransfer.verification.entries import Entry

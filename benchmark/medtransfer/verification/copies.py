@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medtransfer.specs.base import packaged
-from medtransfer.specs.errors import InputError
+from medtransfer.core.documents import packaged
+from medtransfer.core.errors import InputError
 from medtransfer.specs.record import iterate_records
 from medtransfer.verification.entries import LEDGER, Entry
 

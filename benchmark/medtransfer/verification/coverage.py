@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from medtransfer.runs.plan import plan_cells
+from medtransfer.evaluation.cells import plan_cells
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks

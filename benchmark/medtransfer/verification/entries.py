@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from medtransfer.core.errors import reason
 from medtransfer.specs.base import explain
-from medtransfer.specs.errors import reason
 from medtransfer.specs.record import Cell, Record
 
 __all__ = ["LEDGER", "Entry", "find_doubles", "read_entries"]

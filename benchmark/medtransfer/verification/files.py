@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from medtransfer.core.errors import InputError, suggest
 from medtransfer.specs.encoder import EncoderCard
-from medtransfer.specs.errors import InputError, suggest
 from medtransfer.specs.record import ArrayRef, Record
 from medtransfer.specs.score import FILE as SCORES
 from medtransfer.specs.score import read_scores

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medtransfer.data.store import Split
+from medtransfer.core.errors import InputError
+from medtransfer.data.split import Split
 from medtransfer.metrics import Evaluation, evaluate
-from medtransfer.specs.errors import InputError
 from medtransfer.specs.protocol import Protocol
 from medtransfer.verification.arrays import Archives, Wanted, list_predictions, list_replicates
 from medtransfer.verification.entries import Entry

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from medtransfer.specs.errors import plain
+from medtransfer.core.errors import plain
 from medtransfer.verification.entries import LEDGER
 
 __all__ = ["Check", "collapse", "print_checks"]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from medtransfer.cost.machine import device_name, keep_freed_memory, versions
-from medtransfer.data.store import TaskData
+from medtransfer.data.split import TaskData
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.encoders.resolution import Located
-from medtransfer.runs.execution import Runner
+from medtransfer.evaluation.runner import Runner
 from medtransfer.specs.protocol import PROBES, Protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.verification import RerunCell, Verification, hash_files

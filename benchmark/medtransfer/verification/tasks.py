@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medtransfer.core.errors import InputError
 from medtransfer.data.draws import draw_items, strata
+from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.data.labels import count_labels
-from medtransfer.data.remote import SILENT, Progress
-from medtransfer.data.store import Split, TaskData, open_task
+from medtransfer.data.split import Split, TaskData
+from medtransfer.data.store import open_task
 from medtransfer.metrics import Evaluation, evaluate, item_weights
-from medtransfer.specs.errors import InputError
 from medtransfer.specs.protocol import shots
 from medtransfer.specs.task import TaskCard, find_task, load_tasks, split_family
 

@@ -12,9 +12,10 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints
 
-from medtransfer.data.remote import RemoteFile
-from medtransfer.specs.base import Spec, read_yaml
-from medtransfer.specs.errors import InputError, suggest
+from medtransfer.core.documents import read_yaml
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.data.files.remote import RemoteFile
+from medtransfer.specs.base import Spec
 
 __all__ = [
     "ArraySet",

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from medtransfer.data.corruptions import corrupt
-from medtransfer.data.draws import seed_of
+from medtransfer.core.errors import InputError
+from medtransfer.core.seeds import seed_of
+from medtransfer.corruptions import corrupt
 from medtransfer.data.sources.decoded import Decoded
-from medtransfer.specs.base import InputError
 from medtransfer.specs.source import CorruptSource
 
 __all__ = ["corrupted"]

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
+from medtransfer.core.errors import InputError, reason
 from medtransfer.data import official
-from medtransfer.data.archives import extract
-from medtransfer.data.cache import cache_folder, check_folder
-from medtransfer.data.download import obtain
-from medtransfer.data.images import fit_square
-from medtransfer.data.nifti import Volume, open_volume
-from medtransfer.data.remote import RemoteFile
+from medtransfer.data.files.archives import extract
+from medtransfer.data.files.cache import cache_folder, check_folder
+from medtransfer.data.files.download import obtain
+from medtransfer.data.files.remote import RemoteFile
+from medtransfer.data.formats.images import fit_square
+from medtransfer.data.formats.nifti import Volume, open_volume
 from medtransfer.data.sources.decoded import Decoded
-from medtransfer.specs.base import InputError, Spec, explain
-from medtransfer.specs.errors import reason
+from medtransfer.specs.base import Spec, explain
 from medtransfer.specs.source import DecathlonSource, Inside
 
 __all__ = ["OfficialTask", "decode", "files", "identify", "official_tasks"]

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medtransfer.data.cache import check_folder
-from medtransfer.data.images import fit_square, read_image, read_mask, read_size
-from medtransfer.data.remote import RemoteFile
+from medtransfer.core.documents import digest
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.data.files.cache import check_folder
+from medtransfer.data.files.remote import RemoteFile
+from medtransfer.data.formats.images import fit_square, read_image, read_mask, read_size
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.data.sources.folder_listing import Listing, list_class_folders, subfolders
 from medtransfer.data.sources.folder_table import list_table
-from medtransfer.specs.base import digest
-from medtransfer.specs.errors import InputError, suggest
 from medtransfer.specs.source import FolderSource
 
 __all__ = ["decode", "files", "identify"]

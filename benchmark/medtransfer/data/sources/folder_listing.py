@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medtransfer.data.images import SUFFIXES
-from medtransfer.specs.errors import InputError, reason, suggest
+from medtransfer.core.errors import InputError, reason, suggest
+from medtransfer.data.formats.images import SUFFIXES
 
 __all__ = ["Listing", "check_file", "list_class_folders", "subfolders"]
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medtransfer.data.images import SUFFIXES
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.data.formats.images import SUFFIXES
 from medtransfer.data.sources.folder_listing import Listing, check_file
-from medtransfer.specs.errors import InputError, suggest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medtransfer.data import official
-from medtransfer.data.remote import RemoteFile
+from medtransfer.data.files.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.data.sources.npz import open_official
 from medtransfer.specs.source import MedmnistSource

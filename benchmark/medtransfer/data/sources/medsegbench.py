@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medtransfer.data import official
-from medtransfer.data.remote import RemoteFile
+from medtransfer.data.files.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.data.sources.npz import open_official
 from medtransfer.specs.source import MedsegbenchSource

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from medtransfer.data.archives import DAMAGED_ARRAYS
-from medtransfer.data.cache import check_folder
-from medtransfer.data.download import find
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.data.files.archives import DAMAGED_ARRAYS
+from medtransfer.data.files.cache import check_folder
+from medtransfer.data.files.download import find
+from medtransfer.data.files.remote import RemoteFile
 from medtransfer.data.official import ArraySet
-from medtransfer.data.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
-from medtransfer.specs.errors import InputError, suggest
 from medtransfer.specs.source import NpzSource
 
 __all__ = ["decode", "files", "identify", "open_official", "open_split"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from medtransfer.data import phantoms
-from medtransfer.data.remote import RemoteFile
+from medtransfer import phantoms
+from medtransfer.core.errors import InputError
+from medtransfer.data.files.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
-from medtransfer.specs.base import InputError
 from medtransfer.specs.source import PhantomSource
 
 

@@ -18,14 +18,14 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from medtransfer.core.documents import digest
+from medtransfer.core.errors import InputError, unwritable
 from medtransfer.data import official
-from medtransfer.data.archives import extract
-from medtransfer.data.cache import cache_folder, check_folder
-from medtransfer.data.download import find
-from medtransfer.data.remote import RemoteFile
+from medtransfer.data.files.archives import extract
+from medtransfer.data.files.cache import cache_folder, check_folder
+from medtransfer.data.files.download import find
+from medtransfer.data.files.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
-from medtransfer.specs.base import digest
-from medtransfer.specs.errors import InputError, unwritable
 from medtransfer.specs.source import TorchvisionSource
 
 __all__ = ["decode", "files", "identify"]

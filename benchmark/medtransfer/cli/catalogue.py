@@ -1,0 +1,221 @@
+"""What there is: the tables of `bench list` and `bench data list`, the cards of `bench show`.
+
+No torch, and nothing is fetched or decoded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.core.text import quantity
+from medtransfer.data.draws import feasible, groups
+from medtransfer.data.files.remote import RemoteFile
+from medtransfer.data.survey import Found, Survey, survey_files, survey_task
+from medtransfer.encoders.registry import registered
+from medtransfer.specs.protocol import BUDGETS, list_protocols, load_protocol, shots
+from medtransfer.specs.task import (
+    TaskCard,
+    find_task,
+    load_suites,
+    load_tasks,
+    split_family,
+)
+from medtransfer.transferability.registry import INPUTS, Score, registered_scores
+
+__all__ = ["find", "list_files", "listing"]
+
+Rows = list[tuple[str, ...]]
+
+
+def listing(
+    kind: str, *, folder: Path | None = None, data: Path | None = None
+) -> tuple[tuple[str, ...], Rows]:
+    """The head and the rows of a list.
+
+    Args:
+        kind: ``tasks``, ``encoders``, ``suites``, ``scores`` or ``protocols``.
+        folder: The user's own task cards.
+        data: Where the cards' files are looked for.
+    """
+    if kind == "tasks":
+        head = ("task", "domain", "kind", "train / validation / test", "out-of-domain", "data")
+        columns = (*head, "on disk", "licence", "title")
+        return columns, [_task_row(card, data) for card in load_tasks(folder).values()]
+    if kind == "encoders":
+        return ("encoder", "weights", "pre-trained on", "input", "title"), [
+            (
+                card.name,
+                "random" if card.weights.random else (card.weights.hub or "file"),
+                ", ".join(card.pretraining.datasets or ()) or "-",
+                f"{card.input.size} px",
+                card.title,
+            )
+            for card in (registration.card for registration in registered().values())
+        ]
+    if kind == "suites":
+        return ("suite", "title", "budgets", "tasks"), [
+            (name, suite.title, ", ".join(suite.budgets or ["all"]), ", ".join(suite.tasks))
+            for name, suite in load_suites().items()
+        ]
+    if kind == "scores":
+        return ("score", "of tasks", "computed from", "title"), [
+            (name, ", ".join(score.kinds), ", ".join(score.needs), score.title)
+            for name, score in registered_scores().items()
+        ]
+    rows: Rows = []
+    for name in list_protocols():
+        protocol = load_protocol(name)
+        kinds = {kind: protocol.adaptations(kind) for kind in ("multiclass", "segmentation")}
+        names = "; ".join(
+            f"{kind}: {', '.join([*a, *(f'({extra})' for extra in protocol.optional(kind))])}"
+            for kind, a in kinds.items()
+            if a
+        )
+        prints = ", ".join(protocol.fingerprint(kind, a[0])[:12] for kind, a in kinds.items() if a)
+        rows.append((name, names, prints, protocol.title))
+    return ("protocol", "adaptations (optional)", "fingerprints", "title"), rows
+
+
+def _task_row(card: TaskCard, data: Path | None) -> tuple[str, ...]:
+    survey = survey_task(card, data)
+    return (
+        card.name,
+        card.domain,
+        f"{card.kind}, {len(card.classes)}",
+        " / ".join(_number(survey.items[name]) for name in ("train", "validation", "in_domain")),
+        _out_of_domain(card, survey),
+        _state(survey),
+        quantity(survey.on_disk, "bytes") if survey.on_disk else "-",
+        card.licence,
+        card.title,
+    )
+
+
+def _number(items: int | None) -> str:
+    return "?" if items is None else str(items)
+
+
+def _out_of_domain(card: TaskCard, survey: Survey) -> str:
+    """Each split with its size; of corruptions how many splits there are."""
+    texts = []
+    for name in card.out_of_domain:
+        if name in card.sources:
+            texts.append(f"{name} {_number(survey.items[name])}")
+        else:
+            sizes = [n for split, n in survey.items.items() if split_family(split) == name]
+            texts.append(f"{name} {len(sizes)} x {_number(sizes[0])}")
+    return ", ".join(texts) or "-"
+
+
+def _state(survey: Survey) -> str:
+    if survey.missing and math.isnan(survey.to_download):
+        return "would download files whose size is not published"
+    if survey.missing:
+        return f"would download {quantity(survey.to_download, 'bytes')} or less"
+    return survey.absent or "ready"
+
+
+def _bound(file: RemoteFile) -> str:
+    return "?" if file.at_most is None else f"at most {quantity(file.at_most, 'bytes')}"
+
+
+def list_files(cards: Mapping[str, TaskCard], data: Path | None) -> tuple[tuple[str, ...], Rows]:
+    """The published files of some tasks: how large, which licence, and where they are."""
+    tasks: dict[Found, list[str]] = {}
+    for name, card in cards.items():
+        for found in survey_files(card, data):
+            tasks.setdefault(found, []).append(name)
+    rows: Rows = [
+        (
+            found.file.name,
+            quantity(found.path.stat().st_size, "bytes") if found.path else _bound(found.file),
+            str(found.path) if found.path else f"missing; {found.file.url}",
+            found.file.licence,
+            ", ".join(names),
+        )
+        for found, names in tasks.items()
+    ]
+    return ("file", "size", "where", "licence", "tasks"), rows
+
+
+def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> dict[str, Any]:
+    """A card, suite, protocol or transferability score by name, as plain data.
+
+    Raises:
+        InputError: With the closest known name.
+    """
+    tasks, encoders, suites = load_tasks(folder), registered(), load_suites()
+    if (card := find_task(name, tasks)) is not None:
+        return {"task": card.model_dump(mode="json", exclude_none=True), **_facts(card, data)}
+    if name in encoders:
+        return {"encoder": encoders[name].card.model_dump(mode="json")}
+    if name in suites:
+        return {"suite": {"name": name, **suites[name].model_dump(exclude_none=True)}}
+    if name in list_protocols():
+        protocol = load_protocol(name)
+        values = protocol.model_dump(mode="json")
+        fingerprints: dict[str, dict[str, str]] = {}
+        for (kind, adaptation), fingerprint in protocol.fingerprints.items():
+            fingerprints.setdefault(kind, {})[adaptation] = fingerprint
+        return {"protocol": {**values, "fingerprints": fingerprints}}
+    if name in (scores := registered_scores()):
+        return {"score": _describe(scores[name])}
+    known = {*tasks, *encoders, *suites, *list_protocols(), *scores}
+    raise InputError(f"nothing is called '{name}'{suggest(name, known)}")
+
+
+def _describe(score: Score) -> dict[str, Any]:
+    """What a score is, what it is computed from, and its fixed values under v1."""
+    about = inspect.getdoc(score.function) or ""
+    return {
+        "name": score.name,
+        "title": score.title,
+        "paper": score.paper,
+        "kinds": list(score.kinds),
+        "computed_from": {name: INPUTS[name] for name in score.needs},
+        "fixed": score.options(load_protocol("v1").scores),
+        "about": " ".join(about.partition("\n\nArgs:")[0].split()),
+    }
+
+
+def _facts(card: TaskCard, data: Path | None) -> dict[str, Any]:
+    """What follows from a card and its data: sizes, class counts, and which budgets apply."""
+    survey = survey_task(card, data)
+    splits: dict[str, Any] = {}
+    for name, items in survey.items.items():
+        if (family := split_family(name)) != name:
+            entry = splits.setdefault(family, {"splits": [], "items": items})
+            entry["splits"].append(name)
+            continue
+        splits[name] = {"items": items}
+        if name in survey.counts:
+            splits[name]["counts"] = dict(zip(card.classes, survey.counts[name], strict=True))
+    state = {"state": _state(survey), "bytes_on_disk": survey.on_disk}
+    return {"data": state, "splits": splits, "budgets": _budgets(card, survey)}
+
+
+def _budgets(card: TaskCard, survey: Survey) -> dict[str, str]:
+    """How many training items each budget takes, and where a class has too few."""
+    items, share = survey.items["train"], load_protocol("v1").infeasible_share
+    if items is None:
+        return {}
+    taken = groups(card.kind, len(card.classes))
+    texts: dict[str, str] = {}
+    for budget in BUDGETS:
+        count = shots(budget)
+        if count is None:
+            texts[budget] = f"all {items} items"
+        elif not feasible(items=items, groups=taken, shots=count, share=share):
+            texts[budget] = f"not applicable: {share:.0%} or more of the {items} items"
+        else:
+            counts = dict(zip(card.classes, survey.counts.get("train", ()), strict=False))
+            few = [f"{name} has {n}" for name, n in counts.items() if n < count]
+            texts[budget] = f"at most {count * taken} of {items} items" + (
+                f" ({', '.join(few)})" if few else ""
+            )
+    return texts

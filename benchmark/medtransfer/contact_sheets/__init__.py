@@ -1,0 +1,1 @@
+"""Contact sheets of predicted masks: which images to show, and drawing them."""

@@ -1,0 +1,264 @@
+"""What a contact sheet shows: the worst, the middling and the best of the kept masks. No torch.
+
+People should look before they believe a Dice. The masks may come from a stranger's submission: all
+are checked here, before the first sheet is drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from medtransfer.core.errors import InputError, suggest
+from medtransfer.data.files.archives import DAMAGED_ARRAYS
+from medtransfer.data.files.remote import SILENT, Progress
+from medtransfer.data.split import Split, TaskData
+from medtransfer.data.store import open_task
+from medtransfer.metrics.evaluation import Floats, average_defined
+from medtransfer.metrics.segmentation import score_overlap
+from medtransfer.ranking import load_submission
+from medtransfer.specs.record import ArrayRef, Record
+from medtransfer.specs.task import find_task, load_tasks, split_family
+
+__all__ = ["GROUPS", "SHOWN", "Band", "Mask", "Sheet", "Tile", "read_sheets"]
+
+Mask = NDArray[np.uint8]
+
+GROUPS = ("worst", "about the median", "best")
+SHOWN = 4  # images of a group
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image: uint8 (H, W) or (H, W, 3), its class ids (H, W), the Dice of both, and its id."""
+
+    image: NDArray[np.uint8]
+    truth: Mask
+    predicted: Mask
+    dice: float
+    id: str
+
+
+@dataclass(frozen=True)
+class Band:
+    """A test split.
+
+    Attributes:
+        name: Its name.
+        items: Number of its images.
+        dice: Mean foreground Dice of each image that has one, in ascending order.
+        groups: The tiles of the worst images, those about the median, and the best.
+    """
+
+    name: str
+    items: int
+    dice: Floats
+    groups: tuple[list[Tile], ...]
+
+    @property
+    def mean(self) -> str:
+        """The mean Dice over images, three decimals."""
+        return f"{self.dice.mean():.3f}" if len(self.dice) else "undefined"
+
+    @property
+    def label(self) -> str:
+        """What stands above the tiles."""
+        label = f"{self.name}: {self.items} images, mean Dice over images {self.mean}"
+        if left := self.items - len(self.dice):
+            label += f"; {left} without a Dice (truth and prediction are empty) left out"
+        return label
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One cell of an encoder: its title, the name of its file, and its test splits."""
+
+    title: str
+    file: str
+    bands: tuple[Band, ...]
+
+
+def read_sheets(
+    folder: Path,
+    *,
+    names: Sequence[str] = (),
+    task_folder: Path | None = None,
+    data: Path | None = None,
+    progress: Progress = SILENT,
+) -> tuple[str, list[Sheet]]:
+    """Read what the sheets of a submission show: its segmentation cells of draw 0.
+
+    Nothing is downloaded. Corrupted splits have no kept predictions, and so no band.
+
+    Args:
+        folder: The submission, ``<out>/<encoder>``.
+        names: Only these tasks; all when empty.
+        task_folder: The user's own task cards.
+        data: Where the cards' files are looked for.
+        progress: Shows decoding.
+
+    Returns:
+        The encoder's name, and a sheet for each task, adaptation and budget.
+
+    Raises:
+        InputError: For a folder that is no submission or holds no predicted masks, an unknown
+            task, other data than the records', or predictions that are not the record's.
+    """
+    if not (folder / "encoder.yaml").is_file():
+        raise InputError(
+            f"{folder}: --predictions needs the folder of a submission, such as results/resnet18, "
+            "with its encoder.yaml"
+        )
+    encoder, all_records = load_submission(folder)
+    records = _find_records(folder, all_records, names)
+    cards = load_tasks(task_folder)
+    opened: dict[str, TaskData] = {}
+    sheets = []
+    for record in records:
+        if (name := record.task.name) not in opened:
+            if (card := find_task(name, cards)) is None:
+                raise InputError(
+                    f"{folder}: no card is called '{name}'; --tasks names the folder of its card"
+                )
+            opened[name] = open_task(card, folder=data, progress=progress, fetch=False)
+        sheets.append(_read_sheet(folder, record, opened[name]))
+    return encoder.name, sheets
+
+
+def _find_records(folder: Path, records: Sequence[Record], names: Sequence[str]) -> list[Record]:
+    """The records of draw 0 that have predicted masks."""
+    kept = [
+        record
+        for record in records
+        if record.task.kind == "segmentation"
+        and (record.status, record.draw) == ("ok", 0)
+        and record.predictions is not None
+    ]
+    tasks = {record.task.name for record in kept}
+    if not kept:
+        found = sorted({f"{record.task.name} ({record.task.kind})" for record in records})
+        raise InputError(
+            f"{folder}: no predicted masks of draw 0 are kept there, only records of "
+            f"{', '.join(found) or 'no task'}; `bench evaluate` on a segmentation task makes them"
+        )
+    for name in names:
+        if name not in tasks:
+            raise InputError(
+                f"--task: {folder} has no predicted masks of '{name}'{suggest(name, tasks)}"
+            )
+    return [record for record in kept if not names or record.task.name in names]
+
+
+def _read_sheet(folder: Path, record: Record, task: TaskData) -> Sheet:
+    file = f"{record.task.name}_{record.adaptation}_{record.budget}.png"
+    if not re.fullmatch(r"[a-z0-9._-]+", file):
+        raise InputError(f"{folder}: {str(record.cell)!r} in a record is no cell of a protocol")
+    if record.task.fingerprint != task.fingerprint:
+        raise InputError(
+            f"{folder}: {record.cell}: made from other data or another card of task "
+            f"{record.task.name}; pass the --tasks and --data that it was made with"
+        )
+    assert record.predictions is not None
+    # In the record's order, in which the hash was made; the card's may have changed since.
+    splits = {
+        name: task.tests[name]
+        for name in record.metrics
+        if split_family(name) == name and name in task.tests
+    }
+    classes = len(task.card.classes)
+    predictions = _read_predictions(folder, record.predictions, splits, classes=classes)
+    title = " | ".join(
+        (
+            record.encoder.name,
+            task.card.title,
+            f"{record.adaptation}, {record.budget}",
+            f"protocol {record.protocol.name}",
+        )
+    )
+    bands = [
+        _choose(name, split, predictions[name], classes=classes) for name, split in splits.items()
+    ]
+    return Sheet(title, file, tuple(bands))
+
+
+def _read_predictions(
+    folder: Path, reference: ArrayRef, splits: dict[str, Split], *, classes: int
+) -> dict[str, Mask]:
+    """Read the predicted masks of every split, and refuse what the record does not describe."""
+    path = folder / reference.file
+    hasher = hashlib.sha256()
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path}: predictions.file: leads out of the submission")
+        if not path.is_file():
+            raise InputError(f"{path}: missing, but a record names it")
+        with zipfile.ZipFile(path) as archive:
+            masks = {
+                name: _read_masks(archive, f"{reference.key}/{name}", _truth(split))
+                for name, split in splits.items()
+            }
+    except KeyError as error:
+        raise InputError(f"{path}: {error.args[0]}") from None
+    except DAMAGED_ARRAYS as error:
+        raise InputError(f"{path}: cannot be read, damaged: {error}") from None
+    for name, array in masks.items():
+        hasher.update(array.tobytes())
+        if (largest := array.max()) >= classes:
+            raise InputError(
+                f"{path}: {reference.key}/{name}: class id {largest}; 0 to {classes - 1} is "
+                "expected"
+            )
+    if hasher.hexdigest() != reference.sha256:
+        raise InputError(
+            f"{path}: {reference.key}: predictions.sha256: not the masks that the record was made "
+            "from"
+        )
+    return masks
+
+
+def _read_masks(archive: zipfile.ZipFile, name: str, truth: Mask) -> Mask:
+    """Read one array, no more of it than the truth has, whatever it claims to be."""
+    with archive.open(f"{name}.npy") as member:
+        if npy.read_magic(member) != (1, 0):
+            raise ValueError(f"{name} is not an array as numpy writes it")
+        shape, fortran, dtype = npy.read_array_header_1_0(member)
+        if (shape, dtype, fortran) != (truth.shape, np.dtype(np.uint8), False):
+            raise ValueError(
+                f"{name} is {dtype} of shape {shape}; uint8 of shape {truth.shape} is expected"
+            )
+        content = member.read(truth.nbytes)
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _truth(split: Split) -> Mask:
+    assert split.masks is not None
+    return split.masks
+
+
+def _choose(name: str, split: Split, predicted: Mask, *, classes: int) -> Band:
+    """Sort the images by Dice and take the groups; no image is in two."""
+    truth = _truth(split)
+    dice = average_defined(score_overlap(predicted, truth, classes=classes)["dice"])
+    order = np.argsort(dice, kind="stable")[: np.count_nonzero(~np.isnan(dice))]  # NaN is last
+    if len(order) < len(GROUPS) * SHOWN:
+        chosen = np.array_split(order, len(GROUPS))
+    else:
+        middle = (len(order) - SHOWN) // 2
+        chosen = [order[:SHOWN], order[middle : middle + SHOWN], order[-SHOWN:]]
+    groups = tuple(
+        [
+            # A copy, so that the masks that are not shown need not stay in memory.
+            Tile(split.images[i], truth[i], predicted[i].copy(), float(dice[i]), split.ids[i])
+            for i in group
+        ]
+        for group in chosen
+    )
+    return Band(name, len(split), dice[order], groups)

@@ -1,0 +1,13 @@
+"""Seeds of local random generators, from text."""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = ["seed_of"]
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from the parts' text, for a local generator."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1

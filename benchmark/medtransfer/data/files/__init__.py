@@ -1,0 +1,1 @@
+"""Published files: download, checksums, archives and the cache."""

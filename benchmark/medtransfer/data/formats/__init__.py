@@ -1,0 +1,1 @@
+"""Image formats: common pictures, DICOM and NIfTI."""

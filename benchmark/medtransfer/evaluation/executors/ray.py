@@ -1,0 +1,356 @@
+"""The Ray executor: cells as tasks of a cluster. Needs the extra ``ray``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import re
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medtransfer.core.errors import InputError, RunError
+from medtransfer.core.version import __version__
+from medtransfer.evaluation.executors.local import build_runner
+from medtransfer.evaluation.executors.processes import CELL_MEMORY, available_cores
+from medtransfer.evaluation.executors.scheduling import Death
+from medtransfer.evaluation.request import Prepared, Request, prepare
+from medtransfer.evaluation.runner import Finished, Runner
+from medtransfer.specs.record import Cell
+
+__all__ = ["Cluster", "Parcel", "pack", "unpack"]
+
+_PATIENCE = 2.0  # seconds after which it is looked whether the cluster has grown
+# Parameters up to which a cell asks for so much of a GPU. Small networks leave most of it idle;
+# a batch that does not fit beside the others goes through in parts.
+_GPU_SHARES = ((15e6, 0.25), (30e6, 0.5))
+_SETTINGS = ("BENCH_CACHE", "BENCH_DATA")  # of the environment, that decide where data are
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A checked request, as it travels: with the files that it names, and what it must come to.
+
+    Attributes:
+        request: Its paths of the encoder and of cards of one's own are names in ``files``.
+        files: By their paths in a temporary folder of the receiver.
+        fingerprints: Of each task.
+        identity: Of the encoder.
+        state: Of its weights.
+        settings: Environment variables.
+        version: Of medtransfer.
+    """
+
+    request: Request
+    files: dict[str, bytes]
+    fingerprints: dict[str, str]
+    identity: str
+    state: str
+    settings: dict[str, str]
+    version: str
+
+
+def pack(prepared: Prepared, runner: Runner) -> Parcel:
+    """Put a request together with the encoder's files and the user's own cards."""
+    request, located = prepared.request, prepared.located
+    files: dict[str, bytes] = {}
+    encoder, task_folder = request.encoder, request.task_folder
+    if (source := located.source) is not None:
+        # A folder gives a card without a name its own, a file its encoder.
+        folder = f"encoder/{source.parent.resolve().name}"
+        encoder = folder if source.name == "encoder.yaml" else f"{folder}/{source.name}"
+        files[f"{folder}/{source.name}"] = source.read_bytes()
+        if located.weights is not None:
+            inside = located.card.weights.path or located.weights.name
+            files[f"{folder}/{inside}"] = located.weights.read_bytes()
+    if task_folder is not None:
+        for path in sorted(task_folder.rglob("*.yaml")):
+            files[f"tasks/{path.relative_to(task_folder).as_posix()}"] = path.read_bytes()
+        task_folder = Path("tasks")
+    return Parcel(
+        request=replace(
+            request,
+            encoder=encoder,
+            task_folder=task_folder,
+            data=request.data.resolve() if request.data is not None else None,
+            fresh=False,
+            executor="local",
+            address=None,
+        ),
+        files=files,
+        fingerprints={name: data.fingerprint for name, data in prepared.data.items()},
+        identity=runner.encoder.identity,
+        state=runner.encoder.state,
+        settings={name: os.environ[name] for name in _SETTINGS if name in os.environ},
+        version=__version__,
+    )
+
+
+def unpack(parcel: Parcel) -> Runner:
+    """Build the runner of a parcel on the machine that received it.
+
+    Raises:
+        InputError: When it does not come to the encoder and the data that were sent.
+    """
+    if parcel.version != __version__:
+        raise InputError(f"medtransfer {__version__} is installed, {parcel.version} on the driver")
+    os.environ.update(parcel.settings)
+    with tempfile.TemporaryDirectory(prefix="medtransfer-") as name:
+        folder, request = Path(name), parcel.request
+        for inside, content in parcel.files.items():
+            path = folder / inside
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        encoder, task_folder = folder / request.encoder, request.task_folder
+        request = replace(
+            request,
+            encoder=str(encoder) if encoder.exists() else request.encoder,
+            task_folder=folder / task_folder if task_folder is not None else None,
+            out=folder / "out",  # nothing is written there: the driver alone has the ledger
+        )
+        runner = build_runner(prepare(request))
+    for task, data in runner.data.items():
+        if data.fingerprint != parcel.fingerprints[task]:
+            raise InputError(f"other data of task {task} than the driver's")
+    if (runner.encoder.identity, runner.encoder.state) != (parcel.identity, parcel.state):
+        raise InputError(
+            f"another {runner.encoder.card.name} than the driver's; code that reads further files "
+            "needs the same ones everywhere"
+        )
+    return runner
+
+
+class Cluster:
+    """Cells as Ray tasks, each with a processor core, and a share of a GPU where there are any.
+
+    The parcel travels once to each node, through the object store; each of Ray's processes builds
+    its runner of it once. Ray itself tries nothing again: the driver counts the deaths.
+    """
+
+    def __init__(
+        self, prepared: Prepared, runner: Runner, *, address: str | None, jobs: int | None
+    ) -> None:
+        """Join a cluster, or start one on this machine where no address is known.
+
+        Args:
+            prepared: The checked request.
+            runner: Built of it by the driver.
+            address: As ``ray.init`` takes it; by default ``RAY_ADDRESS``.
+            jobs: Cells at a time; by default as many as the cluster has room for.
+
+        Raises:
+            InputError: When Ray is not installed, or nothing answers.
+        """
+        self._ray = ray = _import_ray()
+        self._jobs, self._device = jobs, prepared.request.device
+        self._running: dict[Any, Cell] = {}
+        self._own = not ray.is_initialized()
+        if self._own:
+            _join(ray, address, jobs)
+        if self._device == "cuda" and not ray.cluster_resources().get("GPU"):
+            self.close()
+            raise InputError("--device: cuda was asked for, but no node of the cluster has a GPU")
+        self._parameters = sum(p.numel() for p in runner.encoder.parameters())
+        self._parcel = ray.put(pack(prepared, runner))
+        self._task = ray.remote(_run)
+
+    @property
+    def note(self) -> str:
+        """What the user should know."""
+        nodes = sum(node["Alive"] for node in self._ray.nodes())
+        room = self._room() if self._jobs is None else min(self._jobs, self._room())
+        return f"on a Ray cluster of {nodes} node{'s'[: nodes > 1]}, with room for {room} at a time"
+
+    def slots(self) -> int:
+        """Twice what the cluster has room for: no node waits, and one that can grow sees why.
+
+        At least one, where the nodes are still to come: Ray keeps it until then.
+        """
+        room = max(1, self._room())
+        return min(self._jobs, room) if self._jobs is not None else 2 * room
+
+    def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
+        """Hand the cell to Ray."""
+        options = {**self._needs(), "max_retries": 0, "name": str(cell)}
+        reference = self._task.options(**options).remote([self._parcel], cell, previous)
+        self._running[reference] = cell
+
+    def wait(self) -> list[tuple[Cell, Finished | Death]]:
+        """Wait for the first cell that ends, or until it is time to see whether nodes joined.
+
+        Raises:
+            InputError: When a node cannot build the encoder or has not the data.
+            RunError: When the driver's own node is gone, without which it can reach no other.
+        """
+        try:
+            ready, _ = self._ray.wait(list(self._running), timeout=_PATIENCE)
+            return [(self._running.pop(one), self._receive(one)) for one in ready]
+        except (self._ray.exceptions.LocalRayletDiedError, OSError):  # older ones: a broken pipe
+            raise RunError(
+                "the Ray node of this machine is gone; what has ended is kept: ray stop, ray "
+                "start, and the same command again"
+            ) from None
+
+    def _receive(self, reference: Any) -> Finished | Death:
+        """What came of a cell that has ended."""
+        errors = self._ray.exceptions
+        try:
+            answer = self._ray.get(reference)
+        except errors.LocalRayletDiedError:
+            raise  # no fault of the cell
+        except errors.RayTaskError as error:
+            raise InputError(_one_line(error)) from None
+        except errors.RayError as error:
+            return Death(_REASONS.get(type(error).__name__, type(error).__name__))
+        if isinstance(answer, _Unfit):
+            raise InputError(f"node {answer.node}: {answer.reason}")
+        finished: Finished = answer
+        return finished
+
+    def close(self) -> None:
+        """End what is under way; a cluster that was there before stays."""
+        for reference in self._running:
+            with suppress(Exception):  # a cluster that is gone has nothing under way
+                self._ray.cancel(reference, force=True)
+        self._running.clear()
+        if self._own:
+            with _later_interrupt():
+                self._ray.shutdown()
+
+    def _room(self) -> int:
+        """How many cells the cluster can run at a time, as it is now."""
+        have, needs = self._ray.cluster_resources(), self._needs()
+        names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+        return int(min(have.get(n, 0) / needs[own] for n, own in names.items() if needs[own]))
+
+    def _needs(self) -> dict[str, float]:
+        """What a cell asks for: never more than the largest node has, or it would wait forever."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        gpus = max((node.get("GPU", 0) for node in nodes), default=0)
+        memory = max((node.get("memory", 0) for node in nodes), default=0)
+        return {
+            "num_cpus": 1,
+            "num_gpus": self._gpu_share() if gpus and self._device != "cpu" else 0,
+            "memory": min(CELL_MEMORY, memory) if self._jobs is None else 0,
+        }
+
+    def _gpu_share(self) -> float:
+        """The part of a GPU that a cell asks for."""
+        shares = (share for most, share in _GPU_SHARES if self._parameters <= most)
+        return next(shares, 1.0)
+
+
+_REASONS = {
+    "NodeDiedError": "the node that it ran on is gone",
+    "WorkerCrashedError": "its process died (out of memory?)",
+    "OutOfMemoryError": "its node ran out of memory",
+}
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--executor: ray needs: pip install 'medtransfer[ray]'") from None
+    return ray
+
+
+def _join(ray: Any, address: str | None, jobs: int | None) -> None:
+    """Connect to the cluster of an address; without one, start one of this machine's cores."""
+    where = address or os.environ.get("RAY_ADDRESS")
+    given, hint = "--address" if address else "RAY_ADDRESS", ""
+    if where is not None and (found := re.fullmatch(r"([^/:]+):(\d+)", where)):
+        try:  # for Ray itself goes on asking for minutes
+            socket.create_connection((found[1], int(found[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise InputError(f"{given}: no Ray cluster answers at {where}: {error}") from None
+    job = ray.job_config.JobConfig()
+    # Ray puts the driver's current folder first on the path of all workers, unless the job brings
+    # a folder of its own: a torch.py there, that came with an encoder, would be run.
+    job._runtime_env_has_working_dir = lambda: True
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if where is None:
+        # Ray's own processes give way to all others of a machine, and so would wait for hours.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        options |= {"num_cpus": jobs or available_cores(), "include_dashboard": False}
+        _hide_token()
+    try:
+        with _later_interrupt():
+            ray.init(address=where or "local", job_config=job, **options)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        what = "--executor: Ray cannot be started"
+        if where is not None:
+            what = f"{given}: no Ray cluster lets us in at {where}"
+            hint = "; is a node up on this machine (ray stop, ray start), with the cluster's token?"
+            if "RAY_AUTH_MODE" not in os.environ:
+                hint = "; where it asks for a token: export RAY_AUTH_MODE=token"
+        raise InputError(f"{what}: {_one_line(error)}{hint}") from None
+
+
+def _hide_token() -> None:
+    """Close the folder in which Ray keeps its token: who has that can run code as this user.
+
+    Ray itself lets everybody on the machine read the one that it makes for its first cluster.
+    """
+    folder = Path.home() / ".ray"
+    with suppress(OSError):  # no home, or not ours
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o700)
+
+
+@contextmanager
+def _later_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block: in the middle of it Ray ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        _import_ray().shutdown()
+        raise KeyboardInterrupt
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@dataclass(frozen=True)
+class _Unfit:
+    """A node that cannot run cells, and why."""
+
+    node: str
+    reason: str
+
+
+_runners: dict[Any, Runner] = {}
+
+
+def _run(parcel: list[Any], cell: Cell, previous: Mapping[str, Any] | None) -> Finished | _Unfit:
+    """Run a cell in one of Ray's processes, which keeps the runner of the last parcel.
+
+    The reference comes in a list, or Ray would unpack megabytes for every cell.
+    """
+    [reference] = parcel
+    if reference not in _runners:
+        _runners.clear()
+        torch.set_num_threads(1)
+        try:
+            _runners[reference] = unpack(_import_ray().get(reference))
+        except InputError as error:
+            return _Unfit(platform.node(), str(error))
+    return _runners[reference].run(cell, previous)

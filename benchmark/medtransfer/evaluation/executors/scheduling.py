@@ -1,0 +1,100 @@
+"""Which cell runs when, and what becomes of one whose process dies. Knows no executor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from medtransfer.evaluation.runner import Finished
+from medtransfer.specs.protocol import PROBES
+from medtransfer.specs.record import Cell
+
+__all__ = ["TRIALS", "Death", "Executor", "schedule"]
+
+TRIALS = 3  # deaths after which a cell is given up, whoever was to blame
+
+
+@dataclass(frozen=True)
+class Death:
+    """A process is gone in the middle of a cell; the reason is for people."""
+
+    reason: str
+
+
+class Executor(Protocol):
+    """Where cells run. It writes nothing: what comes out goes back to the driver."""
+
+    def slots(self) -> int:
+        """How many cells may be under way; it may change while others run."""
+
+    def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
+        """Begin a cell; see `Runner.run`."""
+
+    def wait(self) -> list[tuple[Cell, Finished | Death]]:
+        """Wait until some cells have ended, or for a while."""
+
+    def close(self) -> None:
+        """End what is under way, in the middle of a cell if need be."""
+
+
+def schedule(
+    cells: Sequence[Cell],
+    executor: Executor,
+    *,
+    selected: dict[Cell, dict[str, Any]],
+    started: Callable[[Cell], None],
+    fail: Callable[[Cell, str], Finished],
+) -> Iterator[Finished]:
+    """Run cells and yield each as it ends.
+
+    A cell whose process died is tried again, elsewhere where there is an elsewhere; when that
+    has happened three times it has failed, and the others go on.
+
+    Args:
+        cells: In the order in which they should begin.
+        executor: Where they run.
+        selected: What draws have selected so far, for those that reuse it.
+        started: Called when a cell begins.
+        fail: Makes the record of a cell that is given up.
+    """
+    queue, running = list(cells), set[Cell]()
+    deaths: Counter[Cell] = Counter()
+
+    def fill() -> None:
+        """Begin as many cells as there are free slots."""
+        free = executor.slots() - len(running)
+        waiting = {*queue, *running}
+        for cell in queue[:]:
+            if free <= 0:
+                break
+            first = cell._replace(draw=0)
+            if _reuses(cell) and first in waiting:
+                continue
+            queue.remove(cell)
+            running.add(cell)
+            free -= 1
+            started(cell)
+            executor.submit(cell, selected.get(first))
+
+    fill()
+    while running:
+        ended = []
+        for cell, result in executor.wait():
+            running.discard(cell)
+            if isinstance(result, Death):
+                deaths[cell] += 1
+                if deaths[cell] < TRIALS:
+                    queue.insert(0, cell)
+                    continue
+                result = fail(cell, f"{result.reason}, {TRIALS} times")
+            selected[cell] = result.record.selected
+            ended.append(result)
+        fill()  # before what has ended is written down: nobody waits for that
+        yield from ended
+
+
+def _reuses(cell: Cell) -> bool:
+    """Whether a cell needs what draw 0 selected."""
+    return cell.draw > 0 and cell.budget == "full" and cell.adaptation not in PROBES

@@ -1,0 +1,1 @@
+"""Boards: layout, columns, comparisons and summaries."""

@@ -1,0 +1,1 @@
+"""How well transferability scores predict outcomes."""

@@ -1,0 +1,1 @@
+"""Boards of published results, never mixed with measured ones."""

@@ -1,0 +1,1 @@
+"""Submissions read from disk, as data frames."""

@@ -1,0 +1,1 @@
+"""Files for readers: Markdown, CSV, figures and the page."""

@@ -1,0 +1,1 @@
+"""Bootstrap, rank statistics, uncertainty and contamination."""

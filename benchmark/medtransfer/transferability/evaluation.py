@@ -1,0 +1,306 @@
+"""`bench score`: transferability scores of encoders on tasks, kept beside their records."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock
+
+from medtransfer.core.documents import digest, read_yaml
+from medtransfer.core.errors import InputError, unwritable
+from medtransfer.core.files import replace
+from medtransfer.data.files.cache import cache_folder, data_folder
+from medtransfer.data.files.remote import SILENT, Progress
+from medtransfer.data.split import TaskData
+from medtransfer.data.store import open_task
+from medtransfer.encoders.encoder import Encoder, resolve_device
+from medtransfer.encoders.loading import build_encoder
+from medtransfer.encoders.resolution import Located, dump_card, locate
+from medtransfer.encoders.source_head import find_source_head, head_identity
+from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.protocol import Protocol, load_protocol
+from medtransfer.specs.record import iterate_records
+from medtransfer.specs.score import FILE, ScoreRecord, read_scores
+from medtransfer.specs.task import Kind, TaskCard, find_task, load_tasks, resolve_tasks
+from medtransfer.transferability.material import Material
+from medtransfer.transferability.registry import Score, choose_scores
+from medtransfer.transferability.scoring import (
+    Planned,
+    plan_scores,
+    plan_source,
+    plan_sweep,
+    score_all,
+)
+
+__all__ = ["Request", "Scoring", "ScoringProgress", "find_trajectory", "prepare", "score"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; the fields are the options of ``bench score``."""
+
+    encoders: Sequence[str]
+    suite: str | None = None
+    tasks: Sequence[str] = ()
+    scores: Sequence[str] = ()
+    protocol: str = "v1"
+    out: Path = Path("submissions")
+    data: Path | None = None
+    task_folder: Path | None = None
+    device: str = "auto"
+    sweep: bool = False
+    sources: bool = False
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A checked request.
+
+    Attributes:
+        request: The request.
+        protocol: Its protocol.
+        encoders: Found, not yet built.
+        data: The tasks, decoded.
+        scores: What is computed.
+        sources: The tasks that encoders were pre-trained on, where their accuracy is wanted.
+        notes: What the user should know, one line each.
+    """
+
+    request: Request
+    protocol: Protocol
+    encoders: list[Located]
+    data: dict[str, TaskData]
+    scores: list[Score]
+    sources: dict[str, TaskData] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class ScoringProgress:
+    """Is told how far it is; does nothing."""
+
+    def begin(self, total: int) -> None:
+        """So many encoders and tasks are to be scored."""
+
+    def advance(self, encoder: str, task: str, *, made: int, kept: int) -> None:
+        """One encoder's scores on one task are there, so many of them from earlier."""
+
+    def end(self) -> None:
+        """All are there, or the work was stopped."""
+
+
+def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
+    """Check a request. Nothing is written but downloads and decoded data.
+
+    Raises:
+        InputError: For the first thing that is wrong with it.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
+        raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
+    protocol = load_protocol(request.protocol)
+    scores = choose_scores(request.scores)
+    if request.sweep and "robustness" not in {one.name for one in scores}:
+        raise InputError("--sweep: is of the score robustness, which --score leaves out")
+    if not request.encoders:
+        raise InputError("--encoder: name at least one, or --trajectory")
+    cards = resolve_tasks(
+        names=list(request.tasks), suite=request.suite, folder=request.task_folder
+    )
+    notes = [
+        f"{name}: nothing to compute: it is of kind {card.kind}, and {_list_kinds(scores)}"
+        for name, card in cards.items()
+        if not any(card.kind in one.kinds for one in scores)
+    ]
+    if len(notes) == len(cards):
+        raise InputError(f"--score: {notes[0]}")
+    encoders = [locate(encoder) for encoder in request.encoders]
+    names = [located.card.name for located in encoders]
+    for place, name in enumerate(names):
+        if request.encoders[place] in request.encoders[:place]:
+            raise InputError(f"--encoder: {request.encoders[place]}: is given twice")
+        if names.count(name) > 1:
+            raise InputError(
+                f"two encoders are called '{name}'; the name decides where scores go, so score one "
+                "at a time into an --out of its own"
+            )
+    if request.out.exists() and not request.out.is_dir():
+        raise InputError(f"--out: {request.out} is a file; a folder is expected")
+    for located in encoders:
+        _check_folder(request.out / located.card.name, located)
+    folder = data_folder(request.data)
+    data = {name: _open(card, folder, progress) for name, card in cards.items()}
+    sources: dict[str, TaskData] = {}
+    known = {**load_tasks(), **(load_tasks(request.task_folder) if request.task_folder else {})}
+    for name in _sources(encoders) if request.sources else ():
+        card = find_task(name, known)
+        try:
+            if card is None:
+                raise InputError(f"{name}: no such task is known; its card is in --tasks?")
+            sources[name] = data.get(name) or _open(card, folder, progress)
+        except InputError as error:
+            notes.append(f"without the accuracy on the source: {error}")
+    return Scoring(request, protocol, encoders, data, scores, sources, tuple(notes))
+
+
+def _list_kinds(scores: Sequence[Score]) -> str:
+    return "; ".join(f"{one.name} is for {', '.join(one.kinds)}" for one in scores)
+
+
+def _open(card: TaskCard, folder: Path | None, progress: Progress) -> TaskData:
+    """A task; no score looks at corrupted images."""
+    return open_task(card, folder=folder, progress=progress, corruptions=False)
+
+
+def _sources(encoders: Sequence[Located]) -> list[str]:
+    """Names of the tasks that encoders were pre-trained on."""
+    runs = [located.card.pretraining.run for located in encoders]
+    return list(dict.fromkeys(name for run in runs if run is not None for name in run.tasks))
+
+
+def find_trajectory(folder: Path) -> list[Path]:
+    """The encoders that ``bench pretrain --checkpoints`` left in a folder, the first first.
+
+    Raises:
+        InputError: When there are fewer than two.
+    """
+    found: dict[int, Path] = {}
+    for path in (folder, *sorted(folder.glob("checkpoints/epoch-*"))):
+        file = path / "encoder.yaml"
+        if file.is_file():
+            run = EncoderCard.parse(read_yaml(file), origin=str(file)).pretraining.run
+            if run is not None:  # the last checkpoint is the encoder itself
+                found[run.steps] = path
+    if not folder.is_dir():
+        raise InputError(f"--trajectory: {folder}: no such folder")
+    if len(found) < 2:
+        raise InputError(
+            f"--trajectory: {folder}: holds {len(found) or 'no'} checkpoint"
+            f"{'' if len(found) == 1 else 's'} of bench pretrain --checkpoints; at least two are "
+            "needed"
+        )
+    return [found[steps] for steps in sorted(found)]
+
+
+def _check_folder(folder: Path, located: Located) -> None:
+    """Refuse to add to what stands there of another encoder.
+
+    Raises:
+        InputError: When the folder holds one, or cannot be written.
+        RunError: When the disk is full.
+    """
+    name = located.card.name
+    card = folder / "encoder.yaml"
+    if card.exists():
+        EncoderCard.parse(read_yaml(card), origin=str(card))
+    first = next(iterate_records(folder / "records.jsonl"), None)
+    identities = {first.encoder.sha256} if first is not None else set()
+    identities |= {one.encoder.sha256 for one in read_scores(folder)}
+    if identities - {located.identity}:
+        raise InputError(
+            f"{folder}: made with another encoder of the name {name} (weights, architecture or "
+            "input differ); choose another --out"
+        )
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"--out: {existing} is a file; a folder is expected")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"--out: {existing} cannot be written: permission denied")
+
+
+def score(scoring: Scoring, progress: ScoringProgress | None = None) -> list[ScoreRecord]:
+    """Compute what is not there yet, and write each score down as it is done.
+
+    Returns:
+        The scores that were asked for, of every encoder and task.
+
+    Raises:
+        RunError: When a score fails in another way than by having no value.
+    """
+    progress = progress or ScoringProgress()
+    found: list[ScoreRecord] = []
+    tasks = {**scoring.data, **scoring.sources}
+    progress.begin(len(scoring.encoders) * len(tasks))
+    try:
+        for located in scoring.encoders:
+            work = _Work(scoring, located)
+            for name, data in tasks.items():
+                own, made = work.of(name, data)
+                found += own
+                progress.advance(located.card.name, name, made=made, kept=len(own) - made)
+    finally:
+        progress.end()
+    return found
+
+
+class _Work:
+    """The scores of one encoder, which is built when the first one is missing."""
+
+    def __init__(self, scoring: Scoring, located: Located) -> None:
+        self.scoring, self.located = scoring, located
+        self.folder = scoring.request.out / located.card.name
+        self.encoder: Encoder | None = None
+
+    def of(self, name: str, data: TaskData) -> tuple[list[ScoreRecord], int]:
+        """Those of one task that were asked for, and how many of them were made now."""
+        planned = self._plan(name, data.card.kind)
+        prefix = (self.located.identity, name, data.fingerprint, self.scoring.protocol.name)
+        wanted = {(*prefix, one.fingerprint): one for one in planned}
+        known = {record.key: record for record in read_scores(self.folder)}
+        if missing := [one for key, one in wanted.items() if key not in known]:
+            encoder, protocol = self._build(), self.scoring.protocol
+            find_head = partial(find_source_head, self.located, encoder)
+            material = Material(encoder, data, protocol.scores, find_head=find_head)
+            for record in score_all(material, missing, protocol):
+                _append(self.folder, self.located.card, record)
+                known[record.key] = record
+        return [known[key] for key in wanted], len(missing)
+
+    def _plan(self, name: str, kind: Kind) -> list[Planned]:
+        scoring, planned = self.scoring, []
+        if name in scoring.data:
+            head = head_identity(self.located)
+            planned = plan_scores(scoring.scores, scoring.protocol, kind=kind, head=head)
+            if scoring.request.sweep:
+                [robust] = [one for one in scoring.scores if one.name == "robustness"]
+                planned += plan_sweep(robust, scoring.protocol)
+        run = self.located.card.pretraining.run
+        if name in scoring.sources and run is not None and name in run.tasks:
+            planned.append(plan_source(scoring.protocol))
+        return planned
+
+    def _build(self) -> Encoder:
+        if self.encoder is None:
+            request, protocol = self.scoring.request, self.scoring.protocol
+            device = resolve_device(request.device)
+            self.encoder = build_encoder(self.located, max_size=protocol.max_size, device=device)
+        return self.encoder
+
+
+def _append(folder: Path, card: EncoderCard, record: ScoreRecord) -> None:
+    """Add a line to an encoder's scores; the card is written where there is none.
+
+    Several processes may do so at a time. Their lock is not in the submission's folder, where it
+    would stay: who deletes a lock's file takes it from those that wait.
+
+    Raises:
+        InputError: When that is not possible.
+    """
+    path = folder / FILE
+    lock = cache_folder() / "locks" / f"{digest(str(path.resolve()))}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            if not (folder / "encoder.yaml").exists():
+                replace(folder / "encoder.yaml", dump_card(card).encode())
+            if record.key in {one.key for one in read_scores(folder)}:
+                return
+            content = path.read_bytes() if path.exists() else b""
+            whole = content[: content.rfind(b"\n") + 1]  # without what a killed writer left
+            replace(path, whole + record.line().encode() + b"\n")
+    except OSError as error:
+        raise unwritable(f"--out: {folder}", error) from None

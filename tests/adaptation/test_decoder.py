@@ -1,0 +1,456 @@
+"""Pyramids and the decoder: every kind of network gives four maps, and all decoders are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medtransfer.adaptation.decoder import Decoder, Segmenter
+from medtransfer.adaptation.trainable import prepare_encoder
+from medtransfer.core.errors import InputError
+from medtransfer.cost.flops import forward_flops, training_flops
+from medtransfer.encoders import encoder as encoder_module
+from medtransfer.encoders.encoder import Encoder, extend
+from medtransfer.encoders.loading import build_encoder, load_encoder
+from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.timm_networks import PYRAMID_STRIDES, TimmNetwork, _levels
+from medtransfer.specs.encoder import RANDOM_WEIGHTS, Architecture, EncoderCard, Input
+from medtransfer.specs.protocol import load_protocol
+
+SMALL = "test_resnet"  # timm's smallest ResNet
+ARCHITECTURES = [
+    "resnet18",
+    "resnet50",
+    "convnext_tiny",
+    "efficientnet_b0",
+    "vit_tiny_patch16_224",
+    "vit_small_patch16_224",
+    "vit_base_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "densenet121",
+    "resnetv2_50x1_bit",
+]
+# The smallest of each family, with what lets a transformer take images that are not square.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "resnet18": {},
+    "convnext_atto": {},
+    "efficientnet_lite0": {},
+    "vit_tiny_patch16_224": {"dynamic_img_size": True},
+    "swin_tiny_patch4_window7_224": {"strict_img_size": False},
+    "densenet121": {},
+    "resnetv2_50x1_bit": {},
+}
+SIZES = [
+    *((64, 64), (96, 96), (128, 128), (224, 224)),
+    *((64, 48), (64, 96), (128, 96), (160, 224)),
+]
+# Larger members as they are built for a run, and sides that 32 does not divide.
+STEPS = [
+    ("resnet18", (50, 128)),
+    ("resnet50", (64, 64)),
+    ("convnext_tiny", (100, 75)),
+    ("efficientnet_b0", (96, 72)),
+    ("vit_small_patch16_224", (96, 96)),
+    ("vit_base_patch16_224", (64, 64)),
+    ("swin_tiny_patch4_window7_224", (64, 64)),
+    ("eva02_tiny_patch14_224", (84, 84)),
+]
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers on every machine, whether or not it multiplies bf16."""
+    monkeypatch.setattr(encoder_module, "supports_bf16", lambda device: False)
+
+
+def card(*, timm_name: str | None = None, size: int) -> EncoderCard:
+    architecture = Architecture(timm=timm_name) if timm_name else Architecture(python="a:b")
+    return EncoderCard(
+        name="mine",
+        architecture=architecture,
+        input=Input(size=size, mean=[0.0] * 3, std=[1.0] * 3),
+        pretraining=RANDOM_WEIGHTS,
+    )
+
+
+def build(name: str = SMALL, *, size: int = 64) -> Encoder:
+    """A timm network with random weights."""
+    located = Located(card(timm_name=name, size=size))
+    return build_encoder(located, max_size=size, device=torch.device("cpu"))
+
+
+class Maps(nn.Module):
+    """A user's network: its maps are what a function makes of the images."""
+
+    def __init__(self, maps: Callable[[Tensor], Any], *, fixed_size: bool = False) -> None:
+        """Say whether it takes images of one size only."""
+        super().__init__()
+        self.maps, self.fixed_size = maps, fixed_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean colour."""
+        return images.mean(dim=(2, 3))
+
+    def forward_intermediates(self, images: Tensor) -> Any:
+        """Whatever the function gives."""
+        return self.maps(images)
+
+
+def encoder_of(network: nn.Module, *, size: int = 64) -> Encoder:
+    return Encoder(card(size=size), network, identity="", size=size).eval()
+
+
+def pixels(*size: int, count: int = 2, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand((count, 3, *size), generator=generator) * 255
+
+
+def segmenter(encoder: Encoder, *, frozen: bool = False) -> Segmenter:
+    if frozen:
+        encoder = prepare_encoder(encoder, "decoder", load_protocol("quick"), maps=True)
+    return Segmenter(encoder, 3, seed=1)
+
+
+# Every architecture.
+
+
+def take_step(encoder: Encoder, images: Tensor) -> None:
+    """Train once on random weights, and look at the maps, the logits and the gradients."""
+    model = segmenter(encoder).train()
+    count, _, *size = images.shape
+    maps = encoder.pyramid(encoder.normalise(images))
+    sides = [-(-side // 32) * 32 for side in size]
+    for features, stride, channels in zip(
+        maps, PYRAMID_STRIDES, encoder.pyramid_channels, strict=True
+    ):
+        assert features.shape == (count, channels, sides[0] // stride, sides[1] // stride)
+        assert features.dtype == torch.float32
+
+    before = [parameter.detach().clone() for parameter in model.decoder.parameters()]
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
+    logits = model(images)
+    assert logits.shape == (count, 3, *size)
+    loss = functional.cross_entropy(logits, torch.ones(count, *size, dtype=torch.long))
+    assert torch.isfinite(loss)
+    loss.backward()
+    for parameter in model.decoder.parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+    given = [p.grad for p in encoder.parameters() if p.grad is not None]
+    # A few layers stand between the last map and the embedding alone.
+    assert len(given) > 0.9 * len(list(encoder.parameters()))
+    assert next(encoder.parameters()).grad is not None
+    assert sum(gradient.abs().sum() for gradient in given) > 0
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    optimiser.step()
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    after = model.decoder.parameters()
+    assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_step_of_every_family(name: str, size: tuple[int, int]) -> None:
+    """At every size, square or not, every layer of encoder and decoder learns from one image."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model(name, num_classes=0, **FAMILIES[name])
+    take_step(encoder_of(TimmNetwork(network), size=size[0]), pixels(*size, count=1))
+
+
+@pytest.mark.parametrize(("name", "size"), STEPS)
+def test_one_step_of_every_architecture(name: str, size: tuple[int, int]) -> None:
+    """So it does in what a run builds from a name, on two images."""
+    take_step(build(name, size=min(size)), pixels(*size))
+
+
+def test_decoders_of_all_encoders_are_about_as_large() -> None:
+    """Decoder parameter counts lie within 10 % of each other, so that the encoder decides."""
+    counts = {}
+    for name in ARCHITECTURES:
+        with torch.device("meta"):
+            network = TimmNetwork(timm.create_model(name, num_classes=0))
+        encoder = Encoder(card(timm_name=name, size=224), network, identity="", size=224)
+        model = Segmenter(encoder.to("meta"), 3, seed=0)
+        counts[name] = model.decoder_parameters
+        assert counts[name] == sum(p.numel() for p in model.decoder.parameters())
+        assert model(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 3, 224, 224)
+    assert max(counts.values()) <= 1.1 * min(counts.values()), counts
+
+
+# The pyramid.
+
+
+@pytest.mark.parametrize(
+    ("reductions", "levels"),
+    [
+        ([2, 4, 8, 16, 32], [1, 2, 3, 4]),
+        ([4, 8, 16, 32], [0, 1, 2, 3]),
+        ([1, 2, 4, 8, 16, 32], [2, 3, 4, 5]),
+        ([16] * 12, [2, 5, 8, 11]),
+        ([14] * 6, [1, 2, 4, 5]),
+        ([16] * 2, [0, 0, 1, 1]),
+        ([8, 16, 16, 16], [0, 0, 2, 3]),
+        ([16, 32, 64], [0, 0, 0, 1]),
+    ],
+)
+def test_levels_are_the_nearest_strides_or_spread_over_depth(
+    reductions: list[float], levels: list[int]
+) -> None:
+    """Each stride gets the map nearest to it, and maps of one stride are spread over depth."""
+    assert _levels(reductions) == levels
+
+
+def test_stages_of_a_convolutional_network_are_its_pyramid() -> None:
+    """Where strides fit, the maps are the stages' outputs, untouched."""
+    encoder = build("resnet18")
+    network: Any = encoder.network.network
+    stages = []
+    for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
+        layer.register_forward_hook(lambda _module, _inputs, output: stages.append(output))
+    with torch.inference_mode():
+        maps = encoder.pyramid(encoder.normalise(pixels(64, 96)))
+    for features, stage in zip(maps, stages, strict=True):
+        torch.testing.assert_close(features, stage)
+
+
+def test_blocks_of_a_transformer_are_its_pyramid() -> None:
+    """A plain transformer gives four depths, after its last norm, resampled bilinearly."""
+    encoder = build("vit_tiny_patch16_224")
+    network: Any = encoder.network.network
+    tokens = []
+    for block in (2, 5, 8, 11):
+        network.blocks[block].register_forward_hook(
+            lambda _module, _inputs, output: tokens.append(network.norm(output))
+        )
+    with torch.inference_mode():
+        maps = encoder.pyramid(encoder.normalise(pixels(64, 64)))
+    for features, output, stride in zip(maps, tokens, PYRAMID_STRIDES, strict=True):
+        grid = output[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+        expected = functional.interpolate(grid, size=64 // stride, mode="bilinear")
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fixed_size", [False, True])
+@pytest.mark.parametrize("size", [(64, 64), (84, 112)])
+def test_maps_of_any_stride_are_laid_where_they_belong(
+    size: tuple[int, int], fixed_size: bool
+) -> None:
+    """On a slope every cell holds the value at its centre, or at the edge beyond it."""
+    rows, columns = (torch.arange(side) + 0.5 for side in size)
+    image = (rows.view(-1, 1) + 1000 * columns).expand(1, 3, *size).contiguous()
+    seen = []
+
+    def maps(images: Tensor) -> list[Tensor]:
+        seen.append(images.shape[-2:])
+        cells = [7, 14, 14, 28] if fixed_size and size[0] == 84 else [2, 8, 16, 16]
+        return [functional.avg_pool2d(images, cell) for cell in cells]
+
+    encoder = encoder_of(Maps(maps, fixed_size=fixed_size))
+    pyramid = encoder.pyramid(image)
+    assert seen == [size if fixed_size else extend(image).shape[-2:]]
+    for features, stride in zip(pyramid, PYRAMID_STRIDES, strict=True):
+        height, width = (-(-side // 32) * 32 // stride for side in size)
+        assert features.shape == (1, 3, height, width)
+        down = (torch.arange(height) + 0.5) * stride
+        right = (torch.arange(width) + 0.5) * stride
+        # Away from the edge, where a coarse map holds the value of its outermost cell.
+        inner = [(x > 16) & (x < side - 16) for x, side in ((down, size[0]), (right, size[1]))]
+        expected = down.view(-1, 1) + 1000 * right
+        found = features[0, 0][inner[0]][:, inner[1]]
+        torch.testing.assert_close(found, expected[inner[0]][:, inner[1]], rtol=1e-5, atol=0.1)
+
+
+def test_extension_repeats_the_edge() -> None:
+    """An image that 32 divides stays itself; another grows to the right and below."""
+    image = pixels(64, 32)
+    assert extend(image) is image
+    extended = extend(image[..., :50, :20])
+    assert extended.shape == (2, 3, 64, 32)
+    assert torch.equal(extended[..., :50, :20], image[..., :50, :20])
+    assert torch.equal(extended[..., 50:, :], extended[..., 49:50, :].expand(-1, -1, 14, -1))
+    assert torch.equal(extended[..., :, 20:], extended[..., :, 19:20].expand(-1, -1, -1, 12))
+
+
+def test_asking_for_channels_changes_nothing() -> None:
+    """Neither the mode of a layer nor the statistics of its batch norm."""
+    encoder = build()
+    encoder.network.train()
+    first = next(m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    assert encoder.pyramid_channels == [32, 48, 192, 96]
+    assert encoder.network.training and not first.training
+    assert all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
+
+
+def test_pyramid_computes_in_the_encoders_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 where the hardware has it, as the embedding; maps and decoder are float32."""
+    monkeypatch.setattr(encoder_module, "supports_bf16", lambda device: True)
+    encoder = build()
+    model = segmenter(encoder)
+    types: dict[str, torch.dtype] = {}
+    for part in ("encoder", "decoder"):
+        layer = next(m for m in getattr(model, part).modules() if isinstance(m, nn.Conv2d))
+        layer.register_forward_hook(lambda _m, _i, out, part=part: types.update({part: out.dtype}))
+    assert model(pixels(64, 64)).dtype == torch.float32
+    assert types == {"encoder": torch.bfloat16, "decoder": torch.float32}
+    assert all(m.dtype == torch.float32 for m in encoder.pyramid(pixels(64, 64)))
+
+
+# Refusals.
+
+
+def refusal(encoder: Encoder) -> str:
+    """The message with which an encoder is refused for segmentation: always one line."""
+    with pytest.raises(InputError) as caught:
+        Segmenter(encoder, 2, seed=0)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pixels", "random-convolutions"])
+def test_encoder_without_maps_is_refused(name: str) -> None:
+    """An encoder that gives one vector an image cannot tell its parts apart."""
+    message = refusal(load_encoder(name, max_size=64, device="cpu"))
+    reason = "gives one vector an image and no feature maps, which segmentation needs"
+    assert message == f"{name}: {reason}"
+
+
+def test_timm_network_without_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is a network of timm's that was never given the method."""
+    encoder = build()
+    monkeypatch.delattr(type(encoder.network.network), "forward_intermediates")
+    assert "mine: gives one vector an image and no feature maps" in refusal(encoder)
+
+
+def test_wrong_maps_of_a_users_network_are_refused() -> None:
+    """What a user's network returned, or why it failed, and what would be right."""
+    message = refusal(encoder_of(Maps(lambda images: [images] * 3)))
+    assert "mine: forward_intermediates returns shapes [(1, 3, 64, 64)," in message
+    assert "four feature maps (N, C, H, W), shallow first, are expected" in message
+    message = refusal(encoder_of(Maps(lambda images: [images.flatten(2)] * 4)))
+    assert "returns shapes [(1, 3, 4096)," in message
+    message = refusal(encoder_of(Maps(lambda images: images.no_such_thing)))
+    assert "mine: fails to give feature maps of images of shape (1, 3, 64, 64):" in message
+
+
+# The segmenter.
+
+
+def test_decoders_start_alike() -> None:
+    """A seed gives the same weights under every encoder, and leaves the random numbers alone."""
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first, second = (segmenter(build(name)).decoder for name in (SMALL, "resnet18"))
+    torch.manual_seed(3)
+    other = Segmenter(build(), 3, seed=2).decoder
+    assert torch.equal(torch.rand(2), expected)
+    for part in ("stem", "blocks", "head"):
+        pairs = zip(
+            first.get_submodule(part).parameters(),
+            second.get_submodule(part).parameters(),
+            strict=True,
+        )
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(first.stem[0].weight, other.stem[0].weight)
+
+
+def test_scale_of_the_features_does_not_matter() -> None:
+    """Encoders whose features differ by orders of magnitude get the same decoder's chance."""
+    decoder = segmenter(build()).decoder
+    generator = torch.Generator().manual_seed(0)
+    pyramid = [
+        torch.randn((2, channels, 64 // stride, 64 // stride), generator=generator)
+        for channels, stride in zip((32, 48, 192, 96), PYRAMID_STRIDES, strict=True)
+    ]
+    images = pixels(64, 64) / 255
+    with torch.inference_mode():
+        logits = decoder(images, pyramid)
+        for factor in (0.02, 50):
+            scaled = decoder(images, [features * factor for features in pyramid])
+            torch.testing.assert_close(scaled, logits, rtol=1e-3, atol=1e-3)
+        others = decoder(images, [features.flip(-1) for features in pyramid])
+    assert (others - logits).abs().mean() > 0.03
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_mask_of_an_image_does_not_depend_on_its_batch(training: bool) -> None:
+    """A frozen encoder and group norm: an image alone gives what it gives in a batch."""
+    model = segmenter(build(), frozen=True).train(training)
+    images = pixels(64, 64, count=4)
+    with torch.no_grad():
+        together = model(images)
+        torch.testing.assert_close(model(images[1:2]), together[1:2], rtol=1e-3, atol=1e-3)
+
+
+def test_logits_follow_their_pixels() -> None:
+    """A spot in the image changes the logits around it most: nothing is shifted or flipped."""
+    model = segmenter(build(), frozen=True)
+    images = pixels(50, 90, count=1).mul_(0.2)
+    spotted = images.clone()
+    spotted[..., 12:18, 70:76] += 150
+    with torch.no_grad():
+        change = (model(spotted) - model(images)).abs().sum(1)[0]
+    row, column = divmod(int(change.argmax()), 90)
+    assert 8 <= row <= 22 and 66 <= column <= 80
+
+
+def test_frozen_encoder_stays_as_it_is() -> None:
+    """In train mode too it gets no gradient, updates no statistics and stays in eval mode."""
+    model = segmenter(build(), frozen=True)
+    encoder = model.encoder
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    model.train()
+    assert model.decoder.training and not any(m.training for m in encoder.network.modules())
+    model(pixels(64, 64)).square().mean().backward()
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.decoder.parameters())
+    assert all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
+
+    trained = segmenter(build()).train()
+    assert all(m.training for m in trained.encoder.modules())
+    trained(pixels(64, 64))
+    after = trained.encoder.state_dict()
+    assert not all(torch.equal(before[name], t) for name, t in after.items())
+
+
+def test_operations_are_counted_without_numbers() -> None:
+    """A frozen encoder costs one forward pass a step, the decoder and a trained encoder three."""
+    encoder = build("resnet18")
+    free, frozen = segmenter(encoder), segmenter(build("resnet18"), frozen=True)
+    alone = forward_flops(encoder.network, channels=3, size=64)
+    forward = forward_flops(free, channels=3, size=64)
+    assert forward == forward_flops(frozen, channels=3, size=64) > alone
+    assert training_flops(free, channels=3, size=64) == pytest.approx(3 * forward, rel=0.05)
+    expected = alone + 3 * (forward - alone)
+    assert training_flops(frozen, channels=3, size=64) == pytest.approx(expected, rel=0.05)
+    model = segmenter(encoder).to("meta").train()
+    assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 3, 64, 64)
+
+
+def test_decoder_learns_a_mask() -> None:
+    """On a frozen random encoder a few steps outline a bright disc."""
+    model = segmenter(build(), frozen=True).train()
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    mask = ((y - 12) ** 2 + (x - 19) ** 2 < 100).long().expand(2, -1, -1)
+    images = pixels(64, 64) * 0.5 + 100 * mask.unsqueeze(1)
+    optimiser = torch.optim.AdamW(model.decoder.parameters(), lr=1e-3)
+    for _ in range(20):
+        optimiser.zero_grad()
+        functional.cross_entropy(model(images), mask).backward()
+        optimiser.step()
+    found = model.eval()(images).argmax(1)
+    assert 2 * (found * mask).sum() / (found.sum() + mask.sum()) > 0.8
+
+
+def test_levels_and_projections_must_agree() -> None:
+    """A pyramid of another length is a mistake of the caller, not silently cut."""
+    decoder = Decoder([8, 8, 8, 8], image_channels=3, classes=2)
+    with pytest.raises(ValueError, match="shorter"):
+        decoder(pixels(32, 32), [torch.zeros(2, 8, 8, 8)] * 3)
