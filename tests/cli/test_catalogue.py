@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from medtransfer.data import official, transfer
+from medtransfer.data import official
+from medtransfer.data.files import http
 from medtransfer.specs.record import read_records
 from medtransfer.specs.task import find_task, load_suites, load_tasks
 from tests.conftest import REAL_DATA, Bench, Small, needs_real_data, write_card
@@ -44,7 +45,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setattr(
             official, "array_sets", lambda name: sets if name == "medmnist" else real(name)
         )
-        monkeypatch.setattr(transfer, "BACK_OFF", 0.01)
+        monkeypatch.setattr(http, "BACK_OFF", 0.01)
         monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
         yield running
 

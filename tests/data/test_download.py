@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from medtransfer.core.errors import InputError, RunError
-from medtransfer.data import archives, transfer
+from medtransfer.data.files import archives, http
 from medtransfer.data.files.archives import extract
 from medtransfer.data.files.download import RemoteFile, find, obtain
 from tests.helpers.server import Published, Server, serve
@@ -71,7 +71,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     for name in ("BENCH_MIRRORS", "BENCH_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(transfer, "BACK_OFF", 0.001)
+    monkeypatch.setattr(http, "BACK_OFF", 0.001)
 
 
 @pytest.fixture
@@ -383,13 +383,13 @@ def test_retry_after_is_honoured_and_capped(
         return time.monotonic() - start
 
     distant = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-    monkeypatch.setattr(transfer, "LONGEST_WAIT", 0.3)
+    monkeypatch.setattr(http, "LONGEST_WAIT", 0.3)
     assert 0.3 <= seconds("3600") < 60 and 0.3 <= seconds(distant) < 60
     seconds("soon")
     assert shown.warnings[-1] == "a.npz: 429 Too Many Requests; going on in 0 s (2 of 6)"
     # Without the server's word the wait would now be 4.5 s or more.
-    monkeypatch.setattr(transfer, "BACK_OFF", 9.0)
-    monkeypatch.setattr(transfer, "LONGEST_WAIT", 9.0)
+    monkeypatch.setattr(http, "BACK_OFF", 9.0)
+    monkeypatch.setattr(http, "LONGEST_WAIT", 9.0)
     assert seconds("0") < 4 and seconds("Tue, 01 Jul 2025 10:00:00 -0000") < 4
 
 
@@ -401,7 +401,7 @@ def test_a_stalled_connection_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server that falls silent is asked again for the rest after the time limit."""
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.3)
+    monkeypatch.setattr(http, "TIMEOUT", 0.3)
     published.stall = 1000
     monkeypatch.setattr(shown, "warn", lambda line: (server.go_on.set(), Shown.warn(shown, line)))
     assert obtain(file, None, shown).read_bytes() == BODY
@@ -444,7 +444,7 @@ def test_a_redirect_keeps_the_range(server: Server, file: RemoteFile, published:
 
 def test_a_redirect_never_leaves_https() -> None:
     """From https only https is followed."""
-    redirects, request = transfer._Redirects(), Request("https://a/x")
+    redirects, request = http._Redirects(), Request("https://a/x")
 
     def follow(url: str) -> Request | None:
         return redirects.redirect_request(request, io.BytesIO(), 302, "Found", {}, url)
@@ -497,9 +497,9 @@ def test_offline_nothing_is_fetched(
 
 CHILD = """
 import resource, sys
-from medtransfer.data import download, transfer
+from medtransfer.data.files import download, http
 from medtransfer.core.errors import InputError, RunError
-transfer.BACK_OFF = 0.001
+http.BACK_OFF = 0.001
 class Told:
     def announce(self, file, url): print("announce", flush=True)
     def advance(self, file, done, total): pass
