@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,11 @@ needs_real_data = pytest.mark.skipif(
 
 # One thread: the suite runs in two processes on two cores. Set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell ignores Ctrl-C for what it starts in the background, and every process started from here
+# would inherit that: tests of interrupts would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Of the tests in these folders that report rows.
