@@ -14,7 +14,7 @@ from medtransfer.core.errors import plain
 from medtransfer.transferability.evaluation import ScoringProgress
 
 if TYPE_CHECKING:
-    from medtransfer.ranking import Judgement, Studied
+    from medtransfer.ranking import ScoreValidation, Studied
     from medtransfer.specs.score import ScoreRecord
 
 __all__ = ["ConsoleScoring", "print_judgement", "print_scores", "print_trajectories"]
@@ -94,9 +94,9 @@ def _number(value: float | None) -> str:
     return _MISSING if value is None else f"{value:.4g}"
 
 
-def print_judgement(judgement: Judgement, out: Path | None, *, protocol: str = "") -> None:
+def print_judgement(judgement: ScoreValidation, out: Path | None, *, protocol: str = "") -> None:
     """Print how well scores did, task by task and over all."""
-    from medtransfer.ranking import tabulate_judgement, tabulate_tasks
+    from medtransfer.ranking import tabulate_tasks, tabulate_validation
 
     if judgement.summary.empty:
         where = f": of bench evaluate --protocol {protocol} --out {out}" if out is not None else ""
@@ -105,7 +105,7 @@ def print_judgement(judgement: Judgement, out: Path | None, *, protocol: str = "
     head, rows = tabulate_tasks(judgement)
     if len(rows) <= 60:
         print_table(head, rows)
-    head, rows = tabulate_judgement(judgement.summary)
+    head, rows = tabulate_validation(judgement.summary)
     print_table(head, rows)
     print(_READING.format(item="encoder", items="encoders"))
 
@@ -117,7 +117,7 @@ def print_trajectories(studied: Studied, *, protocol: str) -> None:
     for table in ranking.tabulate_points(studied):
         print_table(*table)
     print_table(*ranking.tabulate_picks(studied))
-    if studied.judgement.summary.empty:
+    if studied.validation.summary.empty:
         print(
             "not judged: that needs outcomes of at least 3 checkpoints "
             f"(bench evaluate --protocol {protocol})"

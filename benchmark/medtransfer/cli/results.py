@@ -101,7 +101,7 @@ def _rank(folders: Sequence[Path], out: Path, *, check: bool, status: Status) ->
         f"published results of {study.study.name}: on a board of their own" for study in studies
     ]
     files = [name for name in written if "/" not in name]
-    pictures = len(written) - len(files)
+    pictures = sum(name.endswith(".svg") for name in written)
     drawn = f" and {pictures} figures" if pictures else ""
     return [*lines, f"wrote {', '.join(f'{out}/{name}' for name in files)}{drawn}{missing}"]
 

@@ -133,7 +133,7 @@ def _judge(scoring: Scoring) -> None:
     from medtransfer.cli.console_scoring import print_judgement
 
     submissions = {one.card.name: one for one in ranking.load_submissions([scoring.request.out])}
-    found = ranking.judge_submissions(submissions, scoring.protocol, tasks=list(scoring.data))
+    found = ranking.validate_submissions(submissions, scoring.protocol, tasks=list(scoring.data))
     print_judgement(found, scoring.request.out, protocol=scoring.protocol.name)
 
 
@@ -179,4 +179,4 @@ def _judge_imported(scores: Path | None, outcomes: Path | None) -> None:
     for name in ("encoder", "task"):
         if not set(said[name]) & set(came[name]):
             raise InputError(f"{scores} and {outcomes}: have no {name} in common")
-    print_judgement(ranking.judge_scores(said, came), None)
+    print_judgement(ranking.validate_scores(said, came), None)

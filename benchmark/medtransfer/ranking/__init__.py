@@ -15,11 +15,11 @@ from medtransfer.ranking.boards.comparison import Difference, compare_pair, shar
 from medtransfer.ranking.boards.layout import Layout, lay_out
 from medtransfer.ranking.boards.summary import summary
 from medtransfer.ranking.predictions.predictions import (
-    judge_submissions,
-    tabulate_judgement,
     tabulate_tasks,
+    tabulate_validation,
+    validate_submissions,
 )
-from medtransfer.ranking.predictions.score_validation import Judgement, judge_scores
+from medtransfer.ranking.predictions.score_validation import ScoreValidation, validate_scores
 from medtransfer.ranking.predictions.scores_csv import read_outcomes, read_scores_csv
 from medtransfer.ranking.predictions.trajectories import (
     Studied,
@@ -45,7 +45,7 @@ from medtransfer.ranking.report.files import (
     tidy,
     write_leaderboard,
 )
-from medtransfer.ranking.report.markdown import render_markdown
+from medtransfer.ranking.report.overview import render_markdown
 from medtransfer.specs.protocol import Protocol, list_protocols, load_protocol
 from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks
 
@@ -53,7 +53,7 @@ __all__ = [
     "PUBLISHED",
     "Board",
     "Difference",
-    "Judgement",
+    "ScoreValidation",
     "Layout",
     "Studied",
     "Submission",
@@ -66,8 +66,8 @@ __all__ = [
     "draw_trajectories",
     "escape",
     "has_charts",
-    "judge_scores",
-    "judge_submissions",
+    "validate_scores",
+    "validate_submissions",
     "leaderboard",
     "load_submission",
     "load_submissions",
@@ -81,7 +81,7 @@ __all__ = [
     "study_trajectories",
     "summary",
     "tabulate",
-    "tabulate_judgement",
+    "tabulate_validation",
     "tabulate_picks",
     "tabulate_points",
     "tabulate_tasks",

@@ -28,10 +28,10 @@ _COLUMNS: dict[str, tuple[str, Unit]] = {
 
 
 def compare_adaptations(grid: Grid) -> pd.DataFrame:
-    """How an encoder's adaptations compare, over the tasks on which all of them were run.
+    """Compare an encoder's adaptations over the tasks on which all of them were run.
 
     Args:
-        grid: What the encoders did.
+        grid: Results of the encoders.
 
     Returns:
         One row per encoder, kind of task, budget and adaptation, wherever an optional one was run:
@@ -66,10 +66,7 @@ def compare_adaptations(grid: Grid) -> pd.DataFrame:
 
 
 def _shared(done: pd.DataFrame) -> pd.DataFrame:
-    """Of the groups of one budget that an encoder has, those of the tasks with every adaptation.
-
-    None where no optional adaptation was run.
-    """
+    """Keep the groups of tasks with every adaptation; none without an optional adaptation."""
     if not done["adaptation"].isin(OPTIONAL).any():
         return done.iloc[:0]
     counts = done.groupby("task")["adaptation"].nunique()
@@ -92,7 +89,7 @@ def _summarise(grid: Grid) -> pd.DataFrame:
 
 
 def compare_records(submission: Submission) -> pd.DataFrame:
-    """The same of records of one protocol, one fingerprint a task, without a board."""
+    """Compare adaptations without a board: records of one protocol, one fingerprint a task."""
     frame = join([submission])
     names = list(Cell._fields)
     cells = [Cell(*key) for key in frame.cells[names].itertuples(index=False, name=None)]

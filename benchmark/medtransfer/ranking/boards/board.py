@@ -1,10 +1,9 @@
-"""Boards: who is ranked where, under one protocol and on one suite of tasks."""
+"""Boards: encoders ranked under one protocol on one suite of tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,26 +18,29 @@ from medtransfer.ranking.boards.columns import (
     Column,
     domain_columns,
 )
-from medtransfer.ranking.boards.layout import OTHER_TASKS, Layout, lay_out
-from medtransfer.ranking.predictions.predictions import judge_layout
-from medtransfer.ranking.predictions.score_validation import Judgement
+from medtransfer.ranking.boards.layout import Layout, lay_out
+from medtransfer.ranking.boards.notes import notes
+from medtransfer.ranking.boards.tables import (
+    rank_scores,
+    sort_by_rank,
+    tabulate_results,
+    tabulate_scores,
+)
+from medtransfer.ranking.predictions.predictions import validate_layout
+from medtransfer.ranking.predictions.score_validation import ScoreValidation
 from medtransfer.ranking.records.frame import IN_DOMAIN
-from medtransfer.ranking.records.grid import GROUP, Grid, average
+from medtransfer.ranking.records.grid import Grid, average
 from medtransfer.ranking.records.submissions import Submission
 from medtransfer.ranking.statistics.bootstrap import Replicates
 from medtransfer.ranking.statistics.contamination import contamination, overlapping
 from medtransfer.ranking.statistics.pareto import mark_fronts
-from medtransfer.ranking.statistics.rank_statistics import judge
-from medtransfer.ranking.statistics.source_domains import Sources, compare_sources
+from medtransfer.ranking.statistics.rank_statistics import compute_rank_statistics
+from medtransfer.ranking.statistics.source_domains import SourceDomains, compare_source_domains
 from medtransfer.ranking.statistics.uncertainty import Significance
 from medtransfer.specs.protocol import Protocol
-from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite
 
 __all__ = ["Board", "boards"]
-
-_RESULTS = ["encoder", "domain", "task", "metric", "chance", "split", "adaptation", "budget"]
-_RESULTS += ["draws", "have", "diverged", "mean", "std", "low", "high"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Board:
     Attributes:
         protocol: Name of the protocol.
         title: Title of the protocol; empty when no shipped one has that name.
-        about: What the suite is; empty when it does not say.
+        about: Title of the suite; may be empty.
         tasks: Title of each of its tasks; empty where no card is known.
         suite: Name of the suite.
         kind: ``classification`` or ``segmentation``, when the board has only these tasks of a suite
@@ -57,7 +59,7 @@ class Board:
         table: Index encoder, in the order of the board: the ranked ones, then the others by
             coverage. Columns title, rank (null: unranked), have and expected (cells), coverage,
             error (of the first cell that failed), relation_<domain>, those of ``columns``, of
-            `mark_fronts` and of :data:`STANDING`; init (the parent that pre-training began from)
+            `mark_fronts` and of :data:`RANK_STATISTICS`; init (the parent of its pre-training)
             and trained (what of the network, at what cost); status; contamination; and clean_score
             and clean_rank, which leave out every task that a ranked encoder has seen in
             pre-training.
@@ -69,8 +71,8 @@ class Board:
         adaptations: How adaptations compare, for encoders with an optional one; from
             `compare_adaptations`.
         significance: Tests of the ranked encoders over tasks.
-        sources: Source domains against target domains, of the ranked encoders.
-        judgement: How well transferability scores predicted the ranked cells.
+        source_domains: Source domains against target domains, of the ranked encoders.
+        validation: How well transferability scores predicted the ranked cells.
         notes: What was left out, and why.
     """
 
@@ -85,8 +87,8 @@ class Board:
     results: pd.DataFrame
     adaptations: pd.DataFrame
     significance: Significance
-    sources: Sources
-    judgement: Judgement
+    source_domains: SourceDomains
+    validation: ScoreValidation
     notes: tuple[str, ...]
 
 
@@ -131,7 +133,7 @@ def _board(
     columns = (*SCORES, *mixed, *domains, *TRANSFER, *COSTS)
     table, seen = _table(layout, columns, own)
     ranked = list(table.index[table["rank"].notna()])
-    standing = judge(layout.ranked, ranked, layout.replicates, own)
+    statistics = compute_rank_statistics(layout.ranked, ranked, layout.replicates, own)
     return Board(
         protocol=layout.protocol,
         title=layout.title,
@@ -140,22 +142,15 @@ def _board(
         suite=layout.suite,
         kind=layout.kind,
         columns=columns,
-        table=table.join(standing.table),
-        results=_results(layout.whole, layout.replicates),
+        table=table.join(statistics.table),
+        results=tabulate_results(layout.whole, _bounds(layout.whole, layout.replicates)),
         adaptations=compare_adaptations(layout.whole),
-        significance=standing.significance,
-        sources=compare_sources(
+        significance=statistics.significance,
+        source_domains=compare_source_domains(
             table.loc[ranked], {name: layout.submissions[name].card for name in ranked}
         ),
-        judgement=judge_layout(layout),
-        notes=(
-            *_stale(layout.stale),
-            *_foreign(layout.foreign),
-            *_inapplicable(layout.planned, layout.cells),
-            *_seen(seen, layout.cells),
-            *_doubtful(layout.whole, layout.replicates),
-            *([_OTHER_TASKS_NOTE] if layout.suite == OTHER_TASKS else []),
-        ),
+        validation=validate_layout(layout),
+        notes=notes(layout, seen),
     )
 
 
@@ -169,20 +164,12 @@ def _table(
     """
     grid = layout.ranked
     cards = {name: layout.submissions[name].card for name in grid.encoders}
-    table = pd.DataFrame(index=pd.Index(grid.encoders, name="encoder"))
-    table["have"] = grid.splits[IN_DOMAIN].have.sum(axis=0)
-    table["expected"] = int(grid.groups["draws"].sum())
-    table["coverage"] = table["have"] / table["expected"]
-    table["title"] = [card.title for card in cards.values()]
+    table = tabulate_scores(grid, columns, {name: card.title for name, card in cards.items()})
     table["error"] = grid.failures.groupby("encoder", observed=True)["error"].first()
-    for column in columns:
-        table[column.name] = column.how(grid)
     incomplete = table["have"] < table["expected"]
     table.loc[incomplete, [column.name for column in columns if column.unit == "score"]] = None
-    for domain in sorted(grid.relations.index):
-        table[f"relation_{domain}"] = grid.relations.loc[domain]
     table = table.join(mark_fronts(table))
-    table["rank"] = _rank(table[IN_DOMAIN])
+    table["rank"] = rank_scores(table[IN_DOMAIN])
     table["init"] = [card.pretraining.init for card in cards.values()]
     table["trained"] = [card.trained for card in cards.values()]
     table["status"] = [layout.submissions[name].status for name in table.index]
@@ -193,123 +180,12 @@ def _table(
             seen.setdefault(task, []).append(name)
     unseen = average(grid, IN_DOMAIN, where=lambda groups: ~groups["task"].isin(list(seen)))
     table["clean_score"] = unseen.where(~incomplete)
-    table["clean_rank"] = _rank(table["clean_score"])
-    order = table.reset_index().sort_values(
-        ["rank", "coverage", "encoder"], ascending=[True, False, True]
-    )
-    return order.set_index("encoder"), seen
+    table["clean_rank"] = rank_scores(table["clean_score"])
+    return sort_by_rank(table), seen
 
 
-def _rank(scores: pd.Series[float]) -> pd.Series[int]:
-    return scores.rank(ascending=False, method="min").astype("Int64")
-
-
-def _results(grid: Grid, replicates: Replicates) -> pd.DataFrame:
-    """Task by task, its test splits, in-domain first, then groups, then encoders."""
-    groups, names = grid.groups, grid.encoders
-    if not names or groups.empty:
-        return pd.DataFrame(columns=_RESULTS)
-    rows = replicates.find(groups)
-    bounds = np.stack([replicates.bounds[name][:, rows] for name in names], axis=-1)
-    chance = groups["chance"].to_numpy(float)[:, None]
-    low, high = bounds * (1 - chance) + chance  # from the scale of scores back to the metric's
-    unknown = np.full(low.shape, np.nan)
-    about = {name: groups[name].to_numpy() for name in (*GROUP, "domain", "metric", "draws")}
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _RESULTS}
-    of_task, tasks = pd.factorize(groups["task"])
-    for task in range(len(tasks)):
-        own = np.flatnonzero(of_task == task)
-        for name, split in grid.splits.items():
-            if name != IN_DOMAIN and not groups.at[own[0], f"has_{name}"]:
-                continue
-            inside = name == IN_DOMAIN
-            values = {
-                "mean": split.mean,
-                "std": split.std,
-                "have": split.have,
-                "diverged": grid.diverged,
-                "low": low if inside else unknown,
-                "high": high if inside else unknown,
-            }
-            columns = {
-                **{key: np.repeat(value[own], len(names)) for key, value in about.items()},
-                "chance": np.repeat(chance[own, 0], len(names)),
-                "encoder": np.tile(np.array(names, dtype=object), len(own)),
-                "split": np.full(len(own) * len(names), name, dtype=object),
-                **{key: value[own].ravel() for key, value in values.items()},
-            }
-            for key, value in columns.items():
-                parts[key].append(value)
-    return pd.DataFrame({name: np.concatenate(found) for name, found in parts.items()})
-
-
-_OTHER_TASKS_NOTE = (
-    "The tasks here are in no suite, so they are whatever somebody ran: an encoder with one more "
-    "task takes the rank from all that lack it."
-)
-
-
-def _count(rows: pd.DataFrame) -> str:
-    records = len(rows)
-    encoders = ", ".join(sorted(rows["encoder"].unique()))
-    return f"{records} record{'s' if records > 1 else ''} of {encoders}"
-
-
-def _stale(rows: pd.DataFrame) -> list[str]:
-    if rows.empty:
-        return []
-    return [f"Made under another version of the protocol, so not ranked: {_count(rows)}."]
-
-
-def _foreign(rows: pd.DataFrame) -> list[str]:
-    return [
-        f"{task}: made with other data or another revision of the task than most, so counted as "
-        f"missing: {_count(part)}."
-        for task, part in rows.groupby("task", observed=True)
-    ]
-
-
-def _seen(seen: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> list[str]:
-    """What the second rank leaves out."""
-    if not seen:
-        return []
-    tasks = {cell.task for cell in cells}
-    rest = "" if tasks - set(seen) else ", which leaves none"
-    listed = "; ".join(f"{task} ({', '.join(who)})" for task, who in sorted(seen.items()))
-    return [
-        "Seen in pre-training, as declared, and left out of the second rank for everybody"
-        f"{rest}: {listed}."
-    ]
-
-
-def _doubtful(grid: Grid, replicates: Replicates) -> list[str]:
-    """Results that cannot be what their replicates were drawn from; see `bench verify`."""
-    inside, rows = grid.splits[IN_DOMAIN].mean, replicates.find(grid.groups)
-    chance = grid.groups["chance"].to_numpy(float)
-    notes = []
-    for column, encoder in enumerate(grid.encoders):
-        low, high = replicates.bounds[encoder][:, rows] * (1 - chance) + chance
-        beyond = high - low + 1e-3  # as far again as the interval is wide
-        far = (inside[:, column] < low - beyond) | (inside[:, column] > high + beyond)
-        if far.any():
-            first = " ".join(grid.groups.loc[np.flatnonzero(far)[0], GROUP])
-            notes.append(
-                f"{encoder}: {far.sum()} result{'s' if far.sum() > 1 else ''} far outside of the "
-                f"bootstrap replicates handed in with {'them' if far.sum() > 1 else 'it'}, the "
-                f"first {first}; `bench verify` says more."
-            )
-    return notes
-
-
-def _inapplicable(planned: Iterable[Cell], cells: Iterable[Cell]) -> list[str]:
-    kept = set(cells)
-    dropped = dict.fromkeys(
-        (cell.task, cell.budget, cell.adaptation) for cell in planned if cell not in kept
-    )
-    budgets: dict[tuple[str, str], list[str]] = {}
-    for task, budget, adaptation in dropped:
-        budgets.setdefault((task, budget), []).append(adaptation)
-    return [
-        f"{task}: {budget} does not apply, for any encoder ({', '.join(adaptations)})."
-        for (task, budget), adaptations in budgets.items()
-    ]
+def _bounds(grid: Grid, replicates: Replicates) -> NDArray[np.float64]:
+    """Intervals of the in-domain scores, (2, G, E)."""
+    rows = replicates.find(grid.groups)
+    parts = [replicates.bounds[name][:, rows] for name in grid.encoders]
+    return np.stack(parts, axis=-1) if parts else np.empty((2, len(rows), 0))

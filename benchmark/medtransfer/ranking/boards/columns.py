@@ -54,12 +54,12 @@ class Column:
 
 
 def few_shot(groups: pd.DataFrame) -> pd.Series[bool]:
-    """Of every budget but full."""
+    """Groups of every budget but full."""
     return groups["budget"] != "full"
 
 
 def full(groups: pd.DataFrame) -> pd.Series[bool]:
-    """Of the full budget."""
+    """Groups of the full budget."""
     return groups["budget"] == "full"
 
 
@@ -68,12 +68,12 @@ def _has(groups: pd.DataFrame, name: str, value: str) -> pd.Series[bool]:
 
 
 def frozen(groups: pd.DataFrame) -> pd.Series[bool]:
-    """Of which nothing of the encoder was trained."""
+    """Groups whose encoder stays frozen."""
     return groups["adaptation"].isin(["knn", "linear", "decoder"])
 
 
 def finetuned(groups: pd.DataFrame) -> pd.Series[bool]:
-    """Of which all of the encoder was trained."""
+    """Groups whose encoder is trained as a whole."""
     return groups["adaptation"] == "finetune"
 
 
@@ -84,14 +84,14 @@ def _view(
     return scores
 
 
-def _elsewhere(grid: Grid, column: str) -> pd.Series[float]:
+def _out_of_domain(grid: Grid, column: str) -> pd.Series[float]:
     """Over the tasks that have such test splits."""
     return _view(grid, itemgetter(column), column)
 
 
 def _gap(grid: Grid) -> pd.Series[float]:
     inside = _view(grid, itemgetter("out_of_domain"))
-    return inside - _elsewhere(grid, "out_of_domain")
+    return inside - _out_of_domain(grid, "out_of_domain")
 
 
 def _total_flops(grid: Grid) -> pd.Series[float]:
@@ -106,7 +106,7 @@ def _devices(grid: Grid) -> pd.Series[str]:
 
 SCORES = (
     Column(IN_DOMAIN, "In-domain", partial(average, column=IN_DOMAIN)),
-    Column("out_of_domain", "Out-of-domain", partial(_elsewhere, column="out_of_domain")),
+    Column("out_of_domain", "Out-of-domain", partial(_out_of_domain, column="out_of_domain")),
     Column("gap", "Gap", _gap),
     Column("few_shot", "Few-shot", partial(_view, where=few_shot)),
     Column("full", "Full", partial(_view, where=full)),
@@ -132,7 +132,7 @@ TRANSFER = tuple(
     Column(
         name,
         title,
-        partial(_elsewhere, column=name),
+        partial(_out_of_domain, column=name),
         section="transfer",
     )
     for name, title in (("external", "External"), ("corrupted", "Corrupted"))

@@ -42,7 +42,7 @@ class Difference:
 
     @property
     def verdict(self) -> Literal["first", "second", "none", "unknown"]:
-        """Which one is shown to be better; ``none`` where the interval contains 0."""
+        """The encoder shown to be better; ``none`` where the interval contains 0."""
         if np.isnan(self.low):
             return "unknown"
         return "first" if self.low > 0 else "second" if self.high < 0 else "none"
@@ -52,7 +52,7 @@ def compare_pair(grid: Grid, replicates: Replicates, first: str, second: str) ->
     """Compare two encoders in every view, over the cells that both have.
 
     Args:
-        grid: What both did, among others.
+        grid: Results of both, among others.
         replicates: In-domain and out-of-domain, of its cells.
         first: Name of an encoder.
         second: Name of another.
@@ -88,7 +88,7 @@ def shared_cells(grid: Grid, first: str, second: str) -> dict[str, int]:
 def _views(
     groups: pd.DataFrame,
 ) -> dict[tuple[str, Literal["view", "domain", "task"]], NDArray[np.bool_]]:
-    """Which groups belong to each view."""
+    """Groups of each view."""
     views: dict[tuple[str, Literal["view", "domain", "task"]], pd.Series[bool]] = {
         ("overall", "view"): groups["task"].notna(),
         ("few-shot", "view"): few_shot(groups),

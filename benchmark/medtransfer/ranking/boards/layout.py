@@ -1,4 +1,4 @@
-"""Which records stand on which board: protocols x suites, laid out cell by cell."""
+"""Assign records to boards: protocols x suites, cell by cell."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Layout:
         protocol: Name of the protocol.
         title: Its title; empty when no shipped one has that name.
         suite: Name of the suite.
-        about: What it is; empty when it does not say.
+        about: Title of the suite; may be empty.
         kind: Kind of its tasks where the board has only these; else empty.
         submissions: By encoder, sorted.
-        whole: What they did on every cell.
+        whole: Results on every cell.
         domains: Of the tasks that anybody ran, by task.
         stale: Records made under another version of the protocol.
         foreign: Records made with other data than most.
@@ -61,7 +61,7 @@ class Layout:
 
     @cached_property
     def ranked(self) -> Grid:
-        """What they did on the cells that decide the rank."""
+        """Results on the cells that decide the rank."""
         return self.whole.choose(_rows(self.whole, self.cells))
 
     @cached_property

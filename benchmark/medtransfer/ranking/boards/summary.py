@@ -1,4 +1,4 @@
-"""The end of an evaluation: this encoder beside those that have the same cells."""
+"""Summary of an evaluation: this encoder beside those that have the same cells."""
 
 from __future__ import annotations
 

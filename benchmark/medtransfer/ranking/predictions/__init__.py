@@ -1,1 +1,1 @@
-"""How well transferability scores predict outcomes."""
+"""Validation of transferability scores against outcomes."""

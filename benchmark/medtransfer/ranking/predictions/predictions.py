@@ -1,4 +1,4 @@
-"""Transferability scores on a board: what they said, what came out, and how well they did."""
+"""Transferability scores and outcomes of submissions, and their validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import pandas as pd
 
 from medtransfer.core.text import MISSING, quantity
 from medtransfer.ranking.boards.layout import Layout
-from medtransfer.ranking.predictions.score_validation import LEAST, Judgement, judge_scores, verdict
+from medtransfer.ranking.predictions.score_validation import (
+    LEAST,
+    ScoreValidation,
+    validate_scores,
+    verdict,
+)
 from medtransfer.ranking.records.eligibility import is_current
 from medtransfer.ranking.records.frame import IN_DOMAIN, join, most_common
 from medtransfer.ranking.records.grid import Grid
@@ -19,39 +24,39 @@ from medtransfer.specs.protocol import Protocol
 
 __all__ = [
     "SOURCE_ACCURACY",
-    "judge_layout",
-    "judge_submissions",
+    "validate_layout",
+    "validate_submissions",
     "outcomes_of",
     "outcomes_of_records",
     "scores_of",
     "usual_data",
-    "tabulate_judgement",
+    "tabulate_validation",
     "tabulate_tasks",
 ]
 
 
 SOURCE_ACCURACY = "source_accuracy"
-"""What `bench score` says of a checkpoint's own source, which is no score of a target."""
+"""Score of a checkpoint on its source domain, which is no score of a target."""
 
 
-def judge_layout(layout: Layout) -> Judgement:
-    """The scores of a board's encoders against what became of them on its ranked cells."""
+def validate_layout(layout: Layout) -> ScoreValidation:
+    """Validate the scores of a board's encoders against the outcomes of its ranked cells."""
     own = leave_out_checkpoints(layout.submissions)
     scores = scores_of(own, protocol=layout.protocol, tasks=layout.domains)
-    return judge_scores(scores, outcomes_of(layout.ranked))
+    return validate_scores(scores, outcomes_of(layout.ranked))
 
 
-def judge_submissions(
+def validate_submissions(
     submissions: Mapping[str, Submission], protocol: Protocol, *, tasks: Collection[str]
-) -> Judgement:
-    """The same without a board, over the encoders that have both on a task."""
+) -> ScoreValidation:
+    """Validate scores without a board, over the encoders that have both on a task."""
     own = leave_out_checkpoints(submissions)
     scores = scores_of(own, protocol=protocol.name, tasks=tasks)
-    return judge_scores(scores, outcomes_of_records(own, protocol, tasks=tasks))
+    return validate_scores(scores, outcomes_of_records(own, protocol, tasks=tasks))
 
 
 def leave_out_checkpoints(submissions: Mapping[str, Submission]) -> dict[str, Submission]:
-    """Of the encoders of one pre-training run the last alone: the others are hardly others."""
+    """Keep the last checkpoint of each pre-training run: checkpoints resemble each other."""
     last: dict[str, int] = {}
     runs = {name: one.card.pretraining.run for name, one in submissions.items()}
     for run in runs.values():
@@ -95,7 +100,7 @@ _SCORES = ["encoder", "task", "score", "value", "flops"]
 def outcomes_of_records(
     submissions: Mapping[str, Submission], protocol: Protocol, *, tasks: Iterable[str]
 ) -> pd.DataFrame:
-    """The same without a board: over the cells that more than half of the encoders have.
+    """Outcomes without a board: over the cells that more than half of the encoders have.
 
     Records of another version of the protocol, or of other data than most, are left out.
     """
@@ -175,8 +180,8 @@ def scores_of(
     return found.drop_duplicates(["encoder", "task", "score"], keep="last")[_SCORES]
 
 
-def tabulate_judgement(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """A judgement for people, the outcomes in turn, the best scores first.
+def tabulate_validation(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Validation as a table, outcome by outcome, the best scores first.
 
     Returns:
         The head and the rows of a table; the first three columns are text.
@@ -186,9 +191,9 @@ def tabulate_judgement(summary: pd.DataFrame) -> tuple[list[str], list[list[str]
     shown = shown.assign(turn=shown["outcome"].map(order))
     shown = shown.sort_values(["turn", "place"], ascending=[True, False], kind="stable")
     costs = shown["relative_cost"].notna().any()
-    head = ["Outcome", "Score", "Its ranking is", "Weighted tau", "Spearman", "Pearson"]
-    head += ["Regret", "Best among its 3", "Tasks", "Encoders"]
-    head += ["Cost of adaptation's"] if costs else []
+    head = ["Outcome", "Score", "Rank correlation", "Weighted tau", "Spearman", "Pearson"]
+    head += ["Regret", "Best in top 3", "Tasks", "Encoders"]
+    head += ["Cost / adaptation"] if costs else []
     rows = []
     for row in shown.to_dict("records"):
         blind = np.isnan(row["weighted_tau"]) and np.isnan(row["spearman"])
@@ -210,13 +215,13 @@ def tabulate_judgement(summary: pd.DataFrame) -> tuple[list[str], list[list[str]
     return head, rows
 
 
-def tabulate_tasks(judgement: Judgement) -> tuple[list[str], list[list[str]]]:
+def tabulate_tasks(validation: ScoreValidation) -> tuple[list[str], list[list[str]]]:
     """Task by task: each score's weighted tau and what it picked.
 
     Returns:
         The head and the rows of a table; the first four columns are text.
     """
-    head = ["Task", "Outcome", "Score", "Picks", "Best is", "Weighted tau", "Regret", "Encoders"]
+    head = ["Task", "Outcome", "Score", "Pick", "Best", "Weighted tau", "Regret", "Encoders"]
     rows = [
         [
             str(row["task"]),
@@ -227,7 +232,7 @@ def tabulate_tasks(judgement: Judgement) -> tuple[list[str], list[list[str]]]:
             quantity(row["regret"], "score"),
             str(row["encoders"]),
         ]
-        for row in judgement.tasks.to_dict("records")
+        for row in validation.tasks.to_dict("records")
     ]
     return head, rows
 

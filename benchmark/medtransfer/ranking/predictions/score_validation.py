@@ -1,4 +1,4 @@
-"""How well transferability scores predict: scores joined with outcomes. Knows tables only."""
+"""Validation of transferability scores: scores joined with outcomes, table in, table out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = [
     "LEAST",
     "RANDOM",
     "STATISTICS",
-    "Judgement",
-    "judge_scores",
+    "ScoreValidation",
+    "validate_scores",
     "verdict",
     "weighted_tau",
 ]
@@ -32,14 +32,14 @@ FEW = 6
 """Encoders below which none is called better than chance: of three, one order in six is perfect."""
 
 RANDOM = "random pick"
-"""What stands beside the scores: any encoder at all."""
+"""The baseline beside the scores: an encoder picked at random."""
 
 _REPLICATES = 1000
 _Key = tuple[str, str, str]  # outcome, score, task
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ScoreValidation:
     """Scores against outcomes.
 
     Attributes:
@@ -56,8 +56,8 @@ class Judgement:
     summary: pd.DataFrame
 
     @classmethod
-    def nothing(cls) -> Judgement:
-        """Of no score at all."""
+    def nothing(cls) -> ScoreValidation:
+        """The validation of no score."""
         return cls(pd.DataFrame(columns=_TASKS), pd.DataFrame(columns=_SUMMARY))
 
 
@@ -133,7 +133,7 @@ def _regret(score: Floats, outcome: Floats, counts: Counts) -> Floats:
 
 
 def _top3(score: Floats, outcome: Floats, counts: Counts) -> Floats:
-    """Whether the best is among the three with the highest scores, ties going against it."""
+    """1 where the best is among the three with the highest scores; ties count against it."""
     there = counts > 0
     best = np.where(there, outcome, -np.inf).argmax(axis=1)
     above = there & (score >= score[best][:, None])
@@ -147,7 +147,7 @@ STATISTICS: dict[str, Callable[[Floats, Floats, Counts], Floats]] = {
     "regret": _regret,
     "top3": _top3,
 }
-"""What a score is judged by: from scores and outcomes (n,) and counts (R, n) to values (R,)."""
+"""Statistics of a score: from scores and outcomes (n,) and counts (R, n) to values (R,)."""
 
 _TASKS = ["task", "outcome", "score", "encoders", *STATISTICS, "pick", "best", "relative_cost"]
 _SUMMARY = ["outcome", "score", "tasks", "encoders", "most"]
@@ -155,12 +155,12 @@ _SUMMARY += [f"{name}{end}" for name in STATISTICS for end in ("", "_low", "_hig
 _SUMMARY += ["relative_cost"]
 
 
-def judge_scores(
+def validate_scores(
     scores: pd.DataFrame, outcomes: pd.DataFrame, *, replicates: int = _REPLICATES
-) -> Judgement:
-    """Compare what scores said with what came out.
+) -> ScoreValidation:
+    """Compare scores with outcomes.
 
-    Beside the scores stands :data:`RANDOM`: what picking any encoder of a task is worth.
+    A baseline is beside the scores: :data:`RANDOM`, an encoder of the task picked at random.
 
     Args:
         scores: Columns encoder, task, score and value (null: undefined, and so left out), and
@@ -170,7 +170,7 @@ def judge_scores(
         replicates: Of the bootstrap.
     """
     if scores.empty or outcomes.empty:
-        return Judgement.nothing()
+        return ScoreValidation.nothing()
     rows: list[dict[str, Any]] = []
     parts: dict[_Key, dict[str, Floats]] = {}
     came = outcomes.dropna(subset=["value"])
@@ -178,7 +178,7 @@ def judge_scores(
         scores.dropna(subset=["value"]), on=["encoder", "task"], suffixes=("", "_of_score")
     )
     joined = joined.sort_values(["task", "encoder"], kind="stable")
-    drawn = _Draws(sorted({str(name) for name in came["encoder"]}), replicates)
+    drawn = _Resamples(sorted({str(name) for name in came["encoder"]}), replicates)
     for key, part in joined.groupby(["outcome", "score", "task"], sort=False):
         if len(part) < LEAST:
             continue
@@ -190,22 +190,22 @@ def judge_scores(
         rows[-1] |= one
         rows[-1] |= {"pick": names[said.argmax()], "best": names[value.argmax()]}
         rows[-1] |= {"relative_cost": _relative_cost(part)}
-    judged = {(row["outcome"], row["task"]) for row in rows}
+    validated = {(row["outcome"], row["task"]) for row in rows}
     # Blindly among those with any score, or the best might be one that no score could pick.
     pool = joined.drop_duplicates(["outcome", "task", "encoder"])
     for key, part in pool.groupby(["outcome", "task"], sort=False):
         outcome, task = map(str, key)
-        if (outcome, task) in judged:
+        if (outcome, task) in validated:
             value = part["value"].to_numpy(float)
             row, parts[outcome, RANDOM, task] = _at_random(value, drawn.of(part))
             rows.append({"task": task, "outcome": outcome, "score": RANDOM})
             rows[-1] |= {"encoders": len(part), **row}
     tasks = pd.DataFrame(rows, columns=_TASKS)
-    return Judgement(tasks, _summarise(tasks, parts, replicates))
+    return ScoreValidation(tasks, _summarise(tasks, parts, replicates))
 
 
-class _Draws:
-    """Encoders drawn with replacement, the same for all tasks, whoever a task lacks."""
+class _Resamples:
+    """Encoders sampled with replacement, the same for all tasks, whichever a task lacks."""
 
     def __init__(self, names: Sequence[str], replicates: int) -> None:
         self._place = {name: place for place, name in enumerate(names)}
@@ -214,7 +214,7 @@ class _Draws:
         self._counts = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])
 
     def of(self, part: pd.DataFrame) -> Counts:
-        """How often each replicate has the encoders of some rows, (R, n)."""
+        """Count of each row's encoder in each replicate, (R, n)."""
         found: Counts = self._counts[:, [self._place[str(name)] for name in part["encoder"]]]
         return found
 
@@ -234,7 +234,7 @@ def _measure(
 
 
 def _at_random(value: Floats, counts: Counts) -> tuple[dict[str, float], dict[str, Floats]]:
-    """What is expected of an encoder that is picked blindly."""
+    """Expected statistics of an encoder picked at random."""
     total = counts.sum(axis=1)
     chance = min(1.0, LEAST / len(value))
     replicates = dict.fromkeys(STATISTICS, np.full(len(counts), np.nan))
@@ -297,9 +297,9 @@ def _interval(values: Floats) -> tuple[float, float]:
 
 
 def verdict(low: float, high: float, *, encoders: int) -> str:
-    """What the interval of a rank correlation over so many encoders allows to say."""
+    """Verdict on a rank correlation from its interval."""
     if np.isnan(low) or np.isnan(high) or encoders < FEW:
-        return "cannot be told"
+        return "inconclusive"
     if low > 0:
         return "better than chance"
     return "worse than chance" if high < 0 else "no better than chance"

@@ -1,4 +1,4 @@
-"""Scores and outcomes that others published, as CSV, to be judged like those made here."""
+"""Transferability scores and outcomes of others, read from CSV."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _read(path: Path, names: tuple[str, ...], *, empty: bool) -> pd.DataFrame:
                     missing = names[[bool(part) for part in key].index(False)]
                     raise InputError(f"{where}: {missing}: is empty")
                 if RANDOM in key:
-                    raise InputError(f"{where}: '{RANDOM}' is what the judgement calls its own row")
+                    raise InputError(f"{where}: '{RANDOM}' is a reserved name")
                 if tuple(key) in rows:
                     raise InputError(f"{where}: a second value of {', '.join(key)}")
                 rows[tuple(key)] = _number(where, text, empty=empty)

@@ -1,4 +1,4 @@
-"""Checkpoints of pre-training runs: which one to keep, as scores have it and as it came out."""
+"""Checkpoints of pre-training runs: picks by transferability scores, and their outcomes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from medtransfer.ranking.predictions.predictions import (
     SOURCE_ACCURACY,
     outcomes_of_records,
     scores_of,
-    tabulate_judgement,
+    tabulate_validation,
 )
-from medtransfer.ranking.predictions.score_validation import RANDOM, Judgement, judge_scores
+from medtransfer.ranking.predictions.score_validation import (
+    RANDOM,
+    ScoreValidation,
+    validate_scores,
+)
 from medtransfer.ranking.records.submissions import Submission
 from medtransfer.specs.encoder import EncoderCard, PretrainingRun
 from medtransfer.specs.protocol import Protocol
@@ -35,7 +39,7 @@ __all__ = [
 ]
 
 LAST, SOURCE = "last checkpoint", "source accuracy"
-"""What a score is to beat, beside a random pick."""
+"""Baselines of a score, beside a random pick."""
 
 _REPLICATES = 1000
 
@@ -75,7 +79,7 @@ class Studied:
     Attributes:
         points: One row a trajectory, task, checkpoint and series: trajectory, task, encoder, epoch,
             seen, series (a score or an adaptation), kind (``score`` or ``outcome``) and value.
-        judgement: Of the scores; its tasks are called ``trajectory: task``, its encoders are the
+        validation: Of the scores; its tasks are called ``trajectory: task``, its encoders are the
             checkpoints, which resemble each other more than encoders do.
         picks: One row a trajectory, task and score: encoder, epoch, last (epoch) and saved (the
             share of the epochs that the pick does without).
@@ -84,7 +88,7 @@ class Studied:
     """
 
     points: pd.DataFrame
-    judgement: Judgement
+    validation: ScoreValidation
     picks: pd.DataFrame
     saved: pd.DataFrame
 
@@ -96,7 +100,7 @@ def study_trajectories(
     protocol: Protocol,
     tasks: Sequence[str],
 ) -> Studied:
-    """Lay scores and outcomes of trajectories out, and judge the scores.
+    """Collect scores and outcomes of trajectories, and validate the scores.
 
     Args:
         trajectories: Of checkpoints whose scores are among the submissions.
@@ -116,7 +120,7 @@ def study_trajectories(
         table.assign(task=table[label].astype(str) + ": " + table["task"].astype(str))
         for table in (said, came)
     ]
-    judgement = judge_scores(joined[0], joined[1])
+    validation = validate_scores(joined[0], joined[1])
     epochs = {name: epoch for one in trajectories for name, epoch in one.epochs.items()}
     seen = {name: images for one in trajectories for name, images in one.seen.items()}
     columns = [label, "task", "encoder", "series", "kind", "value"]
@@ -130,13 +134,13 @@ def study_trajectories(
     points["seen"] = points["encoder"].map(seen)
     points = points[[label, "task", "encoder", "epoch", "seen", "series", "kind", "value"]]
     picks = _picks(said, trajectories)
-    return Studied(points, judgement, picks, _saved(judgement, trajectories))
+    return Studied(points, validation, picks, _saved(validation, trajectories))
 
 
 def _scores(
     trajectory: Trajectory, own: Mapping[str, Submission], protocol: str, tasks: Sequence[str]
 ) -> pd.DataFrame:
-    """The scores of all targets, those that know no target repeated for each."""
+    """Scores of all targets; those without a target are repeated for each."""
     found = scores_of(own, protocol=protocol, tasks=tasks)
     accuracy = {}
     for name, submission in own.items():
@@ -174,16 +178,16 @@ def _share(epoch: float, last: float) -> float:
     return 1 - epoch / last if last else 0.0
 
 
-def _saved(judgement: Judgement, trajectories: Sequence[Trajectory]) -> pd.DataFrame:
-    """Epochs that picks among the checkpoints with outcomes do without."""
+def _saved(validation: ScoreValidation, trajectories: Sequence[Trajectory]) -> pd.DataFrame:
+    """Epochs saved by picks among the checkpoints with outcomes."""
     saved = {
         name: _share(epoch, max(one.epochs.values()))
         for one in trajectories
         for name, epoch in one.epochs.items()
     }
-    judged = judgement.tasks[judgement.tasks["score"] != RANDOM]
+    validated = validation.tasks[validation.tasks["score"] != RANDOM]
     rows = []
-    for key, part in judged.groupby(["outcome", "score"], sort=False):
+    for key, part in validated.groupby(["outcome", "score"], sort=False):
         values = part["pick"].map(saved).to_numpy(float)
         drawn = np.random.default_rng(0).integers(0, len(values), (_REPLICATES, len(values)))
         low, high = np.percentile(values[drawn].mean(axis=1), (2.5, 97.5))
@@ -207,7 +211,7 @@ def tabulate_points(studied: Studied) -> Iterator[tuple[list[str], list[list[str
 
 
 def tabulate_picks(studied: Studied) -> tuple[list[str], list[list[str]]]:
-    """Which checkpoint each score keeps, and what that saves."""
+    """Table of the checkpoint that each score picks, and the epochs it saves."""
     rows = [
         [
             *(str(row[name]) for name in ("trajectory", "task", "score")),
@@ -216,12 +220,12 @@ def tabulate_picks(studied: Studied) -> tuple[list[str], list[list[str]]]:
         ]
         for row in studied.picks.to_dict("records")
     ]
-    return ["Trajectory", "Task", "Score", "Keeps epoch", "Saved"], rows
+    return ["Trajectory", "Task", "Score", "Picked epoch", "Epochs saved"], rows
 
 
 def tabulate_trajectories(studied: Studied) -> tuple[list[str], list[list[str]]]:
-    """The judgement, with the epochs saved."""
-    head, rows = tabulate_judgement(studied.judgement.summary)
+    """Validation as a table, with the epochs saved."""
+    head, rows = tabulate_validation(studied.validation.summary)
     head = ["Checkpoints" if name == "Encoders" else name for name in head]
     saved = {(row["outcome"], row["score"]): row for row in studied.saved.to_dict("records")}
     for row in rows:
@@ -242,7 +246,7 @@ _SHOWN = 4  # scores in a picture: those with the highest weighted tau, and the 
 
 
 def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, str]]:
-    """What the figure draws, and its two lines of title.
+    """Rows of the figure, and its two lines of title.
 
     Raises:
         InputError: When no score has a value, and there are no outcomes.
@@ -251,7 +255,7 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
         Rows panel, part (outcomes, or scores), series, seen, value (of scores from 0, the lowest
         along the trajectory, to 1, the highest) and pick (yes, where a score is highest).
     """
-    summary = studied.judgement.summary
+    summary = studied.validation.summary
     ranked = summary.groupby("score")["weighted_tau"].mean().sort_values(ascending=False)
     names = [str(name) for name in ranked.index if name not in (LAST, RANDOM)]
     scores = studied.points.query("kind == 'score'")["series"].unique()
@@ -277,9 +281,7 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
         rows += [
             {
                 "panel": f"{trajectory}: {task}",
-                "part": "metric, in-domain"
-                if kind == "outcome"
-                else "score, 0 its lowest, 1 its highest",
+                "part": "metric, in-domain" if kind == "outcome" else "score, scaled to 0 to 1",
                 "series": str(series),
                 "seen": int(seen),
                 "value": round(float(value), 4),
@@ -288,7 +290,7 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
             for number, (seen, value) in enumerate(zip(known["seen"], values, strict=True))
         ]
     if not rows:
-        raise InputError("--figure: nothing to draw: no score has a value, and nothing came out")
+        raise InputError("--figure: nothing to draw: no score and no outcome has a value")
     return rows, (
         "Transferability scores and outcomes along pre-training",
         "against images seen; a ring marks the checkpoint where a line is highest"

@@ -1,45 +1,42 @@
-"""Published studies on boards of their own: what was printed elsewhere, by the rules of this house.
+"""Boards of published studies: results that others printed, ranked by the rules of this benchmark.
 
-Nothing here was measured here, and nothing of it stands beside what was.
+Nothing on them was measured here, and they are never mixed with measured results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medtransfer.core.documents import refuse_links
 from medtransfer.core.errors import InputError
-from medtransfer.ranking.boards.columns import TRANSFER, few_shot, full
-from medtransfer.ranking.published.study import (
-    Expectation,
-    Pair,
-    PublishedRecord,
-    Study,
-    load_study,
-    read_published,
+from medtransfer.ranking.boards.board import Board
+from medtransfer.ranking.boards.columns import TRANSFER, Column, few_shot, full
+from medtransfer.ranking.boards.tables import (
+    rank_scores,
+    sort_by_rank,
+    tabulate_results,
+    tabulate_scores,
 )
+from medtransfer.ranking.predictions.score_validation import ScoreValidation
+from medtransfer.ranking.published.findings import compare_findings
+from medtransfer.ranking.published.study import PublishedRecord, Study, load_study, read_published
+from medtransfer.ranking.records.filling import relate
 from medtransfer.ranking.records.frame import IN_DOMAIN
-from medtransfer.ranking.records.grid import Scores, Where, average, mean, total
+from medtransfer.ranking.records.grid import GROUP, Grid, Split, Where, average, largest
+from medtransfer.ranking.statistics.rank_statistics import RANK_STATISTICS
+from medtransfer.ranking.statistics.source_domains import SourceDomains
+from medtransfer.ranking.statistics.uncertainty import Significance
 
-__all__ = ["VIEWS", "Published", "PublishedBoard", "load_published", "published_board"]
+__all__ = ["Published", "PublishedBoard", "load_published", "published_board"]
 
-# Title, and from the scores to one value an encoder.
-VIEWS: dict[str, tuple[str, Callable[[Any], pd.Series[Any]]]] = {
-    **{
-        column.name: (column.title, column.how)
-        for column in TRANSFER
-        if column.name.startswith(("intra", "inter"))
-    },
-    "overall": ("Overall", partial(average, column=IN_DOMAIN)),
-}
-_REGIMES = {"few-shot": few_shot, "full": full}
+_REGIMES = {"few_shot": ("few-shot", few_shot), "full": ("full", full)}
 
 
 @dataclass(frozen=True)
@@ -51,30 +48,40 @@ class Published:
 
 
 @dataclass(frozen=True)
-class PublishedBoard:
+class PublishedBoard(Board):
     """All encoders of one study.
+
+    In ``table`` a score is null unless the encoder has every cell of it, so an encoder without a
+    rank may have scores of some parts. ``results`` has rows for each metric of the study, the
+    primary one of a target first, with further columns marked (how many results bear a mark), rank
+    (by the mean) and ranked (among how many).
 
     Attributes:
         study: The study.
-        table: Index encoder, in the order of the board: the ranked ones, then the others by
-            coverage. Columns title, parameters, rank (null: unranked), have and expected (cells)
-            and a score for each of :data:`VIEWS`: null unless the encoder has every cell of it. The
-            views by relation are over different targets for encoders of different domains, so only
-            the overall score is ranked here.
         domains: One row per target domain, regime (few-shot, full) and encoder with any cell
             there, best first: relation, score, rank, have and expected. All of them are over the
             same targets, so intra and inter stand side by side.
-        results: One row per encoder, task, budget and metric with any result: mean and std over
-            the draws (null unless all are there), have, draws (expected), marked (how many), rank
-            (by the mean) and ranked (among how many).
-        findings: One row per comparison of the study's findings; from :func:`published_board`.
+        findings: One row per comparison of the study's findings; from `compare_findings`.
     """
 
     study: Study
-    table: pd.DataFrame
     domains: pd.DataFrame
-    results: pd.DataFrame
     findings: pd.DataFrame
+
+    @property
+    def primary(self) -> pd.DataFrame:
+        """The rows of ``results`` of each target's primary metric."""
+        metrics = {name: target.metric for name, target in self.study.target_cards.items()}
+        return self.results[self.results["metric"] == self.results["task"].map(metrics)]
+
+    def by_metric(self, task: str) -> dict[str, pd.DataFrame]:
+        """The rows of ``results`` of one target, by the name of the metric; the primary first."""
+        primary = self.study.target_cards[task].metric
+        rows = self.results[self.results["task"] == task]
+        return {
+            str(metric) + " (primary)" * (metric == primary): part
+            for metric, part in rows.groupby("metric", sort=False)
+        }
 
 
 def load_published(folder: Path) -> list[Published]:
@@ -88,7 +95,7 @@ def load_published(folder: Path) -> list[Published]:
     """
     if not folder.is_dir():
         return []
-    found = []
+    studies = []
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name.startswith((".", "__")):
             continue
@@ -99,194 +106,170 @@ def load_published(folder: Path) -> list[Published]:
                 f"{path / 'study.yaml'}: name: '{study.name}', but its folder is '{path.name}'"
             )
         records = read_published(path / "records.jsonl", study)
-        found.append(Published(study, tuple(records)))
-    return found
+        studies.append(Published(study, tuple(records)))
+    return studies
 
 
 def published_board(published: Published) -> PublishedBoard:
     """Rank the encoders of a study and recompute its findings.
 
-    The score of a cell is (m - chance) / (1 - chance) of the target's primary metric m; it is
-    averaged over draws, then budgets, then targets, then domains. Each comparison of a finding is
-    paired by draw and gets the 95 % interval of Student's t over the n draws that both encoders
-    have: mean difference ± t(n - 1) s / √n. With the five draws of most studies a bootstrap would
-    be too narrow. A finding holds when every one of its comparisons does (intersection-union test:
-    Berger 1982, Technometrics 24, 295-300), so their number needs no correction.
+    Scores are those of measured boards: of each target's primary metric, averaged over draws, then
+    budgets, then targets, then domains.
     """
     study = published.study
-    values = _values(published)
-    scores = _scores(values, study)
-    results = _results(values, study)
-    return PublishedBoard(
-        study=study,
-        table=_table(scores, study),
-        domains=_domains(scores),
-        results=results,
-        findings=_findings(values, results, study),
-    )
-
-
-def _values(published: Published) -> pd.DataFrame:
-    """One row per cell of the study; a column for each metric, and marked. Null where missing."""
-    study = published.study
-    rows = {r.cell: {**r.metrics, "marked": bool(r.marks)} for r in published.records}
-    names = [*study.metrics.values(), "marked"]
-    index = pd.MultiIndex.from_tuples(study.cells, names=["encoder", "task", "budget", "draw"])
-    table = pd.DataFrame([rows.get(cell, {}) for cell in study.cells], index=index, columns=names)
-    table["marked"] = table["marked"].eq(True)
-    return table.astype(dict.fromkeys(study.metrics.values(), float))
-
-
-def _scores(values: pd.DataFrame, study: Study) -> Scores:
-    """The score of every encoder, target and budget, and how many of its draws are there."""
-    encoders = study.encoder_cards
-    groups, scores, have = [], [], []
-    for name, card in study.target_cards.items():
-        own = values.xs(name, level="task")[card.metric].unstack("encoder")[list(encoders)]
-        for budget, draws in own.groupby(level="budget", sort=False):
-            groups.append((name, budget, study.adaptation, card.domain, len(draws)))
-            found = (draws.to_numpy(float) - card.chance) / (1 - card.chance)
-            scores.append(mean(found, np.zeros(len(found), np.intp))[0])
-            have.append((~np.isnan(found)).sum(axis=0).astype(float))
-    table = pd.DataFrame(groups, columns=["task", "budget", "adaptation", "domain", "draws"])
-    domains = table["domain"].unique()
-    relations = {
-        name: [card.relation(domain) for domain in domains] for name, card in encoders.items()
-    }
-    return Scores(
-        groups=table,
-        encoders=list(encoders),
-        columns={IN_DOMAIN: np.stack(scores), "have": np.stack(have)},
-        relations=pd.DataFrame(relations, index=domains),
-    )
-
-
-def _table(scores: Scores, study: Study) -> pd.DataFrame:
-    table = pd.DataFrame(index=pd.Index(scores.encoders, name="encoder"))
+    targets = study.target_cards
+    grid, _ = _lay_out(published, {name: target.metric for name, target in targets.items()})
+    columns = _columns(study)
     cards = study.encoder_cards
-    table["have"] = total(scores, "have").astype(int)
-    table["expected"] = int(scores.groups["draws"].sum())
-    table["title"] = [cards[name].title for name in table.index]
-    table["parameters"] = [cards[name].parameters or float("nan") for name in table.index]
-    for view, (_, how) in VIEWS.items():
-        table[view] = how(scores)
-    table["rank"] = table["overall"].rank(ascending=False, method="min").astype("Int64")
-    order = table.reset_index().sort_values(
-        ["rank", "have", "encoder"], ascending=[True, False, True]
+    table = tabulate_scores(grid, columns, {name: card.title for name, card in cards.items()})
+    table["rank"] = rank_scores(table[IN_DOMAIN])
+    table["init"] = [card.pretraining.init for card in cards.values()]
+    table[RANK_STATISTICS] = np.nan  # a study has neither test items nor replicates
+    results = _tabulate_metrics(published)
+    empty = pd.DataFrame(index=pd.Index([], name="encoder"))
+    return PublishedBoard(
+        protocol="",
+        title=study.title,
+        about="",
+        tasks={name: target.title for name, target in targets.items()},
+        suite=study.name,
+        kind="",
+        columns=columns,
+        table=sort_by_rank(table),
+        results=results,
+        adaptations=empty,
+        significance=Significance(len(targets), None, empty),
+        source_domains=SourceDomains(empty, {}, 0, float("nan"), None),
+        validation=ScoreValidation.nothing(),
+        notes=tuple(study.remarks),
+        study=study,
+        domains=_tabulate_domains(grid, table),
+        findings=compare_findings(study, published.records, results),
     )
-    return order.set_index("encoder")
 
 
-def _domains(scores: Scores) -> pd.DataFrame:
+def _columns(study: Study) -> tuple[Column, ...]:
+    """The score, its parts by relation and by domain and regime, and the parameters."""
+    targets = study.targets.values()
+    budgets = {target.domain: set[str]() for target in targets}
+    for target in targets:
+        budgets[target.domain] |= {
+            "full" if name == "full" else "few_shot" for name in target.budgets
+        }
+    return (
+        Column(IN_DOMAIN, "Score", partial(average, column=IN_DOMAIN)),
+        *(
+            replace(column, section="overall")
+            for column in TRANSFER
+            if column.name.startswith(("intra", "inter"))
+        ),
+        Column("parameters", "Parameters", partial(largest, column="parameters"), unit="count"),
+        *(
+            Column(
+                f"{regime}_{domain}",
+                f"{domain}, {title}",
+                partial(average, column=IN_DOMAIN, where=partial(_is_in, domain, where)),
+                section="domains",
+                domain=domain,
+            )
+            for domain, known in budgets.items()
+            for regime, (title, where) in _REGIMES.items()
+            if regime in known
+        ),
+    )
+
+
+def _is_in(domain: str, where: Where, groups: pd.DataFrame) -> pd.Series[bool]:
+    return where(groups) & (groups["domain"] == domain)
+
+
+def _lay_out(published: Published, metrics: Mapping[str, str]) -> tuple[Grid, NDArray[np.int64]]:
+    """One metric of each target as a grid, and how many results of each group bear a mark.
+
+    Args:
+        published: The study.
+        metrics: By target.
+    """
+    study = published.study
+    encoders, targets, draws = study.encoder_cards, study.target_cards, len(study.draws)
+    groups = pd.DataFrame(
+        [
+            (name, budget, study.adaptation, target.domain, metrics[name], target.chance, draws)
+            for name, target in targets.items()
+            for budget in study.ordered_budgets
+            if budget in target.budgets
+        ],
+        columns=[*GROUP, "domain", "metric", "chance", "draws"],
+    )
+    keys = zip(groups["task"], groups["budget"], strict=True)
+    rows = {key: row for row, key in enumerate(keys)}
+    columns = {name: column for column, name in enumerate(encoders)}
+    values = np.full((len(groups), draws, len(encoders)), np.nan)
+    marks = np.zeros(values.shape, np.int64)
+    for record in published.records:
+        if (value := record.metrics.get(metrics[record.task])) is not None:
+            at = rows[record.task, record.budget], record.draw, columns[record.encoder]
+            values[at], marks[at] = value, bool(record.marks)
+    # Compensated sums: a mean of numbers with few digits is often half-way between two roundings.
+    by_group = pd.DataFrame(values.reshape(-1, len(encoders))).groupby(
+        np.repeat(np.arange(len(groups)), draws)
+    )
+    have = by_group.count()
+    mean, std = (how().where(have == draws).to_numpy() for how in (by_group.mean, by_group.std))
+    split = Split(mean, std, have.to_numpy())
+    chance = groups["chance"].to_numpy(float)[:, None]
+    parameters = [card.parameters or np.nan for card in encoders.values()]
+    nothing = pd.DataFrame(columns=["encoder", "group"])
+    grid = Grid(
+        groups=groups,
+        encoders=list(encoders),
+        columns={
+            IN_DOMAIN: (split.mean - chance) / (1 - chance),
+            "parameters": np.repeat(np.array([parameters], float), len(groups), axis=0),
+        },
+        relations=relate({name: card.pretraining for name, card in encoders.items()}, groups),
+        splits={IN_DOMAIN: split},
+        diverged=np.zeros_like(split.have),
+        failures=nothing,
+        devices=nothing,
+    )
+    return grid, marks.sum(axis=1)
+
+
+def _tabulate_metrics(published: Published) -> pd.DataFrame:
+    """Results by every metric of the study; the primary one of each target first."""
+    targets = published.study.target_cards
+    parts = []
+    for metric in published.study.metrics.values():
+        grid, marks = _lay_out(published, dict.fromkeys(targets, metric))
+        unknown = np.full((2, *marks.shape), np.nan)
+        parts.append(tabulate_results(grid, unknown).assign(marked=marks.ravel()))
+    results = pd.concat(parts, ignore_index=True)
+    means = results.groupby(["task", "metric", "budget"])["mean"]
+    results = results.assign(
+        rank=means.rank(ascending=False, method="min"), ranked=means.transform("count")
+    )
+    primary = results["task"].map({name: target.metric for name, target in targets.items()})
+    order = [~(results["metric"] == primary), results["task"].map(list(targets).index)]
+    return results.iloc[np.lexsort(order)].reset_index(drop=True)
+
+
+def _tabulate_domains(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
+    """Ranks of the encoders by domain and regime; see `PublishedBoard.domains`."""
+    groups, have = grid.groups, grid.splits[IN_DOMAIN].have
     names = ["domain", "regime", "encoder", "relation", "score", "rank", "have", "expected"]
     parts = []
-    for domain in scores.relations.index:
-        for regime, chosen in _REGIMES.items():
-
-            def here(groups: pd.DataFrame, domain: str = domain, chosen: Where = chosen) -> Any:
-                return chosen(groups) & (groups["domain"] == domain)
-
-            inside = here(scores.groups).to_numpy()
-            if not inside.any():
+    for domain in grid.relations.index:
+        for regime, (title, where) in _REGIMES.items():
+            if f"{regime}_{domain}" not in table:
                 continue
-            table = pd.DataFrame({"encoder": scores.encoders, "domain": domain, "regime": regime})
-            table["relation"] = scores.relations.loc[domain].to_numpy()
-            table["have"] = scores.columns["have"][inside].sum(axis=0).astype(int)
-            table["expected"] = int(scores.groups["draws"][inside].sum())
-            table["score"] = average(scores, IN_DOMAIN, where=here).to_numpy()
-            table["rank"] = table["score"].rank(ascending=False, method="min").astype("Int64")
-            ordered = table[table["have"] > 0].sort_values(
-                ["rank", "have", "encoder"], ascending=[True, False, True]
-            )
-            parts.append(ordered[names])
+            rows = _is_in(domain, where, groups).to_numpy()
+            part = pd.DataFrame({"encoder": grid.encoders, "domain": domain, "regime": title})
+            part["relation"] = table[f"relation_{domain}"].to_numpy()
+            part["score"] = table[f"{regime}_{domain}"].to_numpy()
+            part["have"] = have[rows].sum(axis=0)
+            part["expected"] = int(groups.loc[rows, "draws"].sum())
+            part["coverage"] = part["have"] / part["expected"]
+            part["rank"] = rank_scores(part["score"])
+            parts.append(sort_by_rank(part[part["have"] > 0]).reset_index()[names])
     return pd.concat(parts, ignore_index=True)
-
-
-def _results(values: pd.DataFrame, study: Study) -> pd.DataFrame:
-    parts = []
-    for metric in study.metrics.values():
-        groups = values[metric].groupby(level=["encoder", "task", "budget"], sort=False)
-        part = groups.agg(mean="mean", std="std", have="count", draws="size")
-        there = values["marked"] & values[metric].notna()
-        part["marked"] = there.groupby(level=["encoder", "task", "budget"], sort=False).sum()
-        parts.append(part.reset_index().assign(metric=metric))
-    results = pd.concat(parts, ignore_index=True)
-    results.loc[results["have"] < results["draws"], ["mean", "std"]] = None
-    by = ["task", "metric", "budget"]
-    results["rank"] = results.groupby(by)["mean"].rank(ascending=False, method="min")
-    results["ranked"] = results.groupby(by)["mean"].transform("count")
-    return results[results["have"] > 0].reset_index(drop=True)
-
-
-def _findings(values: pd.DataFrame, results: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """One row per comparison.
-
-    Returns:
-        Columns finding (its number), a, b, task, budget, metric, expected (above, below), n
-        (paired draws), difference (a - b), low and high (its 95 % interval), rank_a, rank_b and
-        ranked (among the encoders with all draws), and verdict: ``as claimed``, ``opposite``,
-        ``not resolved`` (the interval holds 0) or ``no data``.
-    """
-    ranks = results.set_index(["encoder", "task", "budget", "metric"])[["rank", "ranked"]]
-    ranks = ranks.sort_index()
-    draws = {metric: values[metric].unstack("draw") for metric in study.metrics.values()}
-    rows = []
-    for number, finding in enumerate(study.findings):
-        for pair, task, expected in _comparisons(finding.pairs, finding.expect):
-            place = (task, expected.budget, expected.metric)
-            row = _compare(draws[expected.metric], pair, task, expected)
-            row["rank_a"] = ranks["rank"].get((pair.a, *place))
-            row["rank_b"] = ranks["rank"].get((pair.b, *place))
-            row["ranked"] = ranks["ranked"].get((pair.a, *place))
-            rows.append({"finding": number, **row})
-    return pd.DataFrame(rows, columns=_FINDING_COLUMNS)
-
-
-_FINDING_COLUMNS = ["finding", "a", "b", "task", "budget", "metric", "expected", "n", "difference"]
-_FINDING_COLUMNS += ["low", "high", "rank_a", "rank_b", "ranked", "verdict"]
-
-
-def _comparisons(
-    pairs: list[Pair], expectations: list[Expectation]
-) -> Iterator[tuple[Pair, str, Expectation]]:
-    for expected in expectations:
-        for pair in pairs:
-            for task in pair.tasks:
-                yield pair, task, expected
-
-
-def _compare(draws: pd.DataFrame, pair: Pair, task: str, expected: Expectation) -> dict[str, Any]:
-    a, b = ((name, task, expected.budget) for name in (pair.a, pair.b))
-    own = [float(x) - float(y) for x, y in zip(draws.xs(a), draws.xs(b), strict=True)]
-    differences = pd.Series(own).dropna()
-    low, high = _interval(differences)
-    if pd.isna(low):
-        verdict = "no data"
-    elif low <= 0 <= high:
-        verdict = "not resolved"
-    else:
-        verdict = "as claimed" if (low > 0) == (expected.a == "above") else "opposite"
-    return {
-        "a": pair.a,
-        "b": pair.b,
-        "task": task,
-        "budget": expected.budget,
-        "metric": expected.metric,
-        "expected": expected.a,
-        "n": len(differences),
-        "difference": differences.mean(),
-        "low": low,
-        "high": high,
-        "verdict": verdict,
-    }
-
-
-def _interval(differences: pd.Series[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean by Student's t; null for fewer than two values."""
-    from scipy.special import stdtrit  # late: a board without findings needs no scipy
-
-    if (n := len(differences)) < 2:
-        return float("nan"), float("nan")
-    half = float(stdtrit(n - 1, 0.975)) * float(differences.std()) / n**0.5
-    mean = float(differences.mean())
-    return mean - half, mean + half

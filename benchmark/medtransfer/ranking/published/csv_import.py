@@ -22,7 +22,7 @@ _KEY = ["encoder", "task", "budget", "draw"]
 
 @dataclass(frozen=True)
 class Imported:
-    """What a CSV held.
+    """Content of a CSV.
 
     Attributes:
         study: The mapping.

@@ -57,7 +57,7 @@ class PublishedCell(NamedTuple):
 
 
 class Columns(Spec):
-    """Which column of the CSV is what. A row is one metric of one run."""
+    """Columns of the CSV by role. A row is one metric of one run."""
 
     encoder: Text = Field(description="Column of the encoder.")
     task: Text = Field(description="Column of the target.")
@@ -120,7 +120,7 @@ class Pair(Spec):
 
 
 class Expectation(Spec):
-    """Where ``a`` of each pair stands if the finding holds."""
+    """Expected order of each pair if the finding holds."""
 
     budget: PublishedBudget = Field(description="At this budget ...")
     metric: PublishedMetric = Field(description="... and by this metric ...")
@@ -128,7 +128,7 @@ class Expectation(Spec):
 
 
 class Finding(Spec):
-    """What a study claims, as comparisons that its numbers can confirm or contradict."""
+    """A claim of the study, as comparisons that its numbers can confirm or contradict."""
 
     title: Text = Field(description="The claim in short.")
     text: Text = Field(description="What was claimed, by whom, and how it is read here.")
@@ -209,7 +209,7 @@ class Study(Spec):
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the board must know: the notes, what was left out, what marks mean."""
+        """Notes of the board: those of the study, rows left out, and meanings of marks."""
         out = [
             f"Left out, because {condition.reason}: rows with {condition}."
             for condition in self.left_out
@@ -219,7 +219,7 @@ class Study(Spec):
 
     @property
     def cells(self) -> list[PublishedCell]:
-        """What a complete table holds: every encoder on every target, budget and draw."""
+        """Cells of a complete table: every encoder on every target, budget and draw."""
         return [
             PublishedCell(encoder, target.name, budget, draw)
             for encoder in self.encoder_cards

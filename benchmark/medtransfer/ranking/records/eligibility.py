@@ -1,4 +1,4 @@
-"""Which cells a board expects, and which records count there."""
+"""Eligibility: the cells that a board expects, and the records that count on it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def expected_cells(
 
 
 def is_current(records: pd.DataFrame, protocol: Protocol | None) -> NDArray[np.bool_]:
-    """Whether each record was made under the protocol as it is now."""
+    """Mark the records made under the present version of the protocol."""
     known = protocol.fingerprints if protocol else {}
     now = [(*pair, fingerprint) for pair, fingerprint in known.items()]
     return is_any(records, ["kind", "adaptation", "protocol_fingerprint"], now)
@@ -46,7 +46,7 @@ def is_current(records: pd.DataFrame, protocol: Protocol | None) -> NDArray[np.b
 def is_any(
     records: pd.DataFrame, columns: list[str], wanted: Iterable[tuple[str, ...]]
 ) -> NDArray[np.bool_]:
-    """Whether each record has one of the wanted combinations of names in these columns."""
+    """Mark the records with one of the wanted combinations of names in these columns."""
     keys = records[columns].drop_duplicates()
     there = set(wanted)
     keys = keys.assign(there=[key in there for key in keys.itertuples(index=False, name=None)])

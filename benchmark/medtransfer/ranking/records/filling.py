@@ -1,4 +1,4 @@
-"""Records laid out as a grid: which encoder has which cell, on which test split."""
+"""Fill a grid with records: one value an encoder, cell and test split."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from medtransfer.ranking.records.frame import IN_DOMAIN, KINDS, Frame, most_common
 from medtransfer.ranking.records.grid import GROUP, Floats, Grid, Split, fold
 from medtransfer.ranking.records.submissions import COSTS
-from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.encoder import EncoderCard, PretrainingCard
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import split_family
 
-__all__ = ["broad_kind", "fill_grid", "find_cells"]
+__all__ = ["broad_kind", "fill_grid", "find_cells", "relate"]
 
 _CORRUPTED = "corrupted"
 # The largest known, or the largest if all are known; the other costs add up.
@@ -33,7 +33,7 @@ def broad_kind(kind: str) -> str:
 
 
 def fill_grid(frame: Frame, cells: Sequence[Cell], cards: Mapping[str, EncoderCard]) -> Grid:
-    """Lay records out.
+    """Arrange records as a grid.
 
     The test splits of a task are those that any ``ok`` record has. A ``diverged`` cell has the
     value of chance on each of them; a ``failed`` or ``not_applicable`` one has none.
@@ -88,17 +88,17 @@ def fill_grid(frame: Frame, cells: Sequence[Cell], cards: Mapping[str, EncoderCa
             "pretraining_flops": np.repeat(declared[None], len(groups), axis=0),
         },
         diverged=fold(np.add, diverged.astype(np.int64), of_group),
-        relations=pd.DataFrame(
-            {
-                name: [card.relation(domain) for domain in groups["domain"].unique()]
-                for name, card in cards.items()
-            },
-            index=groups["domain"].unique(),
-            columns=encoders,
-        ),
+        relations=relate({name: card.pretraining for name, card in cards.items()}, groups),
         failures=failures[["encoder", "group", "error"]].reset_index(drop=True),
         devices=ordered[["encoder", "group", "device"]].dropna().drop_duplicates(),
     )
+
+
+def relate(cards: Mapping[str, PretrainingCard], groups: pd.DataFrame) -> pd.DataFrame:
+    """Transfer relation of each encoder to the domains of some groups, (domains, E)."""
+    domains = groups["domain"].unique()
+    relations = {name: [card.relation(own) for own in domains] for name, card in cards.items()}
+    return pd.DataFrame(relations, index=domains, columns=list(cards))
 
 
 def _group_of(cell: Cell) -> tuple[str, str, str]:
@@ -118,7 +118,7 @@ def _describe(groups: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_cells(records: pd.DataFrame, cells: Sequence[Cell]) -> NDArray[np.intp]:
-    """Which of some different cells each record is of; -1 for none of them."""
+    """Position of each record's cell among different cells; -1 for none of them."""
     table = pd.DataFrame(cells, columns=list(Cell._fields))
     key = pd.Series(0, index=records.index)
     wanted = pd.Series(0, index=table.index)

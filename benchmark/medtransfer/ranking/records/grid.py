@@ -1,8 +1,8 @@
-"""What encoders did on the cells of a board, as arrays, and the means and totals of it.
+"""Results of encoders on the cells of a board, as arrays, with their means and totals.
 
-A missing value is NaN and stays so through every mean: no mean is taken over what happens to be
-there. Nobody's value depends on who else is there, to the last bit: sums go through the cells in
-their order, for each encoder by itself.
+A missing value is NaN and stays so through every mean: no mean is taken over the values that
+happen to be there. No value depends on the other encoders, to the last bit: sums go through the
+cells in their order, for each encoder by itself.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Grid(Scores):
-    """What encoders did on groups of cells, of which each is a draw.
+    """Results of encoders on groups of cells, one cell a draw.
 
     Attributes:
         groups: Also draws (how many cells it has), kind (classification or segmentation), metric

@@ -1,4 +1,4 @@
-"""The same work for many encoders, in several processes."""
+"""Run a function over many encoders in several processes."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def _map(function: Callable[[_In], _Out], items: Sequence[_In], processes: int) 
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """While hundreds of thousands of records are read no garbage is looked for.
+    """Pause garbage collection while hundreds of thousands of records are read.
 
-    They hold no cycles, and looking takes a tenth of the time.
+    They hold no cycles, and collecting takes a tenth of the time.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -46,7 +46,7 @@ _read_costs = attrgetter(*COSTS)
 
 @dataclass(frozen=True)
 class Submission:
-    """What one encoder hands in, as columns: a board has hundreds of encoders with thousands each.
+    """Records of one encoder as columns: a board has hundreds of encoders with thousands each.
 
     Attributes:
         card: The encoder's.
@@ -70,7 +70,7 @@ class Submission:
 
     @property
     def folders(self) -> list[str]:
-        """Where its records were read: more than one folder when they were merged."""
+        """Folders of its records: several when submissions were merged."""
         return list(self.cells["folder"].cat.categories)
 
     @classmethod
@@ -298,7 +298,7 @@ def stack(submissions: Sequence[Submission]) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """As `pandas.concat`, which makes plain texts of names whose categories differ."""
+    """Concatenate like `pandas.concat`, but keep names categorical where categories differ."""
     columns = {
         name: _join_names([table[name].array for table in tables])
         if isinstance(tables[0][name].dtype, pd.CategoricalDtype)
@@ -317,7 +317,7 @@ def _join_names(parts: Sequence[Any]) -> pd.Categorical:
 
 
 def _first_settled(cells: pd.DataFrame, values: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """As `specs.record.first_settled`: of those that all failed the last one stands."""
+    """Keep one record of a cell, as `specs.record.first_settled` does."""
     if not cells.duplicated(_KEY).any():
         return cells, values
     failed = cells["status"] == "failed"

@@ -229,7 +229,7 @@ def _priced(rows: Rows) -> tuple[Json, Padding]:
 
 
 def _panels(rows: Rows) -> tuple[Json, Padding]:
-    """A panel of curves after the other, and who is who; rows: panel, encoder, budget, score."""
+    """Panels of curves and a legend; rows: panel, encoder, budget, score."""
     left, names, gap, height = 56, 200, 42, 260
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     width = (_WIDTH - left - names - gap * len(panels)) // len(panels)
@@ -311,7 +311,7 @@ def _trajectories(rows: Rows) -> tuple[Json, Padding]:
 
 
 def _key(field: str, width: int) -> alt.LayerChart | alt.FacetChart:
-    """Who is who, by colour."""
+    """Legend of colours."""
     base = alt.Chart(_ROWS, width=width, height=alt.Step(20)).encode(
         y=alt.Y(f"{field}:N", sort=None, axis=None)
     )

@@ -1,4 +1,4 @@
-"""The figures of the leaderboard's README: what they show, in which words, under which names."""
+"""Figures of the leaderboard: data, words and file names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medtransfer.ranking.boards.columns import spans
 from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.specs.task import Budget
 
-__all__ = ["FOLDER", "Figure", "figures"]
+__all__ = ["FOLDER", "Figure", "figures", "slug"]
 
 FOLDER = "figures"
 
@@ -59,7 +59,7 @@ def figures(board: Board) -> dict[str, Figure]:
         return {}
     found = [_scores(ranked), _cost(ranked), _curves(board, ranked), _domains(board)]
     subtitle = f"protocol {board.protocol}, suite {board.suite}"
-    stem = f"{FOLDER}/{_slug(board.protocol)}_{_slug(board.suite)}"
+    stem = f"{FOLDER}/{slug(board.protocol)}_{slug(board.suite)}"
     return {
         chart: Figure(
             chart=chart,
@@ -135,7 +135,7 @@ def _cost(ranked: pd.DataFrame) -> _Parts:
         f"Scatter plot of the in-domain score of {_count(len(shown))} against the FLOPs of their "
         f"adaptation; on the Pareto front: {shorten(listed, 300)}.",
         "The line joins the Pareto front: encoders that no other beats at their adaptation FLOPs."
-        + ("" if named else " Names stand where there is room.")
+        + ("" if named else " Labels are drawn where there is room.")
         + _part_of(len(shown), len(known), "The front and the best of the others"),
         rows if len({row["score"] for row in rows}) > 1 else [],
     )
@@ -165,7 +165,7 @@ def _place(rows: Rows) -> None:
 
 
 def _within(value: float, values: Sequence[float]) -> float:
-    """Where a value lies between the smallest and the largest, 0 to 1."""
+    """Position of a value between the smallest and the largest, 0 to 1."""
     low, high = min(values), max(values)
     return (value - low) / (high - low) if high > low else 0.5
 
@@ -227,7 +227,7 @@ def _average(results: pd.DataFrame) -> pd.Series[float]:
 
 def _domains(board: Board) -> _Parts:
     """Rows: source, target, score and intra (yes, no); none with a single source."""
-    heat = board.sources
+    heat = board.source_domains
     order = sorted(heat.scores.index, key=lambda source: -heat.encoders[source])[:_MOST]
     shown = heat.scores.loc[sorted(order)]
     rows: Rows = [
@@ -278,5 +278,6 @@ def _round(value: float) -> float | None:
     return None if pd.isna(value) else round(float(value), 6) + 0.0
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """Text as a part of a file's name."""
     return re.sub("[^a-z0-9]+", "-", text.lower())

@@ -1,7 +1,8 @@
-"""The primary metric itself, task by task: what stands behind the scores of a board."""
+"""The primary metric itself, task by task: the results behind the scores of a board."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ from medtransfer.core.text import MISSING, escape, pipe_table
 from medtransfer.ranking.boards.board import Board
 from medtransfer.ranking.records.frame import IN_DOMAIN
 
-__all__ = ["render_tasks"]
+__all__ = ["render_results", "render_tasks", "tabulate_task"]
 
 
 def render_tasks(board: Board, *, most: int, told: dict[str, set[str]]) -> list[str]:
@@ -30,45 +31,62 @@ def render_tasks(board: Board, *, most: int, told: dict[str, set[str]]) -> list[
         if known and there <= known:
             continue
         known |= there
-        parts.append(f"### {escape(task)}\n")
+        parts.append(f"## {escape(task)}\n")
         if title := board.tasks.get(str(task)):
             parts.append(f"{escape(title)}.\n")
-        if not own["have"].any():
-            parts.append("No results yet.\n")
-            continue
-        inside, *outside = [
-            f"{escape(part['metric'].iloc[0])}, "
-            f"{escape('in-domain' if split == IN_DOMAIN else split)}\n\n"
-            f"{_split(part, order)}"
+        tables = {
+            f"{part['metric'].iloc[0]}, {'in-domain' if split == IN_DOMAIN else str(split)}": part
             for split, part in own.groupby("split", sort=False)
-        ]
-        parts.append(inside)
-        if outside:
-            parts += ["<details><summary>Out-of-domain</summary>\n", *outside, "</details>\n"]
+        }
+        parts += render_results(tables, order, folded="Out-of-domain")
     return parts
 
 
-def _split(results: pd.DataFrame, order: pd.Index[str]) -> str:
+def render_results(
+    tables: Mapping[str, pd.DataFrame], order: pd.Index[str], *, folded: str
+) -> list[str]:
+    """Results of one task: the first table, and the others folded away.
+
+    Args:
+        tables: Rows of `Board.results`, by the words above the table.
+        order: Of the encoders.
+        folded: Summary of what is folded.
+    """
+    parts = [
+        f"{escape(label)}\n\n{_render(*tabulate_task(part, order))}"
+        for label, part in tables.items()
+        if part["have"].any()
+    ]
+    if len(parts) < 2:
+        return parts or ["No results yet.\n"]
+    return [parts[0], f"<details><summary>{folded}</summary>\n", *parts[1:], "</details>\n"]
+
+
+def _render(head: list[str], rows: list[list[str]]) -> str:
+    return pipe_table(head, [list(map(escape, row)) for row in rows])
+
+
+def tabulate_task(results: pd.DataFrame, order: pd.Index[str]) -> tuple[list[str], list[list[str]]]:
     """One row per encoder and one column per adaptation and budget; empty ones are left out."""
-    columns = list(dict.fromkeys(zip(results["adaptation"], results["budget"], strict=True)))
     entries = {
         (row.encoder, row.adaptation, row.budget): _result(row)
         for row in results[results["have"] > 0].itertuples()
     }
-    filled = {key[1:] for key in entries}
-    columns = [column for column in columns if column in filled]
-    present = {encoder for encoder, *_ in entries}
+    filled, present = {key[1:] for key in entries}, {key[0] for key in entries}
+    columns = dict.fromkeys(zip(results["adaptation"], results["budget"], strict=True))
+    shown = [column for column in columns if column in filled]
     rows = [
-        [escape(encoder), *(entries.get((encoder, *column), MISSING) for column in columns)]
+        [encoder, *(entries.get((encoder, *column), MISSING) for column in shown)]
         for encoder in order
         if encoder in present
     ]
-    head = ["Encoder", *(f"{adaptation} {budget}" for adaptation, budget in columns)]
-    return pipe_table(head, rows)
+    return ["Encoder", *map(" ".join, shown)], rows
 
 
 def _result(row: Any) -> str:
+    """Mean and standard deviation; ``marked`` is a column of published studies alone."""
     if row.have < row.draws:
         return f"{row.have}/{row.draws} draws"
     spread = "" if pd.isna(row.std) else f" ± {row.std:.3f}"
-    return f"{row.mean:.3f}{spread}{' (diverged)' if row.diverged else ''}"
+    diverged = " (diverged)" if row.diverged else ""
+    return f"{row.mean:.3f}{spread}{diverged}{' †' if getattr(row, 'marked', 0) else ''}"

@@ -119,7 +119,7 @@ def resample(
 
 
 def weigh(groups: pd.DataFrame, domains: Mapping[str, str]) -> NDArray[np.float64]:
-    """What each group counts in the mean over groups, then tasks, then domains: (G,).
+    """Weight of each group in the mean over groups, then tasks, then domains: (G,).
 
     Args:
         groups: Of `Replicates`, or some of its rows.
@@ -133,7 +133,7 @@ def weigh(groups: pd.DataFrame, domains: Mapping[str, str]) -> NDArray[np.float6
 
 
 class _Drawn(NamedTuple):
-    """Of one encoder; see `Replicates`."""
+    """Replicates of one encoder; see `Replicates`."""
 
     bounds: NDArray[np.float64]
     means: list[NDArray[np.float64]]
@@ -246,13 +246,13 @@ def _average(values: Scores, number: NDArray[np.int64], weights: Sequence[Scores
 
 @cache
 def _choose_items(task: str, split: str, stored: int, *, replicates: int) -> NDArray[np.intp]:
-    """Which of the stored replicates of a split are taken, (R,)."""
+    """Sample stored replicates of a split, (R,)."""
     return _random("items", task, split).integers(stored, size=replicates)
 
 
 @cache
 def _weigh_draws(task: str, budget: str, *, draws: int, replicates: int) -> Scores:
-    """What each draw counts, (D, R); the adaptations of a budget share its few shots."""
+    """Weight of each draw, (D, R); the adaptations of a budget share its few shots."""
     if draws == 1:
         return np.ones((1, replicates), np.float32)
     generator = _random("draws", task, budget, str(draws))

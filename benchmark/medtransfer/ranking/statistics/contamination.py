@@ -1,4 +1,4 @@
-"""Whether an encoder has seen a task's data before: declared pre-training data against lineage."""
+"""Contamination: declared pre-training data against the source corpora of tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a score costs: who cannot be beaten at the price, and who is best under a budget."""
+"""Score against cost: Pareto fronts, and the best encoder within a cost limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRICES = {
 
 
 def mark_fronts(table: pd.DataFrame) -> pd.DataFrame:
-    """For each price whether an encoder is on its front: no other is as good for less or better.
+    """Mark the encoders on the Pareto front of each cost.
 
     Args:
         table: With the headline score and the costs; encoders without one of the two are on none.

@@ -1,4 +1,4 @@
-"""Where the ranked encoders of a board stand, and how sure that is."""
+"""Uncertainty of a board's ranks: intervals, tie groups, mean ranks and tests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from medtransfer.ranking.statistics.uncertainty import (
     tie_groups,
 )
 
-__all__ = ["STANDING", "Standing", "judge", "verdicts"]
+__all__ = ["RANK_STATISTICS", "RankStatistics", "compute_rank_statistics", "verdicts"]
 
-STANDING = [
+RANK_STATISTICS = [
     f"{IN_DOMAIN}_low",
     f"{IN_DOMAIN}_high",
     "rank_low",
@@ -37,14 +37,14 @@ STANDING = [
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What `judge` finds.
+class RankStatistics:
+    """Rank statistics of a board.
 
     Attributes:
-        table: Index encoder; columns of :data:`STANDING`: the 95 % interval of the headline score
-            and of the rank, the number of the tie group, the interval of the rank if the tasks
-            were others, the mean rank over tasks, and the share of the other encoders and tasks
-            that are beaten (ties count half).
+        table: Index encoder; columns of :data:`RANK_STATISTICS`: the 95 % interval of the headline
+            score and of the rank, the number of the tie group, the interval of the rank with
+            resampled tasks, the mean rank over tasks, and the share of the other encoders and
+            tasks that are beaten (ties count half).
         significance: Tests over tasks.
     """
 
@@ -52,12 +52,12 @@ class Standing:
     significance: Significance
 
 
-def judge(
+def compute_rank_statistics(
     grid: Grid,
     encoders: Sequence[str],
     replicates: Replicates,
     lineages: Mapping[str, Sequence[str]],
-) -> Standing:
+) -> RankStatistics:
     """Compare the ranked encoders of a board.
 
     Args:
@@ -66,12 +66,14 @@ def judge(
         replicates: Of these cells; others may be in it.
         lineages: Source corpora of each task.
     """
-    table = pd.DataFrame(index=pd.Index(encoders, name="encoder"), columns=STANDING, dtype=float)
+    table = pd.DataFrame(
+        index=pd.Index(encoders, name="encoder"), columns=RANK_STATISTICS, dtype=float
+    )
     own = grid.choose(np.arange(len(grid.groups)), encoders)
     tasks = average(own, IN_DOMAIN, by="task")
     significance = compare_over_tasks(tasks)
     if not len(encoders):
-        return Standing(table, significance)
+        return RankStatistics(table, significance)
     table["mean_rank"] = tasks.rank(axis=1, ascending=False).mean()
     table["win_rate"] = _win_rates(tasks)
     drawn = _by_task(own, replicates)
@@ -91,8 +93,8 @@ def judge(
             table["rank_low" + suffix] = np.where(known, low, np.nan)
             table["rank_high" + suffix] = np.where(known, high, np.nan)
     table.loc[~known, "tie"] = np.nan
-    whole = [name for name in STANDING if name.startswith(("rank", "tie"))]
-    return Standing(table.astype(dict.fromkeys(whole, "Int64")), significance)
+    whole = [name for name in RANK_STATISTICS if name.startswith(("rank", "tie"))]
+    return RankStatistics(table.astype(dict.fromkeys(whole, "Int64")), significance)
 
 
 def _by_task(grid: Grid, replicates: Replicates) -> NDArray[np.float64]:
@@ -114,36 +116,38 @@ _NAMED = 10  # pairs of encoders in a sentence
 
 
 def verdicts(found: Significance, table: pd.DataFrame) -> list[str]:
-    """Two questions that are easily taken for one, each with its answer in a sentence.
+    """Summarise the evidence in sentences: on these tasks, and on other tasks like these.
 
     Args:
         found: Tests of the ranked encoders over tasks.
-        table: Of `judge`, among others of encoders without a rank.
+        table: Of `compute_rank_statistics`, among others of encoders without a rank.
     """
     lines, ties = [], table["tie"].max()
     if pd.notna(ties) and table["tie"].count() > 1:
-        groups = f"{ties} groups of encoders apart" if ties > 1 else "no encoder from the best"
-        lines.append(f"On these very tasks, test items and draws tell {groups} (Tie).")
-    question, tasks = "Would it be so on other tasks like these?", found.tasks
+        groups = (
+            f"{ties} groups of encoders differ" if ties > 1 else "no encoder differs from the best"
+        )
+        lines.append(f"On these tasks, given their test items and draws, {groups} (Tie).")
+    others, tasks = "On other tasks like these", found.tasks
     if found.friedman is None:
         if len(found.pairs):
             lines.append(
-                f"{question} Nothing is tested: {tasks} task{'s' if tasks > 1 else ''} cannot say."
+                f"{others}: not tested; {tasks} task{'s are' if tasks > 1 else ' is'} too few."
             )
         return lines
-    verdict = "not all alike" if found.friedman < 0.05 else "not shown to differ"
+    verdict = "encoders differ" if found.friedman < 0.05 else "encoders are not shown to differ"
     shown = found.pairs[found.pairs["holm"] < 0.05]
     pairs = [f"{pair.better} over {pair.worse}" for pair in shown.itertuples()]
     rest = f" and {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
     if found.pairs["p"].isna().any():
-        single = f"{tasks} are too few to show one of {len(found.pairs)} pairs to differ"
+        single = f"{tasks} are too few for any of {len(found.pairs)} pairs to be significant"
     else:
         single = (
-            f"of their {len(found.pairs)} pairs, signed-rank tests with Holm's correction show "
-            f"{', '.join(pairs[:_NAMED]) + rest or 'none to differ'}"
+            f"significant of {len(found.pairs)} pairs (signed-rank tests, Holm's correction): "
+            f"{', '.join(pairs[:_NAMED]) + rest or 'none'}"
         )
     lines.append(
-        f"{question} As far as {tasks} tasks can say, the encoders are {verdict} (Friedman's "
-        f"test, p = {found.friedman:.2g}); {single}."
+        f"{others}: over {tasks} tasks the {verdict} (Friedman test, p = {found.friedman:.2g}); "
+        f"{single}."
     )
     return lines

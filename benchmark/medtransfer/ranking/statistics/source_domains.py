@@ -1,4 +1,4 @@
-"""Source domain against target domain: what it is worth to be at home."""
+"""Scores by source domain and target domain, and the advantage of intra transfer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.encoder import EncoderCard, PretrainingCard
 
-__all__ = ["Sources", "compare_sources"]
-
-_NOTHING = "nothing (random weights)"
-_UNKNOWN = "not declared"
+__all__ = ["SourceDomains", "compare_source_domains", "name_source"]
 
 
 @dataclass(frozen=True)
-class Sources:
+class SourceDomains:
     """Encoders by what they were pre-trained on.
 
     Attributes:
@@ -39,8 +36,8 @@ class Sources:
     p: float | None
 
 
-def compare_sources(table: pd.DataFrame, cards: Mapping[str, EncoderCard]) -> Sources:
-    """Lay the ranked encoders out by source (in kind after Krones et al.).
+def compare_source_domains(table: pd.DataFrame, cards: Mapping[str, EncoderCard]) -> SourceDomains:
+    """Group the ranked encoders by source domain (after Krones et al.).
 
     Args:
         table: Their scores by domain, columns ``domain_<name>``.
@@ -48,7 +45,9 @@ def compare_sources(table: pd.DataFrame, cards: Mapping[str, EncoderCard]) -> So
     """
     names = [name for name in table.columns if name.startswith("domain_")]
     scores = table[names].astype(float).rename(columns=lambda name: name.removeprefix("domain_"))
-    source = pd.Series({name: _source(card) for name, card in cards.items()}, dtype=str)
+    source = pd.Series(
+        {name: name_source(card.pretraining) for name, card in cards.items()}, dtype=str
+    )
     source = source.reindex(scores.index)
     differences: list[float] = []
     for domain in scores.columns:
@@ -58,7 +57,7 @@ def compare_sources(table: pd.DataFrame, cards: Mapping[str, EncoderCard]) -> So
         if len(away):
             home = scores.loc[relations == "intra", domain]
             differences += (home - away.mean()).tolist()
-    return Sources(
+    return SourceDomains(
         scores=scores.groupby(source).mean().sort_index(),
         encoders={str(name): int(count) for name, count in source.value_counts().items()},
         pairs=len(differences),
@@ -67,8 +66,10 @@ def compare_sources(table: pd.DataFrame, cards: Mapping[str, EncoderCard]) -> So
     )
 
 
-def _source(card: EncoderCard) -> str:
-    if card.pretraining.objective == "none":
-        return _NOTHING
-    domains = card.pretraining.domains
-    return " + ".join(sorted(domains)) if domains else _UNKNOWN
+def name_source(pretraining: PretrainingCard) -> str:
+    """Source domains of a pre-training as one name."""
+    if pretraining.objective == "none":
+        return "random weights"
+    if pretraining.domains is None:
+        return "not declared"
+    return " + ".join(sorted(pretraining.domains)) or "no images"

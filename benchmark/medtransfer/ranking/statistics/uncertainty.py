@@ -1,4 +1,4 @@
-"""What can be said of differences and ranks, given bootstrap replicates of the scores."""
+"""Intervals and tests of differences and ranks."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def rank_intervals(replicates: Floats) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 def tie_groups(scores: Floats, replicates: Floats) -> NDArray[np.int64]:
-    """Number the groups of encoders that the data do not tell apart.
+    """Number the tie groups: encoders that are not shown to differ.
 
     The best encoder leads the first group; to it belongs every encoder whose paired difference to
     the leader has an interval that contains 0, at the level of `rank_intervals`: the two never
@@ -146,7 +146,7 @@ def task_replicates(
 
 @dataclass(frozen=True)
 class Significance:
-    """Whether encoders differ over tasks, by tests that know no test items.
+    """Tests of differences between encoders over tasks; they use no test items.
 
     Attributes:
         tasks: How many tasks there were.

@@ -1,1 +1,1 @@
-"""What the page is made of: its data, and the static files that show them."""
+"""Data and static files of the page."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from medtransfer.core.text import quantity
 from medtransfer.ranking.published.study import PublishedEncoder
+from medtransfer.ranking.statistics.source_domains import name_source
 from medtransfer.specs.encoder import EncoderCard, PretrainingCard
 
 __all__ = ["describe", "describe_published"]
@@ -20,13 +21,13 @@ def describe(card: EncoderCard) -> dict[str, Any]:
         "title": card.title,
         "architecture": _architecture(card),
         "family": _family(card),
-        "source": _source(card.pretraining),
+        "source": name_source(card.pretraining),
         "facts": [[label, text] for label, text in _facts(card) if text],
     }
 
 
 def describe_published(encoder: PublishedEncoder) -> dict[str, Any]:
-    """The same of an encoder that others measured; nothing is known of how it is built."""
+    """Describe an encoder of a published study; its architecture is unknown."""
     facts = dict(_pretraining_facts(encoder.pretraining))
     if encoder.parameters is not None:
         facts = {"Parameters": quantity(encoder.parameters, "count"), **facts}
@@ -35,7 +36,7 @@ def describe_published(encoder: PublishedEncoder) -> dict[str, Any]:
         "title": encoder.title,
         "architecture": "",
         "family": "",
-        "source": _source(encoder.pretraining),
+        "source": name_source(encoder.pretraining),
         "facts": [[label, text] for label, text in facts.items() if text],
     }
 
@@ -50,15 +51,6 @@ def _family(card: EncoderCard) -> str:
         return "other"
     leading = re.match(r"[a-z]+", card.architecture.timm.lower())
     return leading.group() if leading else "other"
-
-
-def _source(pretraining: PretrainingCard) -> str:
-    """What the rows of the heat map are: the domains of the pre-training."""
-    if pretraining.objective == "none":
-        return "random weights"
-    if pretraining.domains is None:
-        return "not declared"
-    return " + ".join(sorted(pretraining.domains)) or "no images"
 
 
 def _facts(card: EncoderCard) -> Iterator[tuple[str, str]]:

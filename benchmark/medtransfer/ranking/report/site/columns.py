@@ -1,11 +1,10 @@
-"""Which columns of a board the page shows, and in which of its sections."""
+"""Columns that the page shows, by section."""
 
 from __future__ import annotations
 
 from medtransfer.ranking.boards.board import Board
-from medtransfer.ranking.published.board import VIEWS, PublishedBoard
 
-__all__ = ["page_columns", "study_columns"]
+__all__ = ["page_columns"]
 
 # What a board's table has beside the columns of its registry: name, title, unit, section.
 _FURTHER = (
@@ -40,18 +39,3 @@ def page_columns(board: Board) -> list[dict[str, str | None]]:
     ]
     filled = set(board.table.columns[board.table.notna().any()])
     return own[:1] + [column for column in own[1:] + further if column["name"] in filled]
-
-
-def study_columns(board: PublishedBoard) -> list[dict[str, str | None]]:
-    """The same of a study: its overall score first, which ranks, and its parts."""
-    views = {name: title for name, (title, _) in VIEWS.items() if name != "overall"}
-    columns = [("in_domain", "Score", "score", "overall", None)]
-    columns += [(name, title, "score", "overall", None) for name, title in views.items()]
-    columns += [("parameters", "Parameters", "count", "overall", None)]
-    parts = board.domains[["domain", "regime"]].drop_duplicates()
-    columns += [
-        (f"{regime.replace('-', '_')}_{domain}", f"{domain}, {regime}", "score", "domains", domain)
-        for domain, regime in parts.itertuples(index=False, name=None)
-    ]
-    names = ("name", "title", "unit", "section", "domain")
-    return [dict(zip(names, column, strict=True)) for column in columns]

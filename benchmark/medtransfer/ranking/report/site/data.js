@@ -1,4 +1,5 @@
-// The boards, and scores of a part of their cells.
+// The boards. Scores and ranks of a whole board are those of the data; only what the filters select
+// is scored and ranked here, since no list of all selections could be shipped.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const BOARDS = DATA.boards.map(readBoard);
@@ -142,7 +143,7 @@ function coverage(cells, encoder) {
 }
 
 /** All encoders of a board under the filters: one row each, in the order of the board. */
-function standings(board, state) {
+function rankRows(board, state) {
   const part = selects(state);
   const rows = board.order.map((encoder, place) => {
     const card = board.encoders[encoder];

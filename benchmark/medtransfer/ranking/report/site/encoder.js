@@ -1,4 +1,4 @@
-// One encoder: its card, where it stands, and its results task by task.
+// One encoder: its card, its ranks, and its results task by task.
 
 function cardList(card) {
   const value = (label, text) => (label === "Address" ? address(text) : foreign(text, 400));
@@ -9,7 +9,7 @@ function cardList(card) {
   return make("dl", { class: "card" }, lines);
 }
 
-/** Its place on every board where it has records. */
+/** Its rank on every board where it has records. */
 function places(card, state) {
   const rows = BOARDS.flatMap((board) => {
     const encoder = board.encoders.indexOf(card);
@@ -43,7 +43,7 @@ function relations(board, encoder) {
   );
 }
 
-/** One result: the mean, its interval, and what is wrong with it. */
+/** One result: the mean, its interval, and missing or diverged draws. */
 function resultCell(cell, split, encoder) {
   const series = cell?.splits.get(split);
   if (!series) return "";
@@ -125,9 +125,9 @@ function encoderView(board, state) {
     cardList(card),
   ];
   // A published encoder stands on one board, and that is the one it is opened from.
-  if (!board.published) parts.push(make("h2", {}, "Where it stands"), places(card, state));
+  if (!board.published) parts.push(make("h2", {}, "Ranks"), places(card, state));
   parts.push(make("h2", {}, "Results, ", foreign(board.label, 80)));
-  if (encoder < 0) parts.push(empty("Records of the tasks of this board would fill it."));
+  if (encoder < 0) parts.push(empty("Needs records of the tasks of this board."));
   else parts.push(relations(board, encoder), results(board, encoder));
   return make(
     "article",

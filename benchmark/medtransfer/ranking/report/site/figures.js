@@ -94,7 +94,7 @@ function showTooltip(_, event, item, value) {
   tooltip.style.top = `${Math.max(8, top)}px`;
 }
 
-/** Score and cost of every encoder that has both; whom no other beats at the price is best. */
+/** Score and cost of every encoder that has both; best: on the Pareto front. */
 function costRows(rows, cost) {
   const known = rows
     .map((row) => ({ row, score: row.value("in_domain"), cost: row.value(cost) }))
@@ -191,13 +191,13 @@ function costFigure(board, state, ranked) {
   const title = "Score against cost";
   if (!rows.length) {
     const reason =
-      "No ranked encoder has both a score and this cost; records of every cell, and a card that declares the compute of the pre-training, would fill it.";
+      "Needs a ranked encoder with this cost; the cost of pre-training is declared in its card.";
     return [section("cost", title, menu("cost", "Cost", offered, state.cost), empty(reason)), null];
   }
   const place = make("div", { class: "chart" });
   const missing = ranked.length - rows.length;
   const note = [
-    "The line joins the encoders that no other beats at their cost.",
+    "The line is the Pareto front: encoders that no other beats at their cost.",
     missing
       ? `${missing} with an unknown cost, or none, ${missing > 1 ? "are" : "is"} not shown.`
       : "",
@@ -252,7 +252,7 @@ function curveFigure(board, state, ranked) {
         "curves",
         title,
         empty(
-          "Records of one adaptation at two budgets or more, of a ranked encoder, would fill it.",
+          "Needs records of a ranked encoder with one adaptation at two budgets or more.",
         ),
       ),
       null,

@@ -1,4 +1,4 @@
-// From the address to the page, and from what is clicked and typed to the address.
+// From the address to the page, and from input to the address.
 
 const main = document.getElementById("main");
 let last = null;
@@ -37,15 +37,15 @@ function boardMenus(board, state) {
   );
 }
 
-/** What the numbers of the table are, in a sentence or two. */
+/** Explanation of the numbers of the table. */
 function explanation(board, state) {
   if (!selects(state)) {
     if (board.published) {
-      return "Ranked by the score over every cell of the study. Intra and inter scores are over the targets that are so for the encoder; to compare encoders of different sources, choose a domain.";
+      return "Ranked by the score over every cell of the study. Intra and inter scores are over the targets with that relation to the encoder; to compare encoders of different source domains, choose a domain.";
     }
     const parts = ["Ranked by the in-domain score over every cell of the board."];
     if (board.has("rank_low")) parts.push("Intervals are at 95 %.");
-    if (board.has("tie")) parts.push("Within two rules, no encoder is told apart from the first.");
+    if (board.has("tie")) parts.push("Encoders between two rules are tied with the first of them.");
     return parts.join(" ");
   }
   const own = {
@@ -59,8 +59,8 @@ function explanation(board, state) {
     .map((name) => `${name} ${state[name]}`);
   const incomparable = state.relation !== "" && state.domain === "";
   const intervals = board.has("rank_low")
-    ? "Ranks are of this part; their intervals are known for the whole board only."
-    : "Ranks are of this part.";
+    ? "Ranks are over this part; intervals are available for the whole board only."
+    : "Ranks are over this part.";
   return (
     `Recomputed over a part of the cells (${chosen.join(", ")}), for the encoders that have all of them. ` +
     (incomparable
@@ -102,7 +102,7 @@ function boardHead(board, state, shown) {
 }
 
 function boardView(board, state) {
-  const rows = standings(board, state).filter((row) => row.expected > 0);
+  const rows = rankRows(board, state).filter((row) => row.expected > 0);
   const shown = sortRows(filterRows(rows, state), state.sort);
   const ranked = shown.filter((row) => row.value("in_domain") !== null);
   const figures = board.published
@@ -112,7 +112,7 @@ function boardView(board, state) {
       );
   const table = shown.length
     ? boardTable(board, state, shown)
-    : empty("No encoder is left; fewer filters would show some.");
+    : empty("No encoder matches the filters.");
   const notes = board.notes.length
     ? section(
         "notes",

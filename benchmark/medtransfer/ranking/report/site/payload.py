@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from medtransfer.core.text import MISSING
 from medtransfer.ranking.boards.board import Board
 from medtransfer.ranking.boards.columns import spans
-from medtransfer.ranking.predictions.predictions import tabulate_judgement, tabulate_tasks
-from medtransfer.ranking.published.board import Published, published_board
-from medtransfer.ranking.published.page import describe_study
+from medtransfer.ranking.predictions.predictions import tabulate_tasks, tabulate_validation
+from medtransfer.ranking.published.board import Published, PublishedBoard, published_board
+from medtransfer.ranking.published.findings import LEGEND, describe_findings
 from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.report.charts import chart_specifications
-from medtransfer.ranking.report.site.cards import describe
+from medtransfer.ranking.report.site.cards import describe, describe_published
 from medtransfer.ranking.report.site.columns import page_columns
+from medtransfer.ranking.report.task_tables import tabulate_task
 from medtransfer.ranking.statistics.rank_statistics import verdicts
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import OPTIONAL
@@ -33,11 +34,12 @@ SCALE = 30_000
 
 _NULL = -(2**15)
 _CELL = ["task", "domain", "metric", "split", "adaptation", "budget"]
-_STANDING = ["rank", "have", "expected", "error", "rank_low", "rank_high", "tie"]
-_STANDING += ["rank_low_tasks", "rank_high_tasks", "in_domain_low", "in_domain_high"]
-_STANDING += ["status", "contamination", "init", "trained"]
+_RANKS = ["rank", "have", "expected", "error", "rank_low", "rank_high", "tie"]
+_RANKS += ["rank_low_tasks", "rank_high_tasks", "in_domain_low", "in_domain_high"]
+_RANKS += ["status", "contamination", "init", "trained"]
 
 Json = dict[str, Any]
+Pack = Callable[[NDArray[np.float64]], str | list[float | None]]
 
 
 def payload(
@@ -45,7 +47,7 @@ def payload(
     cards: Mapping[str, EncoderCard],
     studies: Sequence[Published] = (),
 ) -> Json:
-    """What ``data.js`` reads.
+    """Data of the page, read by ``data.js``.
 
     Returns:
         encoders (cards, described), boards (with the indices of their encoders and of the series
@@ -57,9 +59,9 @@ def payload(
     pool: dict[str, int] = {}
     described = [_board(board, names, pool) for board in boards]
     return {
-        "boards": described + [describe_study(published_board(study)) for study in studies],
+        "boards": described + [_study(published_board(study)) for study in studies],
         "encoders": [describe(cards[name]) for name in names],
-        "series": [json.loads(text)[1] for text in pool],
+        "series": _series(pool),
         "charts": chart_specifications(),
         "optional": list(OPTIONAL),
         "scale": SCALE,
@@ -74,18 +76,59 @@ def embed_json(value: Any) -> str:
     return text
 
 
-def _board(board: Board, names: Sequence[str], pool: dict[str, int]) -> Json:
-    """Encoders stand by name, so that boards share series; ``order`` is that of the ranks."""
+def _series(pool: Mapping[str, int]) -> list[Json]:
+    return [json.loads(text)[1] for text in pool]
+
+
+def _study(board: PublishedBoard) -> Json:
+    """A published study: encoders and series of its own, since its numbers are on no other board.
+
+    They are not packed: the page shows as many digits as the study has.
+    """
+    study, pool = board.study, dict[str, int]()
+    names = sorted(board.table.index)
+    described = _board(replace(board, results=board.primary), names, pool, pack=_round)
+    return described | {
+        "id": f"published:{study.name}",
+        "cards": [describe_published(study.encoder_cards[name]) for name in names],
+        "series": _series(pool),
+        "published": {
+            "citation": study.citation,
+            "licence": study.licence,
+            "url": study.url,
+            "findings": describe_findings(study, board.findings),
+            "reading": LEGEND,
+            "targets": [
+                {
+                    "name": name,
+                    "title": title,
+                    "tables": [
+                        {"metric": metric, "head": head, "rows": rows}
+                        for metric, part in board.by_metric(name).items()
+                        for head, rows in [tabulate_task(part, board.table.index)]
+                    ],
+                }
+                for name, title in board.tasks.items()
+            ],
+        },
+    }
+
+
+def _board(
+    board: Board, names: Sequence[str], pool: dict[str, int], *, pack: Pack | None = None
+) -> Json:
+    """Encoders are sorted by name, so that boards share series; ``order`` is that of the ranks."""
+    pack = pack or _pack
     order = board.table.index
     other = spans(board.table, "rank_low_tasks", "rank_high_tasks", "count")
     known = pd.Series(other, index=order, dtype=object)
     table = board.table.assign(other_tasks=known.where(known != MISSING))
     table = table.sort_index()
     columns = page_columns(replace(board, table=table))
-    shown = [*_STANDING, *(str(column["name"]) for column in columns)]
+    shown = [*_RANKS, *(str(column["name"]) for column in columns)]
     shown += [name for name in table.columns if name.startswith("relation_")]
     filled = set(table.columns[table.notna().any()])
-    values = {name: _column(table[name]) for name in dict.fromkeys(shown) if name in filled}
+    values = {name: _column(table[name], pack) for name in dict.fromkeys(shown) if name in filled}
     positions = {name: position for position, name in enumerate(names)}
     return {
         "id": "/".join(filter(None, [board.protocol, board.suite, board.kind])),
@@ -98,29 +141,32 @@ def _board(board: Board, names: Sequence[str], pool: dict[str, int]) -> Json:
         "order": [int(at) for at in table.index.get_indexer(order)],
         "columns": columns,
         "values": values,
-        "results": _results(replace(board, table=table), pool),
+        "results": _results(replace(board, table=table), pool, pack),
         "notes": list(board.notes),
-        "judgement": _judgement(board),
+        "validation": _validation(board),
     }
 
 
-def _judgement(board: Board) -> Json | None:
-    """How transferability scores did, as tables: over all tasks, and of each."""
-    if board.judgement.summary.empty:
+def _validation(board: Board) -> Json | None:
+    """Validation of transferability scores, as tables: over all tasks, and of each."""
+    if board.validation.summary.empty:
         return None
-    over_all, single = tabulate_judgement(board.judgement.summary), tabulate_tasks(board.judgement)
+    over_all, single = (
+        tabulate_validation(board.validation.summary),
+        tabulate_tasks(board.validation),
+    )
     return {
         name: {"head": head, "rows": rows}
         for name, (head, rows) in (("over_all", over_all), ("single", single))
     }
 
 
-def _column(values: pd.Series[Any]) -> Json | str | list[float | None]:
-    """Whole numbers as they are, others packed; of texts, each once and who has which."""
+def _column(values: pd.Series[Any], pack: Pack) -> Json | str | list[float | None]:
+    """Pack a column: whole numbers stay, others are packed, equal texts are stored once."""
     if pd.api.types.is_float_dtype(values):
         numbers = values.to_numpy(dtype=float, na_value=np.nan)
         if np.nanmax(np.abs(numbers), initial=0) <= 1:
-            return _pack(numbers)
+            return pack(numbers)
         with np.errstate(over="ignore"):  # then it is unknown to the page
             large = numbers.astype("<f4")
         return {"float32": base64.b64encode(large.tobytes()).decode()}
@@ -141,7 +187,7 @@ def _number(value: Any) -> float | None:
     return int(rounded) if rounded.is_integer() else rounded
 
 
-def _results(board: Board, pool: dict[str, int]) -> list[list[Any]]:
+def _results(board: Board, pool: dict[str, int], pack: Pack) -> list[list[Any]]:
     """For every task, split, adaptation and budget: what it is, and its position in the pool."""
     rows = board.results
     ran = rows["have"].groupby(rows["adaptation"]).transform("sum") > 0
@@ -161,12 +207,12 @@ def _results(board: Board, pool: dict[str, int]) -> list[list[Any]]:
     found = []
     for position, key in enumerate(groups.size().index):
         inside = key[_CELL.index("split")] == IN_DOMAIN
-        series: Json = {"mean": _pack(means[position]), "draws": int(np.nanmax(draws[position]))}
+        series: Json = {"mean": pack(means[position]), "draws": int(np.nanmax(draws[position]))}
         # What the page shows of the other splits is the mean alone.
         if inside:
             partial = have[position] < draws[position]
             series |= {
-                **{name: _pack(bound[position]) for name, bound in bounds.items()},
+                **{name: pack(bound[position]) for name, bound in bounds.items()},
                 "have": _sparse(np.where(partial, have[position], np.nan)),
                 "diverged": _sparse(np.where(diverged[position] > 0, diverged[position], np.nan)),
             }
@@ -187,6 +233,11 @@ def _pack(values: NDArray[np.float64]) -> str | list[float | None]:
         return [_number(value) for value in values]
     whole = np.where(np.isnan(values), _NULL, np.round(values * SCALE))
     return base64.b64encode(whole.astype("<i2").tobytes()).decode()
+
+
+def _round(values: NDArray[np.float64]) -> list[float | None]:
+    """Six decimals, as the page computes with these numbers."""
+    return [None if np.isnan(value) else round(float(value), 6) + 0.0 for value in values]
 
 
 def _sparse(values: NDArray[np.float64]) -> dict[int, int]:

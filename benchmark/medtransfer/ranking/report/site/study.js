@@ -1,4 +1,4 @@
-// A study that others published: where it comes from, what it claims, and all of its results.
+// A published study: origin, findings, and results by every metric.
 
 function originNote({ title, published }) {
   return make(
@@ -24,14 +24,14 @@ function originNote({ title, published }) {
   );
 }
 
-/** Each claim with its verdict and what it rests on; the comparisons stand folded below. */
+/** Each finding with its verdict and a summary; the comparisons are folded. */
 function findingsSection({ published }) {
   const title = "Findings of the study, recomputed";
   if (!published.findings.length) {
     return section(
       "findings",
       title,
-      empty("Claims of the study, as comparisons in its mapping (findings), would fill it."),
+      empty("Needs claims of the study, as comparisons in its mapping (findings)."),
     );
   }
   const parts = published.findings.map(({ title, text, shown, lines, head, rows }) => [

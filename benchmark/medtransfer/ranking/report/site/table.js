@@ -1,4 +1,4 @@
-// The board itself: which columns, which rows, in which order.
+// The table of a board: columns, rows and their order.
 
 const SECTIONS = [
   ["overall", "Scores"],
@@ -84,7 +84,7 @@ function rankCell(row, interval) {
   return cell;
 }
 
-/** Where the rank may be, on a scale from the first to the last. */
+/** Interval of the rank, on a scale from the first to the last. */
 function intervalCell(row, count) {
   const [low, high] = [row.value("rank_low"), row.value("rank_high")];
   if (low === null) return make("td", { class: "interval" });
@@ -95,7 +95,7 @@ function intervalCell(row, count) {
   range.style.width = `${(high - low + 1) * width}%`;
   point.style.left = `${(row.rank - 0.5) * width}%`;
   const [lowTasks, highTasks] = [row.value("rank_low_tasks"), row.value("rank_high_tasks")];
-  const further = lowTasks === null ? "" : `; on new tasks ${lowTasks} to ${highTasks}`;
+  const further = lowTasks === null ? "" : `; with other tasks ${lowTasks} to ${highTasks}`;
   return make(
     "td",
     { class: "interval", title: `95 % interval of the rank: ${low} to ${high}${further}` },

@@ -1,4 +1,4 @@
-// What transfers from where: source domains, further pre-training, transferability scores.
+// Transfer: source domains, further pre-training, transferability scores.
 
 /** Mean score, of the encoders with every cell, of each source domain on each target domain. */
 function domainRows(board, state, rows) {
@@ -41,7 +41,7 @@ function domainFigure(board, state, ranked) {
       section(
         "domains",
         title,
-        empty("A ranked encoder whose card declares its pre-training domains would fill it."),
+        empty("Needs a ranked encoder whose card declares its pre-training domains."),
       ),
       null,
     ];
@@ -51,7 +51,7 @@ function domainFigure(board, state, ranked) {
     ? "encoders that have every cell of the domain,"
     : "ranked encoders";
   const note =
-    `Mean score of the ${who} by what they were pre-trained on (rows) and the domain of the task (columns). Outlined: pre-trained on that domain.`;
+    `Mean score of the ${who} by source domain (rows) and domain of the task (columns). Outlined: pre-trained on that domain.`;
   const element = section(
     "domains",
     title,
@@ -75,7 +75,7 @@ function domainFigure(board, state, ranked) {
   ];
 }
 
-/** Encoders that began from another one, and those they began from, by their compute. */
+/** Encoders pre-trained further, with their parents, by compute. */
 function adaptedFigure(board, state, ranked) {
   const title = "Further pre-training";
   const known = ranked.filter((row) => row.value("rank") !== null);
@@ -86,7 +86,7 @@ function adaptedFigure(board, state, ranked) {
         "adapted",
         title,
         empty(
-          "Ranked encoders whose card names the one that their pre-training began from (pretraining.init) would fill it: scores in-domain, on external data and under corruptions, against the compute of the pre-training.",
+          "Needs a ranked encoder whose card names its parent (pretraining.init); shows scores in-domain, external and corrupted against the compute of the pre-training.",
         ),
       ),
       null,
@@ -108,7 +108,7 @@ function adaptedFigure(board, state, ranked) {
     ...columns.map((one) => quantity(value(row, one), one.unit)),
   ]);
   const note =
-    "Ranked encoders that began from another one, beside those they began from, by the compute of the pre-training; over the whole board.";
+    "Ranked encoders pre-trained further, with their parents, by the compute of the pre-training; over the whole board.";
   return [
     section(
       "adapted",
@@ -120,26 +120,26 @@ function adaptedFigure(board, state, ranked) {
   ];
 }
 
-/** How well transferability scores foretold the outcomes; over the whole board. */
+/** Validation of transferability scores; over the whole board. */
 function outcomeFigure(board) {
   const title = "Transferability score against outcome";
-  if (!board.judgement) {
+  if (!board.validation) {
     return [
       section(
         "outcomes",
         title,
         empty(
-          "Transferability scores of at least three encoders, computed on the training images before any fine-tuning (bench score), would fill it.",
+          "Needs transferability scores of at least three encoders (bench score).",
         ),
       ),
       null,
     ];
   }
-  const { over_all, single } = board.judgement;
+  const { over_all, single } = board.validation;
   const texts = (rows, columns) =>
     rows.map((row) => row.map((value, at) => (at < columns ? foreign(value, 60) : value)));
   const note =
-    "Rank correlations of scores that were computed on training images alone with the in-domain metric, over the encoders of a task, averaged over tasks; in parentheses 95 % intervals, encoders and tasks drawn anew. Weighted tau counts the best encoders most. Regret: the best encoder\u2019s metric less that of the one with the highest score. Cost: FLOPs of the score over those of the adaptation.";
+    "Correlations over the encoders of a task, averaged over tasks, between scores from training images alone and the in-domain metric; in parentheses 95 % intervals from a bootstrap over encoders and tasks. Weighted tau weighs the best encoders most. Regret: metric of the best encoder minus that of the encoder with the highest score. Cost: FLOPs of the score over those of the adaptation.";
   return [
     section(
       "outcomes",
