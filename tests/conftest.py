@@ -15,6 +15,9 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+# Before any of them is imported: failed assertions in helpers show their values, too.
+pytest.register_assert_rewrite("tests.helpers")
+
 ROOT = Path(__file__).parents[1]
 REAL_DATA = Path(os.environ.get("BENCH_DATA") or ROOT.parent / "shared" / "data")
 needs_real_data = pytest.mark.skipif(
