@@ -122,7 +122,7 @@ def test_side_by_side_through_the_command_line(small: Small, tmp_path: Path, ben
     assert board.table["expected"].item() == 16 and board.table["have"].item() == 4
     assert set(board.adaptations["adaptation"]) == set(names)
     page = ranking.render_markdown([board])
-    assert "### Optional adaptations" in page and "lora 10-shot" in page
+    assert "## Optional adaptations" in page and "lora 10-shot" in page
 
 
 def test_what_an_encoder_cannot_do_is_left_out(small: Small, tmp_path: Path, bench: Bench) -> None:

@@ -101,7 +101,8 @@ def test_multi_label_task_runs_the_whole_way(
 
     board = bench("leaderboard", "--submissions", tmp_path / "out", "--out", tmp_path / "board")
     assert board.code == 0, board.err
-    assert "findings" in (tmp_path / "board" / "README.md").read_text()
+    [tasks] = (tmp_path / "board" / "tasks").glob("*.md")
+    assert "findings" in tasks.read_text()
 
 
 def test_corrupted_splits_are_scored_and_collapse(

@@ -104,7 +104,7 @@ def test_check_finds_a_changed_byte(tmp_path: Path) -> None:
     one = submission("a")
     found, cards = [rank(one)], {"a": one.card}
     out, names = tmp_path / "leaderboard", ["README.md", "leaderboard.csv", "scores.csv"]
-    names += ["index.html"]
+    names += ["boards/quick_phantom.md", "tasks/quick_phantom.md", "index.html"]
     names += ["figures/quick_phantom_scores.svg", "figures/quick_phantom_curves.svg"]
     assert ranking.check_leaderboard(found, out, cards=cards) == names
     assert ranking.write_leaderboard(found, out, cards=cards) == names

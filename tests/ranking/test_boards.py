@@ -144,7 +144,7 @@ def test_each_kind_of_a_mixed_suite_has_a_board() -> None:
     assert "vector" not in boards[2].table.index
     page = ranking.render_markdown(boards)
     assert "suite mixed, classification only" in page
-    assert page.count("### lungs") == 1, "single tasks stand on the whole suite's board alone"
+    assert page.count("## lungs") == 1, "single tasks stand on the whole suite's board alone"
     table = ranking.tidy(boards)
     assert table["kind"].tolist() == ["", "", "classification", "classification", "segmentation"]
     # A suite of one kind is its own board.
@@ -206,8 +206,8 @@ def test_optional_adaptations_change_no_rank() -> None:
     assert side.loc[("a", "full", "lora"), "draws"] == 1
     assert side.loc[("c", "full", "lora"), "tasks"] == 2
     page = ranking.render_markdown([more])
-    assert "### Optional adaptations beside" in page and "lora full" in page
-    missing = page.split("### Unranked")[1]
+    assert "## Optional adaptations beside" in page and "lora full" in page
+    missing = page.split("## Unranked")[1]
     assert f"0 of {len(CELLS)} cells" in missing and f"chest {len(CELLS) // 4}" in missing
 
 

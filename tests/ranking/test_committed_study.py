@@ -11,7 +11,7 @@ import pytest
 from medtransfer.ranking import load_submissions
 from medtransfer.ranking.published.board import Published, load_published, published_board
 from medtransfer.ranking.published.csv_import import import_results, write_study
-from medtransfer.ranking.published.markdown import render_published
+from medtransfer.ranking.report.overview import render_markdown
 from tests.conftest import ROOT
 from tests.helpers.published import COMMITTED, PLAIN, put
 
@@ -81,9 +81,9 @@ def test_the_three_findings(cherti: Published) -> None:
 
 def test_the_committed_section(cherti: Published) -> None:
     """The page says whose numbers these are, and the same records give the same bytes."""
-    text = render_published([cherti])
-    assert text.startswith("## Published results, not measured here\n")
-    assert text == render_published(load_published(COMMITTED))
+    text = render_markdown([], [cherti])
+    assert "## Published results, not measured here\n" in text
+    assert text == render_markdown([], load_published(COMMITTED))
     assert text.count("**Shown.**") == 3
     assert "10 shots and better at full" in text
     assert all(line.count("\\|") == 0 for line in text.splitlines())
@@ -108,8 +108,8 @@ except SystemExit as end:
     assert not end.code
 from pathlib import Path
 from medtransfer.ranking.published.board import load_published
-from medtransfer.ranking.published.markdown import render_published
-assert render_published(load_published(Path("out")))
+from medtransfer.ranking.report.overview import render_markdown
+assert render_markdown([], load_published(Path("out")))
 assert not {{"torch", "timm", "skimage"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)

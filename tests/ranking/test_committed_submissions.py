@@ -37,8 +37,8 @@ def boards() -> dict[str, NDArray[Any]]:
             arrays[f"{key}/table/{name}"] = board.table[name].fillna("").to_numpy().astype("U")
         arrays |= numbers(f"{key}/table", board.table)
         arrays |= numbers(f"{key}/results", board.results[["mean", "std", "low", "high"]])
-        arrays |= numbers(f"{key}/scores_by_task", board.judgement.tasks)
-        arrays |= numbers(f"{key}/scores", board.judgement.summary)
+        arrays |= numbers(f"{key}/scores_by_task", board.validation.tasks)
+        arrays |= numbers(f"{key}/scores", board.validation.summary)
     return arrays
 
 

@@ -98,7 +98,7 @@ def test_declared_data_mark_a_submission_and_make_a_second_rank(tmp_path: Path) 
     assert table["rank"].to_dict() == {"seen": 1, "clean": 2, "silent": 3}
     assert table["clean_rank"].to_dict() == {"seen": 2, "clean": 1, "silent": 3}
     text = ranking.render_markdown([board])
-    assert "Unseen tasks only" in text and "chest (seen)" in text
+    assert "Clean rank" in text and "chest (seen)" in text
 
 
 def test_further_pretraining_stands_beside_its_parent(tmp_path: Path) -> None:

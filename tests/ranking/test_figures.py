@@ -27,6 +27,7 @@ from tests.helpers.boards import MIXED, MIXED_SUITES, QUICK, card, rank, submiss
 
 ROOT = Path(__file__).parents[2]
 FILES = ["README.md", "leaderboard.csv", "scores.csv"]
+FILES += ["boards/quick_phantom.md", "tasks/quick_phantom.md"]
 HOSTILE = [
     "<script>alert(1)</script>&amp;\"']]>",
     "x" * 10_000,
@@ -182,7 +183,7 @@ def test_sources_against_targets() -> None:
     assert len(rows) == 4
     for row in rows:
         assert (row["intra"] == "yes") == (row["source"] == row["target"])
-        expected = board.sources.scores.loc[row["source"], row["target"]]
+        expected = board.source_domains.scores.loc[row["source"], row["target"]]
         assert row["score"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -210,7 +211,13 @@ def test_hostile_names_are_short_text() -> None:
     names = {row["encoder"] for row in found["curves"].rows}
     assert len(names) == len(HOSTILE), "names that are cut stay apart"
     page = ranking.render_markdown([crowd(HOSTILE)])
-    assert "<script" not in page and "\n# " not in page.replace("# Leaderboard", "")
+    heads = [line for line in page.splitlines() if line.startswith("# ")]
+    assert "<script" not in page
+    assert heads == [
+        "# Leaderboard",
+        "# Protocol quick, suite phantom",
+        "# Single tasks: Protocol quick, suite phantom",
+    ]
 
 
 def test_cut_in_the_middle() -> None:
@@ -332,9 +339,15 @@ def test_files_of_figures_come_and_go(tmp_path: Path) -> None:
 def test_links_lead_to_the_figures(tmp_path: Path) -> None:
     """Every picture of the page is a file that was written, with its text, and the reverse."""
     names = write(rank(spread("a"), spread("b")), out=tmp_path)
-    links = re.findall(r"!\[(.+?)\]\((.+?)\)", (tmp_path / "README.md").read_text())
-    assert sorted(name for _, name in links) == sorted(names[4:])
-    assert all(len(alt) > 40 for alt, _ in links)
+    drawn = sorted(name for name in names if name.startswith("figures/"))
+    pages = {"README.md": ["scores", "curves"], "boards/quick_phantom.md": ["scores", "curves"]}
+    for page, charts in pages.items():
+        text = (tmp_path / page).read_text()
+        links = re.findall(r"!\[(.+?)\]\((?:\.\./)?(figures/.+?)\)", text)
+        assert all(len(alt) > 40 for alt, _ in links)
+        shown = sorted(name for _, name in links)
+        assert shown == drawn or (page == "README.md" and set(shown) <= set(drawn))
+        assert all(any(chart in name for name in shown) for chart in charts)
 
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +362,8 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not (tmp_path / "without" / "figures").exists()
     assert check(board, out=tmp_path / "without") == check(board, out=tmp_path / "with") == []
     write(out=tmp_path / "with")
-    assert all((tmp_path / "with" / name).exists() for name in names)
+    there = {name for name in names if (tmp_path / "with" / name).exists()}
+    assert there == set(names) - {"boards/quick_phantom.md", "tasks/quick_phantom.md"}
 
 
 def test_the_readme_shows_a_committed_figure() -> None:

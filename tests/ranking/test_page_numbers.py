@@ -141,7 +141,7 @@ def test_a_published_board_is_that_of_pandas(
     board = published_board(cherti)
     page = open_page(PUBLISHED, boards_file)
     assert encoders(page) == list(board.table.index)
-    for column, title in (("overall", "Score"), ("intra_full", "Intra, full")):
+    for column, title in (("in_domain", "Score"), ("intra_full", "Intra, full")):
         shown = {name: value for name, value in numbers(page, title).items() if value is not None}
         assert shown == pytest.approx(board.table[column].dropna().to_dict(), abs=6e-4)
 
@@ -201,7 +201,7 @@ def test_scores_stand_beside_outcomes(open_page: Open, tmp_path: Path) -> None:
     rows = section.locator("tbody tr")
     cells = rows.evaluate_all("all => all.map(r => [...r.children].map(c => c.textContent))")
     assert cells[0][:3] == ["knn", "logme", "better than chance"]
-    assert len(cells) == len(boards[0].judgement.summary)
+    assert len(cells) == len(boards[0].validation.summary)
     section.locator("summary").click()
     page.wait_for_selector("section[aria-labelledby=outcomes] details table")
-    assert rows.count() == len(cells) + len(boards[0].judgement.tasks)
+    assert rows.count() == len(cells) + len(boards[0].validation.tasks)

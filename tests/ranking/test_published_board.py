@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from medtransfer.ranking.published.board import Published, published_board
-from medtransfer.ranking.published.markdown import render_published
 from medtransfer.ranking.published.study import PublishedEncoder, Study
+from medtransfer.ranking.report.overview import render_markdown
 from medtransfer.specs.encoder import EncoderCard
 from tests.helpers.published import MAPPING, finding, publish, varied
 
@@ -32,12 +32,12 @@ def test_scores_are_averaged_from_the_inside_out() -> None:
     assert row["intra_few_shot"] == pytest.approx(few)
     assert row["inter_full"] == pytest.approx(score("cats", "full"))
     assert row["inter_few_shot"] == pytest.approx(score("cats", "1-shot"))
-    assert row["overall"] == pytest.approx(((full + few) / 2 + cats) / 2)
+    assert row["in_domain"] == pytest.approx(((full + few) / 2 + cats) / 2)
     domains = board.domains.set_index(["domain", "regime", "encoder"])
     assert domains.loc[("chest-xray", "full", "xray"), "score"] == pytest.approx(full)
     assert domains.loc[("chest-xray", "full", "xray"), "relation"] == "intra"
     assert domains.loc[("natural", "few-shot", "xray"), "relation"] == "inter"
-    ranked = board.table.sort_values("overall", ascending=False)
+    ranked = board.table.sort_values("in_domain", ascending=False)
     assert list(board.table.index) == list(ranked.index)
     assert list(board.table["rank"]) == [1, 2, 3]
 
@@ -52,12 +52,12 @@ def test_an_encoder_without_a_cell_is_not_ranked() -> None:
 
     whole, partial = published_board(publish(varied)), published_board(publish(but_one))
     row = partial.table.loc["photos-big"]
-    assert pd.isna(row[["overall", "rank", "inter_few_shot"]]).all()
+    assert pd.isna(row[["in_domain", "rank", "inter_few_shot"]]).all()
     assert row[["inter_full", "intra_full", "intra_few_shot"]].tolist() == pytest.approx([0.98] * 3)
     assert (row["have"], row["expected"]) == (11, 12)
     assert partial.table.index[-1] == "photos-big"
     others = ["photos-small", "xray"]
-    views = ["intra_full", "inter_few_shot", "overall"]
+    views = ["intra_full", "inter_few_shot", "in_domain"]
     pd.testing.assert_frame_equal(whole.table.loc[others, views], partial.table.loc[others, views])
     results = partial.results.set_index(["encoder", "task", "budget", "metric"])
     hole = results.loc[("photos-big", "tb", "1-shot", "auroc")]
@@ -66,8 +66,8 @@ def test_an_encoder_without_a_cell_is_not_ranked() -> None:
     few = partial.domains.query("domain == 'chest-xray' and regime == 'few-shot'")
     assert few["encoder"].iloc[-1] == "photos-big"
     assert (few["have"].iloc[-1], few["expected"].iloc[-1]) == (3, 4)
-    assert "| photos-big | inter | 0.980 | 1 | 3/4 cells | - |" in render_published(
-        [publish(but_one)]
+    assert "| photos-big | inter | 0.980 | 1 | 3/4 cells | - |" in render_markdown(
+        [], [publish(but_one)]
     )
 
 
@@ -77,7 +77,7 @@ def test_an_empty_study_has_a_board() -> None:
     board = published_board(empty)
     assert board.table["rank"].isna().all()
     assert board.findings["verdict"].tolist() == ["no data"]
-    assert "0 of 3 encoders have every cell" in render_published([empty])
+    assert "0 of 3 encoders have every cell" in render_markdown([], [empty])
 
 
 def test_another_primary_metric_and_chance() -> None:
@@ -99,7 +99,9 @@ def test_the_relation_is_that_of_measured_encoders(
     """Published and measured encoders are intra, inter or none by one rule."""
     fields = {"name": "x", "pretraining": {"domains": domains, "objective": objective}}
     measured = EncoderCard.model_validate({**fields, "architecture": {"timm": "resnet18"}})
-    assert PublishedEncoder.model_validate(fields).relation("ct") == measured.relation("ct")
+    assert PublishedEncoder.model_validate(fields).pretraining.relation("ct") == measured.relation(
+        "ct"
+    )
 
 
 def test_undeclared_domains_are_unknown() -> None:
@@ -110,7 +112,7 @@ def test_undeclared_domains_are_unknown() -> None:
     row = published_board(published).table.loc["xray"]
     assert pd.isna(row[["intra_full", "inter_full"]]).all()
     assert not pd.isna(row["rank"])
-    assert "| xray | unknown |" in render_published([published])
+    assert "| xray | unknown |" in render_markdown([], [published])
 
 
 def test_comparisons_are_paired_by_draw() -> None:
@@ -158,7 +160,7 @@ def test_verdicts(gaps: tuple[float | None, ...], side: str, verdict: str) -> No
     published = publish(value, draws=3, findings=[finding(side=side)])
     [found] = published_board(published).findings["verdict"]
     assert found == verdict
-    shown = "**Shown.**" in render_published([published])
+    shown = "**Shown.**" in render_markdown([], [published])
     assert shown == (verdict == "as claimed")
 
 
@@ -169,7 +171,7 @@ def test_a_finding_needs_all_of_its_comparisons() -> None:
         higher = 0.1 if encoder == "photos-big" and task == "lungs" else 0.0
         return 0.6 + higher + 0.001 * draw
 
-    text = render_published([publish(value, findings=[finding(tasks=["lungs", "tb"])])])
+    text = render_markdown([], [publish(value, findings=[finding(tasks=["lungs", "tb"])])])
     assert "**Not shown.**" in text
     assert "full, auroc: 1 of 2 above, 1 not resolved; difference +0.000 to +0.100" in text
 
@@ -182,11 +184,11 @@ def test_marks_and_conditions_are_shown() -> None:
         published.study.model_copy(update={"left_out": Study.model_validate(MAPPING).left_out}),
         (first, *published.records[1:]),
     )
-    text = render_published([marked])
+    text = render_markdown([], [marked])
     assert "Left out, because not a result: rows with step 'warm up'." in text
     assert "† short: was cut." in text
     assert text.count(" † |") == 2  # its cell, under both metrics
-    assert " † |" not in render_published([published])
+    assert " † |" not in render_markdown([], [published])
 
 
 def test_hostile_words_do_no_harm() -> None:
@@ -194,7 +196,8 @@ def test_hostile_words_do_no_harm() -> None:
     bad = "<script>alert(1)</script>|`x`\n\n# head [a](b) $x$"
     targets = copy.deepcopy(MAPPING["targets"])
     targets["Cats"]["title"] = bad
-    text = render_published(
+    text = render_markdown(
+        [],
         [
             publish(
                 varied,
@@ -204,7 +207,7 @@ def test_hostile_words_do_no_harm() -> None:
                 targets=targets,
                 findings=[{**finding(), "title": bad, "text": bad}],
             )
-        ]
+        ],
     )
     assert "<script" not in text
     assert not re.search(r"^#+ head", text, re.MULTILINE)

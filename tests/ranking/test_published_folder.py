@@ -11,7 +11,7 @@ import pytest
 from medtransfer.core.errors import InputError
 from medtransfer.ranking.published.board import load_published
 from medtransfer.ranking.published.csv_import import import_results, write_study
-from medtransfer.ranking.published.markdown import render_published
+from medtransfer.ranking.report.overview import render_markdown
 from tests.conftest import Bench
 from tests.helpers.published import MAPPING, PLAIN, ROWS, put
 
@@ -119,7 +119,7 @@ def test_tampered_records(change: Callable[[str], str], message: str, tmp_path: 
 def test_wrong_folders(tmp_path: Path) -> None:
     """No folder, no studies; a study under another's name, or without its files, is refused."""
     assert load_published(tmp_path / "nowhere") == []
-    assert render_published([]) == ""
+    assert "Published results" not in render_markdown([], [])
     path, mapping = put(tmp_path, **PLAIN)
     folder = write_study(import_results(path, mapping), mapping, tmp_path / "out")
     moved = folder.rename(folder.with_name("roe-2020"))

@@ -114,7 +114,7 @@ def test_numbers_far_from_their_replicates_are_named(tmp_path: Path) -> None:
     ledger.write_text("".join(lines))
     [note] = rank(*ranking.load_submissions([tmp_path])).notes
     cell = CELLS[0]
-    assert note.startswith("b: 1 result far outside of the bootstrap replicates handed in with it")
+    assert note.startswith("b: 1 result far outside the submitted bootstrap replicates")
     assert f"{cell.task} {cell.budget} {cell.adaptation}" in note
 
 
@@ -124,7 +124,7 @@ def test_too_few_tasks_for_so_many_pairs(tmp_path: Path) -> None:
     found = compare_over_tasks(scores)
     assert len(found.pairs) == 15 and found.pairs[["p", "holm"]].isna().all(axis=None)
     encoders = [measured(tmp_path, name, value=0.6 + 0.05 * n) for n, name in enumerate("abcd")]
-    assert "4 are too few to show one of 6 pairs to differ" in ranking.render_markdown(
+    assert "4 are too few for any of 6 pairs to be significant" in ranking.render_markdown(
         [rank(*encoders)]
     )
 

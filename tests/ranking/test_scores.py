@@ -213,4 +213,4 @@ def test_not_applicable_leaves_the_expectation_for_all() -> None:
     board = rank(saying, lacking, having)
     assert list(board.table["rank"]) == [1, 1, 1]
     assert set(board.table["expected"]) == {len(CELLS) - 1}
-    assert "chest: full does not apply, for any encoder (finetune)." in board.notes
+    assert "chest: full is not applicable, for any encoder (finetune)." in board.notes

@@ -79,8 +79,11 @@ def test_the_committed_leaderboard_is_up_to_date(bench: Bench) -> None:
 def test_the_readme_shows_the_committed_leaderboard() -> None:
     """The tables in the README are the first rows of tables of the generated page."""
     page, readme = (
-        [part for part in path.read_text().split("\n\n") if part.startswith("| Rank | Encoder |")]
-        for path in (ROOT / "leaderboard" / "README.md", ROOT / "README.md")
+        [part for part in text.split("\n\n") if part.startswith("| Rank | Encoder |")]
+        for text in (
+            "\n\n".join(path.read_text() for path in (ROOT / "leaderboard").rglob("*.md")),
+            (ROOT / "README.md").read_text(),
+        )
     )
     assert len(readme) == 3
     for table in readme:

@@ -104,6 +104,10 @@ def _devices(grid: Grid) -> pd.Series[str]:
     return names.groupby("encoder", observed=True)["device"].agg("; ".join)
 
 
+def _cost(name: str, title: str, how: Callable[..., pd.Series[Any]], unit: Unit) -> Column:
+    return Column(name, title, partial(how, column=name), unit, "cost")
+
+
 SCORES = (
     Column(IN_DOMAIN, "In-domain", partial(average, column=IN_DOMAIN)),
     Column("out_of_domain", "Out-of-domain", partial(_out_of_domain, column="out_of_domain")),
@@ -138,35 +142,16 @@ TRANSFER = tuple(
     for name, title in (("external", "External"), ("corrupted", "Corrupted"))
 )
 
-_cost = partial(Column, section="cost")
-
 COSTS = (
-    _cost(
-        "adaptation_flops",
-        "Adaptation FLOPs",
-        partial(total, column="adaptation_flops"),
-        unit="FLOP",
-    ),
-    _cost(
-        "inference_flops_per_image",
-        "FLOPs per image",
-        partial(largest, column="inference_flops_per_image"),
-        unit="FLOP",
-    ),
-    _cost(
-        "pretraining_flops",
-        "Pre-training FLOPs",
-        partial(largest, column="pretraining_flops"),
-        unit="FLOP",
-    ),
-    _cost("total_flops", "Total FLOPs", _total_flops, unit="FLOP"),
-    _cost("parameters", "Parameters", partial(largest, column="parameters"), unit="count"),
-    _cost("seconds", "Time", partial(total, column="seconds"), unit="seconds"),
-    _cost(
-        "peak_memory_bytes", "Peak memory", partial(peak, column="peak_memory_bytes"), unit="bytes"
-    ),
-    _cost("energy_joules", "Energy", partial(total, column="energy_joules"), unit="joules"),
-    _cost("device", "Device", _devices, unit="text"),
+    _cost("adaptation_flops", "Adaptation FLOPs", total, "FLOP"),
+    _cost("inference_flops_per_image", "FLOPs per image", largest, "FLOP"),
+    _cost("pretraining_flops", "Pre-training FLOPs", largest, "FLOP"),
+    Column("total_flops", "Total FLOPs", _total_flops, "FLOP", "cost"),
+    _cost("parameters", "Parameters", largest, "count"),
+    _cost("seconds", "Time", total, "seconds"),
+    _cost("peak_memory_bytes", "Peak memory", peak, "bytes"),
+    _cost("energy_joules", "Energy", total, "joules"),
+    Column("device", "Device", _devices, "text", "cost"),
 )
 
 

@@ -76,20 +76,18 @@ def outcomes_of(grid: Grid) -> pd.DataFrame:
         Columns encoder, task, outcome (the adaptation), value (null unless every budget and draw
         is there) and flops (of all the cells).
     """
-    parts = []
-    for (task, adaptation), rows in grid.groups.groupby(["task", "adaptation"], sort=False):
-        own = grid.choose(rows.index.to_numpy())
-        parts.append(
-            pd.DataFrame(
-                {
-                    "encoder": own.encoders,
-                    "task": task,
-                    "outcome": adaptation,
-                    "value": own.columns["value"].mean(axis=0),
-                    "flops": own.columns["adaptation_flops"].sum(axis=0),
-                }
-            )
+    parts = [
+        pd.DataFrame(
+            {
+                "encoder": grid.encoders,
+                "task": task,
+                "outcome": adaptation,
+                "value": grid.columns["value"][rows.index].mean(axis=0),
+                "flops": grid.columns["adaptation_flops"][rows.index].sum(axis=0),
+            }
         )
+        for (task, adaptation), rows in grid.groups.groupby(["task", "adaptation"], sort=False)
+    ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_OUTCOMES)
 
 

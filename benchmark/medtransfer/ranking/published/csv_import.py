@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
+import difflib
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from medtransfer.core.errors import InputError, suggest, unwritable
-from medtransfer.ranking.published.names import misspelt
+from medtransfer.core.files import replacing
 from medtransfer.ranking.published.study import PublishedRecord, RowCondition, Study, load_study
+from medtransfer.ranking.statistics.contamination import plain_name
+from medtransfer.specs.task import load_tasks
 
 __all__ = ["Imported", "import_results", "write_study"]
 
@@ -45,7 +48,7 @@ def import_results(path: Path, mapping: Path) -> Imported:
         InputError: Naming the file, the line, the column, the value and what would be right.
     """
     study = load_study(mapping)
-    notes = misspelt(study)
+    notes = _misspelt(study)
     text = _read(path, _needed(path, mapping, study))
     out = _matching(text, study.left_out, f"{mapping}: left_out")
     notes += [
@@ -85,18 +88,14 @@ def write_study(imported: Imported, mapping: Path, out: Path) -> Path:
     """
     folder = out / imported.study.name
     lines = "".join(f"{record.line()}\n" for record in imported.records)
-    files = {"records.jsonl": lines.encode(), "study.yaml": mapping.read_bytes()}
-    parts = {name: folder / f".{name}.{os.getpid()}.part" for name in files}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, content in files.items():
-                parts[name].write_bytes(content)
-            for name, part in parts.items():
-                part.replace(folder / name)
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
+        with (
+            replacing(folder / "study.yaml") as study,
+            replacing(folder / "records.jsonl") as records,
+        ):
+            records.write_bytes(lines.encode())
+            study.write_bytes(mapping.read_bytes())
     except OSError as error:
         raise unwritable(f"--out: {folder}", error) from None
     return folder
@@ -194,7 +193,11 @@ def _translate(path: Path, text: pd.DataFrame, study: Study) -> pd.DataFrame:
                     f"'{known[absent[0]]}'{suggest(known[absent[0]], text[columns[role]].unique())}"
                 )
         table[role] = codes.astype("int64")
-    offered = _offered(study)
+    offered = [
+        (number, study.ordered_budgets.index(budget))
+        for number, target in enumerate(study.targets.values())
+        for budget in target.budgets
+    ]
     wrong = table.index[~pd.MultiIndex.from_frame(table[["task", "budget"]]).isin(offered)]
     if len(wrong):
         line = wrong[0]
@@ -205,15 +208,6 @@ def _translate(path: Path, text: pd.DataFrame, study: Study) -> pd.DataFrame:
         )
     table["value"] = _values(path, text[columns["value"]], study)
     return table
-
-
-def _offered(study: Study) -> list[tuple[int, int]]:
-    """Positions of every target with each of its budgets."""
-    return [
-        (number, study.ordered_budgets.index(budget))
-        for number, target in enumerate(study.targets.values())
-        for budget in target.budgets
-    ]
 
 
 def _values(path: Path, text: pd.Series[str], study: Study) -> pd.Series[float]:
@@ -303,3 +297,39 @@ def _rows(count: int) -> str:
 def _shown(value: str) -> str:
     """A value of unknown origin, short and on one line."""
     return repr(value if len(value) <= 60 else value[:60] + "...")
+
+
+def _misspelt(study: Study) -> list[str]:
+    """Notes on domains and corpora that are almost spelt as those of the shipped tasks.
+
+    The transfer relation and the check for contamination go by these names. A study may have
+    domains and corpora of its own, so nothing is refused.
+    """
+    cards = load_tasks().values()
+    targets, encoders = study.targets.values(), study.encoders.values()
+    domains = [target.domain for target in targets]
+    domains += [name for encoder in encoders for name in encoder.pretraining.domains or ()]
+    corpora = [name for encoder in encoders for name in encoder.pretraining.datasets or ()]
+    kinds = {
+        "domain": (domains, {card.domain for card in cards}),
+        "data set": (corpora, {name for card in cards for name in card.corpora}),
+    }
+    return [
+        f"{kind} {name!r} is not among those of the shipped tasks; did you mean '{near}'?"
+        for kind, (names, known) in kinds.items()
+        for name in dict.fromkeys(names)
+        if (near := _near(name, known))
+    ]
+
+
+def _near(name: str, known: Set[str]) -> str | None:
+    """The known name that is almost this one; digits tell cifar-10 and cifar-100 apart."""
+    if name in known:
+        return None
+    plain = {plain_name(other): other for other in sorted(known)}
+    found = difflib.get_close_matches(plain_name(name), plain, n=1, cutoff=0.82)
+    return plain[found[0]] if found and _digits(found[0]) == _digits(name) else None
+
+
+def _digits(name: str) -> list[str]:
+    return re.findall(r"\d+", name)

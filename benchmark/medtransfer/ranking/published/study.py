@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from medtransfer.core.documents import read_yaml
 from medtransfer.core.errors import InputError, reason, suggest
 from medtransfer.specs.base import Spec, explain
-from medtransfer.specs.encoder import PretrainingCard, Relation
+from medtransfer.specs.encoder import PretrainingCard
 from medtransfer.specs.task import Kind, Name, Slug
 
 __all__ = [
@@ -86,10 +86,6 @@ class PublishedEncoder(Spec):
     title: str = Field(default="", description="One line for people.")
     parameters: int | None = Field(default=None, ge=1, description="Without the head.")
     pretraining: PretrainingCard = Field(description="The transfer relation follows from it.")
-
-    def relation(self, domain: str) -> Relation | None:
-        """Transfer relation to a target, by the rule of measured encoders."""
-        return self.pretraining.relation(domain)
 
 
 class PublishedTarget(Spec):
@@ -287,12 +283,13 @@ def read_published(path: Path, study: Study) -> list[PublishedRecord]:
             )
         if record.cell not in expected:
             raise InputError(f"{where}: {record.cell} is no cell of study.yaml; import it again")
-        for mark in record.marks:
-            if mark not in study.marked:
-                raise InputError(f"{where}: marks: '{mark}' is not in study.yaml's marked")
-        for metric in record.metrics:
-            if metric not in study.metrics.values():
-                raise InputError(f"{where}: metrics: '{metric}' is not in study.yaml's metrics")
+        for field, names, source, known in (
+            ("marks", record.marks, "marked", study.marked),
+            ("metrics", record.metrics, "metrics", study.metrics.values()),
+        ):
+            for name in names:
+                if name not in known:
+                    raise InputError(f"{where}: {field}: '{name}' is not in study.yaml's {source}")
         if record.cell in seen:
             raise InputError(f"{where}: {record.cell} is on line {seen[record.cell]}, too")
         seen[record.cell] = number

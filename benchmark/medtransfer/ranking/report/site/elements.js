@@ -54,36 +54,40 @@ function menu(name, label, options, chosen) {
   return make("label", {}, make("span", {}, label), make("select", { name }, items));
 }
 
+/** A table that scrolls by itself; `head` and `rows` are made of elements. */
+function scrollTable(label, head, rows, { caption = label, style = "scroll" } = {}) {
+  const body = [
+    make("caption", { class: "hidden" }, caption),
+    make("thead", {}, make("tr", {}, head)),
+    make("tbody", {}, rows),
+  ];
+  const attributes = { class: style, tabindex: "0", role: "region", "aria-label": label };
+  return make("div", attributes, make("table", {}, body));
+}
+
 /** A table of text: the first column is its rows' heading. */
 function plainTable(caption, head, rows) {
-  const cells = (row) =>
-    row.map((value, position) =>
-      position ? make("td", {}, value) : make("th", { scope: "row" }, value),
-    );
-  return make(
-    "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    make(
-      "table",
-      {},
-      make("caption", { class: "hidden" }, caption),
-      make(
-        "thead",
-        {},
-        make(
-          "tr",
-          {},
-          head.map((text) => make("th", { scope: "col" }, text)),
-        ),
-      ),
-      make(
-        "tbody",
-        {},
-        rows.map((row) => make("tr", {}, cells(row))),
-      ),
-    ),
+  const cells = ([first, ...others]) => [
+    make("th", { scope: "row" }, first),
+    ...others.map((value) => make("td", {}, value)),
+  ];
+  return scrollTable(
+    caption,
+    head.map((text) => make("th", { scope: "col" }, text)),
+    rows.map((row) => make("tr", {}, cells(row))),
   );
 }
+
+/** A paragraph of explanation. */
+const remark = (...children) => make("p", { class: "note" }, ...children);
+
+/** A list of notes. */
+const bullets = (lines) =>
+  make(
+    "ul",
+    { class: "notes" },
+    lines.map((line) => make("li", {}, line)),
+  );
 
 /** A number with its unit, as in README.md: 3.6 GFLOP, 45.1 M, 2.1 h. */
 function quantity(value, unit) {

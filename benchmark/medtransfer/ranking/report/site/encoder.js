@@ -36,9 +36,7 @@ function relations(board, encoder) {
   const words = [
     ...Map.groupBy(domains, (domain) => board.value(`relation_${domain}`, encoder)),
   ].map(([relation, own]) => `${RELATIONS[relation] ?? "not declared"}: ${own.join(", ")}`);
-  return make(
-    "p",
-    { class: "note" },
+  return remark(
     `Relation of its pre-training to the domains, ${words.join("; ")}.`,
   );
 }

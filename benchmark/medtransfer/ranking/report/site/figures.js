@@ -181,6 +181,9 @@ function numbers(caption, head, rows) {
 
 const empty = (text) => make("p", { class: "empty" }, text);
 
+/** A figure that has nothing to show yet, and what it needs. */
+const lacking = (id, title, text) => [section(id, title, empty(text)), null];
+
 function section(id, title, ...children) {
   return make("section", { "aria-labelledby": id }, make("h2", { id }, title), children);
 }
@@ -210,7 +213,7 @@ function costFigure(board, state, ranked) {
     title,
     menu("cost", "Cost", offered, state.cost),
     place,
-    make("p", { class: "note" }, note.filter(Boolean).join(" ")),
+    remark(note.filter(Boolean).join(" ")),
     numbers(
       title,
       ["Encoder", "FLOPs", "Score", "On the front"],
@@ -247,16 +250,11 @@ function curveFigure(board, state, ranked) {
   const shown = ranked.slice(0, MOST_CURVES);
   const curves = curveRows(board, state, shown);
   if (!curves.length) {
-    return [
-      section(
-        "curves",
-        title,
-        empty(
-          "Needs records of a ranked encoder with one adaptation at two budgets or more.",
-        ),
-      ),
-      null,
-    ];
+    return lacking(
+      "curves",
+      title,
+      "Needs records of a ranked encoder with one adaptation at two budgets or more.",
+    );
   }
   const legend = make(
     "ul",
@@ -295,7 +293,7 @@ function curveFigure(board, state, ranked) {
     title,
     legend,
     make("div", { class: "figures" }, figures),
-    make("p", { class: "note" }, note),
+    remark(note),
     numbers(title, ["Encoder", "Adaptation", "Budget", "Score"], rows),
   );
   return [

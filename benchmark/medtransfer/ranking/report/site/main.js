@@ -87,9 +87,7 @@ function boardHead(board, state, shown) {
   return make(
     "div",
     { class: "above" },
-    make(
-      "p",
-      { class: "note" },
+    remark(
       make(
         "span",
         { role: "status", id: "count" },
@@ -114,20 +112,12 @@ function boardView(board, state) {
     ? boardTable(board, state, shown)
     : empty("No encoder matches the filters.");
   const notes = board.notes.length
-    ? section(
-        "notes",
-        "Notes",
-        make(
-          "ul",
-          { class: "notes" },
-          board.notes.map((note) => make("li", {}, foreign(note, 500))),
-        ),
-      )
+    ? section("notes", "Notes", bullets(board.notes.map((note) => foreign(note, 500))))
     : null;
   const view = [
     boardHead(board, state, shown),
     table,
-    (board.said ?? []).map((line) => make("p", { class: "note" }, foreign(line, 2000))),
+    (board.said ?? []).map((line) => remark(foreign(line, 2000))),
     board.published ? [findingsSection(board), targetsSection(board)] : null,
     figures.map(([element]) => element),
     notes,
@@ -170,7 +160,7 @@ function render() {
         menu("board", "Board", offeredBoards(), board.id),
         board.published
           ? null
-          : make("p", { class: "note" }, foreign(board.title || "This protocol is not shipped", 200)),
+          : remark(foreign(board.title || "This protocol is not shipped", 200)),
       ),
       ...(board.published ? [originNote(board)] : []),
       ...(state.encoder ? [] : [boardMenus(board, state)]),

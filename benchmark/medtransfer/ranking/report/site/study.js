@@ -10,9 +10,7 @@ function originNote({ title, published }) {
       make("strong", {}, "Published by others, not measured here."),
       " Protocol, test sets and preprocessing are the study\u2019s own: nothing here may be compared with another board.",
     ),
-    make(
-      "p",
-      { class: "note" },
+    remark(
       foreign(title, 300),
       ". ",
       foreign(published.citation, 300),
@@ -43,14 +41,10 @@ function findingsSection({ published }) {
       " ",
       foreign(text, 1000),
     ),
-    make(
-      "ul",
-      { class: "notes" },
-      lines.map((line) => make("li", {}, line)),
-    ),
+    bullets(lines),
     folded("Comparisons", () => plainTable(title, head, rows)),
   ]);
-  return section("findings", title, parts, make("p", { class: "note" }, published.reading));
+  return section("findings", title, parts, remark(published.reading));
 }
 
 function targetsSection({ published }) {
@@ -64,7 +58,7 @@ function targetsSection({ published }) {
       ]),
     ),
   );
-  return section("targets", title, make("p", { class: "note" }, note), parts);
+  return section("targets", title, remark(note), parts);
 }
 
 /** Details that are made when they are first opened. */

@@ -176,23 +176,6 @@ function boardTable(board, state, rows) {
       columns.map((one) => scoreCell(row, one, part)),
     );
   });
-  return make(
-    "div",
-    { class: "scroll board", tabindex: "0", role: "region", "aria-label": "Board" },
-    make(
-      "table",
-      {},
-      make("caption", { class: "hidden" }, board.label),
-      make(
-        "thead",
-        {},
-        make(
-          "tr",
-          {},
-          head.filter((cell) => cell !== null),
-        ),
-      ),
-      make("tbody", {}, body),
-    ),
-  );
+  const drawn = head.filter((cell) => cell !== null);
+  return scrollTable("Board", drawn, body, { caption: board.label, style: "scroll board" });
 }

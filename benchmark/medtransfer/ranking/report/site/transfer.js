@@ -37,14 +37,11 @@ function domainFigure(board, state, ranked) {
   const title = "Source and target domains";
   const rows = domainRows(board, state, ranked);
   if (!rows.length) {
-    return [
-      section(
-        "domains",
-        title,
-        empty("Needs a ranked encoder whose card declares its pre-training domains."),
-      ),
-      null,
-    ];
+    return lacking(
+      "domains",
+      title,
+      "Needs a ranked encoder whose card declares its pre-training domains.",
+    );
   }
   const place = make("div", { class: "chart" });
   const who = board.published
@@ -56,7 +53,7 @@ function domainFigure(board, state, ranked) {
     "domains",
     title,
     place,
-    make("p", { class: "note" }, note),
+    remark(note),
     numbers(
       title,
       ["Pre-trained on", "Task's domain", "Mean score", "Encoders"],
@@ -81,16 +78,11 @@ function adaptedFigure(board, state, ranked) {
   const known = ranked.filter((row) => row.value("rank") !== null);
   const own = known.filter((row) => row.value("init") !== null);
   if (!own.length) {
-    return [
-      section(
-        "adapted",
-        title,
-        empty(
-          "Needs a ranked encoder whose card names its parent (pretraining.init); shows scores in-domain, external and corrupted against the compute of the pre-training.",
-        ),
-      ),
-      null,
-    ];
+    return lacking(
+      "adapted",
+      title,
+      "Needs a ranked encoder whose card names its parent (pretraining.init); shows scores in-domain, external and corrupted against the compute of the pre-training.",
+    );
   }
   const parents = new Set(own.map((row) => row.value("init")));
   const shown = known.filter((row) => own.includes(row) || parents.has(row.card.name));
@@ -113,7 +105,7 @@ function adaptedFigure(board, state, ranked) {
     section(
       "adapted",
       title,
-      make("p", { class: "note" }, note),
+      remark(note),
       plainTable(title, ["Encoder", "From", "Trained", ...columns.map((one) => one.title)], rows),
     ),
     null,
@@ -124,16 +116,11 @@ function adaptedFigure(board, state, ranked) {
 function outcomeFigure(board) {
   const title = "Transferability score against outcome";
   if (!board.validation) {
-    return [
-      section(
-        "outcomes",
-        title,
-        empty(
-          "Needs transferability scores of at least three encoders (bench score).",
-        ),
-      ),
-      null,
-    ];
+    return lacking(
+      "outcomes",
+      title,
+      "Needs transferability scores of at least three encoders (bench score).",
+    );
   }
   const { over_all, single } = board.validation;
   const texts = (rows, columns) =>
@@ -144,7 +131,7 @@ function outcomeFigure(board) {
     section(
       "outcomes",
       title,
-      make("p", { class: "note" }, note),
+      remark(note),
       plainTable(title, over_all.head, texts(over_all.rows, 3)),
       folded("Task by task", () =>
         plainTable(`${title}, task by task`, single.head, texts(single.rows, 5)),

@@ -14,11 +14,11 @@ from scipy import stats
 
 from medtransfer import ranking
 from medtransfer.core.errors import InputError
-from medtransfer.ranking.predictions.predictions import tabulate_judgement
+from medtransfer.ranking.predictions.predictions import tabulate_validation
 from medtransfer.ranking.predictions.score_validation import (
     RANDOM,
     STATISTICS,
-    judge_scores,
+    validate_scores,
     verdict,
     weighted_tau,
 )
@@ -91,8 +91,8 @@ def tables(
 
 def test_a_judgement_says_what_was_put_in() -> None:
     """The good score is better than chance, the wrong one worse, the blind one neither."""
-    judgement = judge_scores(*tables())
-    own = judgement.summary.set_index("score")
+    validation = validate_scores(*tables())
+    own = validation.summary.set_index("score")
     said = {
         name: verdict(row["weighted_tau_low"], row["weighted_tau_high"], encoders=row["encoders"])
         for name, row in own.iterrows()
@@ -101,7 +101,7 @@ def test_a_judgement_says_what_was_put_in() -> None:
         "good": "better than chance",
         "blind": "no better than chance",
         "wrong": "worse than chance",
-        RANDOM: "cannot be told",
+        RANDOM: "inconclusive",
     }
     assert own.at["wrong", "weighted_tau"] == pytest.approx(-1)
     assert own.at["wrong", "regret"] == pytest.approx(0.4)
@@ -114,9 +114,9 @@ def test_a_judgement_says_what_was_put_in() -> None:
 
 def test_the_mean_over_tasks_is_that_of_the_tasks() -> None:
     """Each number of the summary is the plain mean of the rows of single tasks."""
-    judgement = judge_scores(*tables())
-    rows = judgement.summary.set_index(["outcome", "score"])
-    for key, part in judgement.tasks.groupby(["outcome", "score"]):
+    validation = validate_scores(*tables())
+    rows = validation.summary.set_index(["outcome", "score"])
+    for key, part in validation.tasks.groupby(["outcome", "score"]):
         row = rows.loc[key]
         for name in STATISTICS:
             assert row[name] == pytest.approx(part[name].mean(), nan_ok=True)
@@ -125,8 +125,8 @@ def test_the_mean_over_tasks_is_that_of_the_tasks() -> None:
 def test_bootstrap_interval_of_one_task_is_that_of_encoders_alone() -> None:
     """With one task, the interval is the percentiles of scipy's tau over drawn encoders."""
     said, came = tables(tasks=1, noise=2)
-    judgement = judge_scores(said, came, replicates=4000)
-    row = judgement.summary.set_index("score").loc["good"]
+    validation = validate_scores(said, came, replicates=4000)
+    row = validation.summary.set_index("score").loc["good"]
     values = said.query("score == 'good'")["value"].to_numpy(), came["value"].to_numpy()
     generator = np.random.default_rng(5)
     drawn = []
@@ -141,8 +141,8 @@ def test_bootstrap_interval_of_one_task_is_that_of_encoders_alone() -> None:
 def test_the_same_numbers_give_the_same_judgement_in_any_order() -> None:
     """Rows may come in any order; nothing is drawn from a global generator."""
     said, came = tables()
-    first = judge_scores(said, came).summary
-    shuffled = judge_scores(
+    first = validate_scores(said, came).summary
+    shuffled = validate_scores(
         said.sample(frac=1, random_state=0), came.sample(frac=1, random_state=1)
     ).summary
     keys = ["outcome", "score"]
@@ -156,19 +156,19 @@ def test_undefined_scores_and_missing_outcomes_are_left_out() -> None:
     said, came = tables(tasks=2)
     said.loc[(said["score"] == "good") & (said["encoder"] == "e3"), "value"] = np.nan
     came.loc[came["encoder"] == "e4", "value"] = np.nan
-    own = judge_scores(said, came).tasks.query("score == 'good'")
+    own = validate_scores(said, came).tasks.query("score == 'good'")
     assert (own["encoders"] == 7).all()
-    blind = judge_scores(said, came).tasks.query("score == @RANDOM")
+    blind = validate_scores(said, came).tasks.query("score == @RANDOM")
     assert (blind["encoders"] == 8).all()  # all that have an outcome, whatever the scores lack
     few = came[came["encoder"].isin(["e0", "e1"])]
-    assert judge_scores(said, few).summary.empty
-    assert judge_scores(said.iloc[:0], came).summary.empty
+    assert validate_scores(said, few).summary.empty
+    assert validate_scores(said.iloc[:0], came).summary.empty
 
 
 def test_tables_for_people() -> None:
     """The outcomes in turn, the best scores first, a blind pick last."""
-    head, rows = tabulate_judgement(judge_scores(*tables()).summary)
-    assert head[:3] == ["Outcome", "Score", "Its ranking is"] and head[-1].startswith("Cost")
+    head, rows = tabulate_validation(validate_scores(*tables()).summary)
+    assert head[:3] == ["Outcome", "Score", "Rank correlation"] and head[-1].startswith("Cost")
     assert [row[1] for row in rows] == ["good", "blind", "wrong", RANDOM]
     assert rows[0][2] == "better than chance" and rows[0][-1] == "10 %" and rows[-1][2] == "-"
 
@@ -176,13 +176,13 @@ def test_tables_for_people() -> None:
 def test_a_board_judges_the_scores_of_its_encoders(tmp_path: Path) -> None:
     """A view, and a table of single tasks; parts of a sweep are not among them."""
     board = rank(*several())
-    own = board.judgement.tasks
+    own = board.validation.tasks
     assert set(own["score"]) == {"logme", "gbc", RANDOM}
     by_score = own.groupby("score")["regret"].max()
     assert by_score["logme"] == pytest.approx(0) and by_score["gbc"] == pytest.approx(0.25)
     assert set(own["outcome"]) == {"knn", "linear", "finetune"}
     text = ranking.render_markdown([board])
-    assert "### Predicting transfer without fine-tuning" in text
+    assert "## Predicting transfer without fine-tuning" in text
     assert "| linear | logme | better than chance | 1.00 (1.00 to 1.00) |" in text
     cards = {one.card.name: one.card for one in several()}
     ranking.write_leaderboard([board], tmp_path, cards=cards)
@@ -198,10 +198,10 @@ def test_scores_of_other_data_weights_or_values_are_not_mixed_in() -> None:
         {"fingerprint": "of other fixed values"},
     ]
     for change in others:
-        own = rank(*several(), scored("x", 0.4, **change)).judgement.tasks
+        own = rank(*several(), scored("x", 0.4, **change)).validation.tasks
         assert own.query("score != @RANDOM")["encoders"].eq(6).all()
-    assert rank(*several(), scored("x", 0.4)).judgement.tasks["encoders"].eq(7).all()
-    assert rank(submission("a"), submission("b")).judgement.summary.empty
+    assert rank(*several(), scored("x", 0.4)).validation.tasks["encoders"].eq(7).all()
+    assert rank(submission("a"), submission("b")).validation.summary.empty
 
 
 SCORES_CSV = "encoder,task,score,value\na,t,s,1\nb,t,s,2\nc,t,s,\n"
@@ -278,7 +278,7 @@ def test_blind_scores_are_seldom_called_better_when_tasks_lack_encoders() -> Non
         said = came[["encoder", "task"]].assign(score="blind")
         said["value"] = said["encoder"].map({f"e{n}": value for n, value in enumerate(blind)})
         lacking = said["encoder"].str[1:] == said["task"].str[1:]
-        row = judge_scores(said[~lacking], came, replicates=300).summary.iloc[0]
+        row = validate_scores(said[~lacking], came, replicates=300).summary.iloc[0]
         said_of = verdict(row["weighted_tau_low"], row["weighted_tau_high"], encoders=9)
         wrong += said_of in ("better than chance", "worse than chance")
     assert wrong <= 8  # of independent draws for each task it would be every third
@@ -286,6 +286,6 @@ def test_blind_scores_are_seldom_called_better_when_tasks_lack_encoders() -> Non
 
 def test_few_encoders_show_nothing() -> None:
     """Below six, a perfect order is called nothing."""
-    judgement = judge_scores(*tables(encoders=4, tasks=1, noise=0))
-    [row] = [r for r in tabulate_judgement(judgement.summary)[1] if r[1] == "good"]
-    assert row[2] == "cannot be told" and row[3].startswith("1.00")
+    validation = validate_scores(*tables(encoders=4, tasks=1, noise=0))
+    [row] = [r for r in tabulate_validation(validation.summary)[1] if r[1] == "good"]
+    assert row[2] == "inconclusive" and row[3].startswith("1.00")
