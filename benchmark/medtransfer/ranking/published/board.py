@@ -26,7 +26,13 @@ from medtransfer.ranking.boards.tables import (
 )
 from medtransfer.ranking.predictions.score_validation import ScoreValidation
 from medtransfer.ranking.published.findings import compare_findings
-from medtransfer.ranking.published.study import PublishedRecord, Study, load_study, read_published
+from medtransfer.ranking.published.study import (
+    PublishedMetric,
+    PublishedRecord,
+    Study,
+    load_study,
+    read_published,
+)
 from medtransfer.ranking.records.filling import relate
 from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.records.grid import GROUP, Grid, Split, Where, average, largest
@@ -183,7 +189,9 @@ def _is_in(domain: str, where: Where, groups: pd.DataFrame) -> pd.Series[bool]:
     return where(groups) & (groups["domain"] == domain)
 
 
-def _lay_out(published: Published, metrics: Mapping[str, str]) -> tuple[Grid, NDArray[np.int64]]:
+def _lay_out(
+    published: Published, metrics: Mapping[str, PublishedMetric]
+) -> tuple[Grid, NDArray[np.int64]]:
     """One metric of each target as a grid, and how many results of each group bear a mark.
 
     Args:
