@@ -207,6 +207,11 @@ def report(record_property: Callable[[str, object], None]) -> Callable[..., None
     return add
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups that one process must run: at the end the other would wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests report of faults and of hostile input, as tables in markdown."""
     for folder, head in TABLES.items():

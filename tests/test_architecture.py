@@ -184,11 +184,10 @@ def test_tests_mirror_the_package() -> None:
     assert folders <= set.union(*FLOORS) | shared
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda p: p.stem)
-def test_no_test_file_imports_another(path: Path) -> None:
-    """What several test files need is in ``tests.helpers`` or a ``conftest``."""
-    parts = [name.split(".") for name in imports(path)]
-    assert not [part for part in parts if part[0] == "tests" and part[-2].startswith("test_")]
+def test_no_test_file_imports_another() -> None:
+    """Several test files share what is in ``tests.helpers`` or a ``conftest``."""
+    names = {name for path in TESTS.rglob("*.py") for name in imports(path)}
+    assert not [name for name in names if name.startswith("tests.") and ".test_" in name]
 
 
 def test_every_package_ships() -> None:

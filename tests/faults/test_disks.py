@@ -19,8 +19,6 @@ from tests.helpers.evaluation import arguments, results
 
 Disk = Callable[[str], Path]
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
