@@ -12,7 +12,7 @@ import pandas as pd
 
 from medtransfer.core.text import MISSING, Unit, quantity
 from medtransfer.ranking.records.frame import IN_DOMAIN, KINDS
-from medtransfer.ranking.records.grid import Grid, Where, average, largest, peak, total
+from medtransfer.ranking.records.grid import Grid, average, largest, peak, total
 
 __all__ = [
     "COSTS",
@@ -77,20 +77,17 @@ def finetuned(groups: pd.DataFrame) -> pd.Series[bool]:
     return groups["adaptation"] == "finetune"
 
 
-def _view(
-    grid: Grid, where: Where, column: str = IN_DOMAIN, relation: str | None = None
-) -> pd.Series[float]:
-    scores: pd.Series[float] = average(grid, column, where=where, relation=relation)
-    return scores
+_view = partial(average, column=IN_DOMAIN)
 
 
 def _out_of_domain(grid: Grid, column: str) -> pd.Series[float]:
     """Over the tasks that have such test splits."""
-    return _view(grid, itemgetter(column), column)
+    scores: pd.Series[float] = average(grid, column, where=itemgetter(column))
+    return scores
 
 
 def _gap(grid: Grid) -> pd.Series[float]:
-    inside = _view(grid, itemgetter("out_of_domain"))
+    inside: pd.Series[float] = _view(grid, where=itemgetter("out_of_domain"))
     return inside - _out_of_domain(grid, "out_of_domain")
 
 
@@ -109,7 +106,7 @@ def _cost(name: str, title: str, how: Callable[..., pd.Series[Any]], unit: Unit)
 
 
 SCORES = (
-    Column(IN_DOMAIN, "In-domain", partial(average, column=IN_DOMAIN)),
+    Column(IN_DOMAIN, "In-domain", _view),
     Column("out_of_domain", "Out-of-domain", partial(_out_of_domain, column="out_of_domain")),
     Column("gap", "Gap", _gap),
     Column("few_shot", "Few-shot", partial(_view, where=few_shot)),
@@ -133,12 +130,7 @@ TRANSFER = tuple(
     for relation in ("intra", "inter")
     for name, where in (("few_shot", few_shot), ("full", full))
 ) + tuple(
-    Column(
-        name,
-        title,
-        partial(_out_of_domain, column=name),
-        section="transfer",
-    )
+    Column(name, title, partial(_out_of_domain, column=name), section="transfer")
     for name, title in (("external", "External"), ("corrupted", "Corrupted"))
 )
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
 
 from medtransfer.core.text import MISSING
 from medtransfer.ranking.published.study import (
-    Expectation,
-    Pair,
     PublishedCell,
     PublishedRecord,
     Study,
@@ -26,7 +25,7 @@ LEGEND = (
 )
 
 _COLUMNS = ["finding", "a", "b", "task", "budget", "metric", "expected", "n", "difference"]
-_COLUMNS += ["low", "high", "rank_a", "rank_b", "ranked", "verdict"]
+_COLUMNS += ["low", "high", "verdict", "rank_a", "rank_b", "ranked"]
 
 
 def compare_findings(
@@ -47,69 +46,46 @@ def compare_findings(
 
     Returns:
         One row per comparison: finding (its number), a, b, task, budget, metric, expected (above,
-        below), n (paired draws), difference (a - b), low and high (its 95 % interval), rank_a,
-        rank_b and ranked (among the encoders with all draws), and verdict: ``as claimed``,
-        ``opposite``, ``not resolved`` (the interval contains 0) or ``no data``.
+        below), n (paired draws), difference (a - b), low and high (its 95 % interval), verdict
+        (``as claimed``, ``opposite``, ``not resolved``: the interval contains 0, or ``no data``),
+        rank_a, rank_b and ranked (among the encoders with all draws).
     """
     keys = ["encoder", "task", "budget", "metric"]
     ranks = results.set_index(keys)[["rank", "ranked"]].to_dict("index")
-    metrics = {record.cell: record.metrics for record in records}
+    metrics: dict[PublishedCell, Mapping[Any, float]] = {
+        record.cell: record.metrics for record in records
+    }
     rows = []
     for number, finding in enumerate(study.findings):
-        for expected in finding.expect:
-            for pair in finding.pairs:
-                for task in pair.tasks:
-                    a, b = (
-                        ranks[name, task, expected.budget, expected.metric]
-                        for name in (pair.a, pair.b)
-                    )
-                    row = _compare(metrics, pair, task, expected, draws=len(study.draws))
-                    places = {"rank_a": a["rank"], "rank_b": b["rank"], "ranked": a["ranked"]}
-                    rows.append({"finding": number, **row, **places})
+        for expected, pair in product(finding.expect, finding.pairs):
+            for task in pair.tasks:
+                budget, metric = expected.budget, expected.metric
+                values = [
+                    [
+                        metrics.get(PublishedCell(name, task, budget, draw), {}).get(metric)
+                        for draw in range(len(study.draws))
+                    ]
+                    for name in (pair.a, pair.b)
+                ]
+                a, b = pd.DataFrame(values, dtype=float).to_numpy()
+                places = [ranks[name, task, budget, metric] for name in (pair.a, pair.b)]
+                claim = [number, pair.a, pair.b, task, budget, metric, expected.a]
+                shown = _compare(pd.Series(a - b).dropna(), expected.a)
+                ranked = [*(place["rank"] for place in places), places[0]["ranked"]]
+                rows.append([*claim, *shown, *ranked])
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _compare(
-    metrics: Mapping[PublishedCell, Mapping[Any, float]],
-    pair: Pair,
-    task: str,
-    expected: Expectation,
-    *,
-    draws: int,
-) -> dict[str, Any]:
-    first, second = (
-        pd.Series(
-            [
-                metrics.get(PublishedCell(name, task, expected.budget, draw), {}).get(
-                    expected.metric
-                )
-                for draw in range(draws)
-            ],
-            dtype=float,
-        )
-        for name in (pair.a, pair.b)
-    )
-    differences = (first - second).dropna()
+def _compare(differences: pd.Series[float], side: str) -> list[Any]:
+    """Number of differences, their mean, its interval, and the verdict."""
     low, high = _interval(differences)
     if pd.isna(low):
         verdict = "no data"
     elif low <= 0 <= high:
         verdict = "not resolved"
     else:
-        verdict = "as claimed" if (low > 0) == (expected.a == "above") else "opposite"
-    return {
-        "a": pair.a,
-        "b": pair.b,
-        "task": task,
-        "budget": expected.budget,
-        "metric": expected.metric,
-        "expected": expected.a,
-        "n": len(differences),
-        "difference": differences.mean(),
-        "low": low,
-        "high": high,
-        "verdict": verdict,
-    }
+        verdict = "as claimed" if (low > 0) == (side == "above") else "opposite"
+    return [len(differences), differences.mean(), low, high, verdict]
 
 
 def _interval(differences: pd.Series[float]) -> tuple[float, float]:

@@ -73,15 +73,14 @@ def tabulate_task(results: pd.DataFrame, order: pd.Index[str]) -> tuple[list[str
         for row in results[results["have"] > 0].itertuples()
     }
     filled, present = {key[1:] for key in entries}, {key[0] for key in entries}
-    parts = (results[name].astype(str) for name in ("adaptation", "budget"))
-    columns = dict.fromkeys(zip(*parts, strict=True))
+    columns = dict.fromkeys(zip(results["adaptation"], results["budget"], strict=True))
     shown = [column for column in columns if column in filled]
     rows = [
         [encoder, *(entries.get((encoder, *column), MISSING) for column in shown)]
         for encoder in order
         if encoder in present
     ]
-    return ["Encoder", *map(" ".join, shown)], rows
+    return ["Encoder", *(" ".join(map(str, column)) for column in shown)], rows
 
 
 def _result(row: Any) -> str:
