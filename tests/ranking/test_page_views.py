@@ -49,7 +49,7 @@ def test_filters_leave_rows(open_page: Open) -> None:
     assert numbers(page, "In-domain") == {"gamma": before["gamma"]}
     assert page.inner_text("#count").startswith("1 of 4 encoders")
     page.fill("input[name=text]", "nobody")
-    assert "No encoder is left" in page.inner_text("#view")
+    assert "No encoder matches" in page.inner_text("#view")
     page.click("button[type=reset]")
     assert numbers(page, "In-domain") == before
     assert page.input_value("select[name=family]") == ""

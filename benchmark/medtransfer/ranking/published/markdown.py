@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from medtransfer.core.text import MISSING, escape, pipe_table, quantity
@@ -43,32 +45,32 @@ def render_study(board: PublishedBoard) -> str:
 
 def _domains(board: PublishedBoard) -> list[str]:
     """Scores and ranks on the targets of each domain, with all images and with few."""
+    head = ["Encoder", "Transfer", "Full", "Rank", "Few-shot", "Rank"]
     parts = []
     for domain, part in board.domains.groupby("domain", sort=False):
-        few, full = (
-            part[part["regime"] == regime].set_index("encoder") for regime in ("few-shot", "full")
-        )
-        relation = part.drop_duplicates("encoder").set_index("encoder")["relation"]
+        relations = dict(zip(part["encoder"], part["relation"].fillna("unknown"), strict=True))
+        cells = {(row.encoder, row.regime): _place(row) for row in part.itertuples()}
+        order = [*part.loc[part["regime"] == "full", "encoder"], *part["encoder"]]
+        nothing = (MISSING, MISSING)
         rows = [
-            [
-                escape(encoder),
-                "unknown" if pd.isna(relation[encoder]) else relation[encoder],
-                *(cell for table in (full, few) for cell in _place(table, encoder)),
+            [escape(name), relations[name]]
+            + [
+                text
+                for regime in ("full", "few-shot")
+                for text in cells.get((name, regime), nothing)
             ]
-            for encoder in dict.fromkeys([*full.index, *few.index])
+            for name in dict.fromkeys(order)
         ]
-        head = ["Encoder", "Transfer", "Full", "Rank", "Few-shot", "Rank"]
-        parts.append(f"## Targets of {escape(domain)}\n\n" + pipe_table(head, rows, align="llrrrr"))
+        table = pipe_table(head, rows, align="llrrrr")
+        parts.append(f"## Targets of {escape(domain)}\n\n{table}")
     return parts
 
 
-def _place(table: pd.DataFrame, encoder: str) -> tuple[str, str]:
-    if encoder not in table.index:
-        return MISSING, MISSING
-    row = table.loc[encoder]
-    if pd.isna(row["score"]):
-        return f"{row['have']}/{row['expected']} cells", MISSING
-    return quantity(row["score"], "score"), str(row["rank"])
+def _place(row: Any) -> tuple[str, str]:
+    """Score and rank."""
+    if pd.isna(row.score):
+        return f"{row.have}/{row.expected} cells", MISSING
+    return quantity(row.score, "score"), str(row.rank)
 
 
 def _findings(board: PublishedBoard) -> list[str]:
