@@ -116,7 +116,7 @@ def test_further_pretraining_stands_beside_its_parent(tmp_path: Path) -> None:
         measured(tmp_path, "other", value=0.7),
     ]
     text = ranking.render_markdown([rank(*encoders)])
-    view = text[text.index("Further pre-training, by its compute") :].split("###")[0]
+    view = text[text.index("Further pre-training by compute") :].split("##")[0]
     rows = [line.split(" | ") for line in view.splitlines() if line.startswith("|")][2:]
     assert [row[0].strip("| ") for row in rows] == ["parent", "child"]
     assert rows[0][2] == "-"
