@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import union_categoricals
 
 from medtransfer.core.documents import read_yaml, refuse_links
 from medtransfer.core.errors import InputError
@@ -301,12 +300,21 @@ def stack(submissions: Sequence[Submission]) -> tuple[pd.DataFrame, pd.DataFrame
 def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Concatenate like `pandas.concat`, but keep names categorical where categories differ."""
     columns = {
-        name: union_categoricals([table[name] for table in tables], sort_categories=True)
+        name: _join_names([table[name].array for table in tables])
         if isinstance(tables[0][name].dtype, pd.CategoricalDtype)
         else np.concatenate([table[name].to_numpy() for table in tables])
         for name in tables[0].columns
     }
     return pd.DataFrame(columns)
+
+
+def _join_names(parts: Sequence[Any]) -> pd.Categorical:
+    # Not by pandas' union_categoricals, which refuses categories of different types.
+    known = pd.Index(sorted(set().union(*(part.categories for part in parts))), dtype=object)
+    # One more place, which the code of a null, -1, leads to.
+    places = [np.append(known.get_indexer(part.categories), -1) for part in parts]
+    codes = [place[part.codes] for place, part in zip(places, parts, strict=True)]
+    return pd.Categorical.from_codes(np.concatenate(codes), known)
 
 
 def _first_settled(cells: pd.DataFrame, values: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
