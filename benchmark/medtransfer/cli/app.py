@@ -46,12 +46,12 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(str(error))
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:
         if error.errno not in DISK | _PATH:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        _print_error(f"{error.filename or 'a file'}: {error.strerror}")
         sys.exit(2 if error.errno in _PATH else 1)
     except Exception as error:
         # typer's of the options: click's classes once, and its own since it brings click along.
@@ -59,6 +59,16 @@ def main() -> None:
             raise
         print(_explain_usage(error), file=sys.stderr)
         sys.exit(2)
+
+
+def _print_error(line: str) -> None:
+    """Print one line about the error that is handled; with ``--debug`` its traceback."""
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exc()
+    else:
+        print(f"error: {line}", file=sys.stderr)
 
 
 def _explain_usage(error: Any) -> str:
@@ -151,10 +161,13 @@ def evaluate(
             "--fresh", help="Forget this encoder's earlier records in --out of what is asked for."
         ),
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of every error.")
+    ] = False,
 ) -> None:
     """Evaluate an encoder: probe and fine-tune it on every task of a suite."""
     from medtransfer.cli import console
-    from medtransfer.evaluation import evaluation
+    from medtransfer.evaluation.evaluate import run
     from medtransfer.evaluation.request import Request, prepare
 
     request = Request(
@@ -189,12 +202,18 @@ def evaluate(
     if not prepared.pending:
         print(f"all {len(prepared.cells)} cells are there already")
     try:
-        records = evaluation.run(prepared, console.ConsoleProgress())
+        records = run(
+            prepared, console.ConsoleProgress(), on_failure=_print_traceback if debug else None
+        )
     except KeyboardInterrupt:
         raise _interrupted(", without --fresh," if fresh else "") from None
     console.print_evaluation(prepared, records)
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
+
+
+def _print_traceback(traceback: str) -> None:
+    print(traceback, end="", file=sys.stderr)
 
 
 def _interrupted(but: str = "") -> typer.Exit:
