@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,12 +16,12 @@ import yaml
 from safetensors.torch import save_file
 
 from medtransfer.core.errors import InputError
-from medtransfer.evaluation.executors.local import build_runner
-from medtransfer.evaluation.executors.ray import pack, unpack
 from medtransfer.evaluation.request import Request, prepare
+from medtransfer.evaluation.setup import build_runner, pack_files, set_up_worker
 from medtransfer.specs.record import read_records
-from tests.conftest import ROOT, Bench, Small, spawn_bench
-from tests.evaluation.test_evaluate import arguments, results, write_encoder
+from tests.conftest import Bench, Small, spawn_bench
+from tests.helpers.cluster import Nodes
+from tests.helpers.evaluation import arguments, results, write_encoder
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -86,10 +85,11 @@ def test_what_travels(kind: str, small: Small, tmp_path: Path) -> None:
     )
     prepared = prepare(request)
     runner = build_runner(prepared)
-    parcel = pack(prepared, runner)
+    setup = pack_files(set_up_worker(prepared, runner, threads=1), prepared.encoder)
+    setup = pickle.loads(pickle.dumps(setup))
     shutil.rmtree(tmp_path / "e", ignore_errors=True)
     shutil.rmtree(small.cards)
-    received = unpack(parcel)
+    received = setup.build()
     assert received.encoder.identity == runner.encoder.identity
     assert received.encoder.state == runner.encoder.state
     assert received.encoder.card == runner.encoder.card
@@ -99,10 +99,10 @@ def test_what_travels(kind: str, small: Small, tmp_path: Path) -> None:
     for change, message in (
         ({"version": "9.9"}, "9.9 on the driver"),
         ({"fingerprints": {"small": "0"}}, "other data of task small"),
-        ({"state": "0"}, "than the driver's"),
+        ({"weights": "0"}, "than the driver's"),
     ):
         with pytest.raises(InputError, match=message):
-            unpack(replace(parcel, **change))
+            replace(setup, **change).build()
 
 
 def test_wrong_options(small: Small, tmp_path: Path, bench: Bench) -> None:
@@ -115,32 +115,6 @@ def test_wrong_options(small: Small, tmp_path: Path, bench: Bench) -> None:
         outcome = bench(*arguments(small, "pixels", tmp_path / "out", *options))
         assert outcome.code == 2 and message in outcome.err, outcome.err
     assert not (tmp_path / "out").exists()
-
-
-class Nodes:
-    """A cluster of nodes with a core each, on this machine; the first one is there already."""
-
-    def __init__(self) -> None:
-        """Start it."""
-        self.process = subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "helpers" / "ray_nodes.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.address = self._read("address ").split()[1]
-
-    def _read(self, beginning: str) -> str:
-        assert self.process.stdout is not None
-        return next(line for line in self.process.stdout if line.startswith(beginning))
-
-    def ask(self, what: str) -> None:
-        """Have a node added ("add"), the first of these killed ("kill"), or the head ("behead")."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{what}\n")
-        self.process.stdin.flush()
-        self._read("done")
 
 
 @pytest.fixture
