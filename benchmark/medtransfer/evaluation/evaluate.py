@@ -125,7 +125,6 @@ def run(
         start_server()
     # Here, and not above: a finished evaluation must not wait for torch.
     from medtransfer.evaluation.executors.scheduling import schedule
-    from medtransfer.evaluation.executors.serial import SerialExecutor
     from medtransfer.evaluation.setup import build_runner
 
     runner = build_runner(prepared)
@@ -136,13 +135,11 @@ def run(
     left_out = [cell for cell in pending if cell in plan.not_applicable]
     cells = [cell for cell in pending if cell not in plan.not_applicable]
     executor, notes = _start(prepared, runner, jobs)
-    if not isinstance(executor, SerialExecutor):
+    if jobs > 1 or request.executor == "ray":
         # The longest first, so that no process works on alone in the end.
         cells.sort(key=flops.__getitem__, reverse=True)
     with closing(executor):
-        ledger.open(
-            prepared.encoder.card, keep=[*prepared.existing.values()] if request.fresh else None
-        )
+        ledger.open(prepared.encoder.card, keep=list(records.values()) if request.fresh else None)
         try:
             progress.begin(flops, len(plan.cells), [*notes, *plan.notes, *runner.encoder.notes])
             for finished in chain(

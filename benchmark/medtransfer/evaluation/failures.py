@@ -23,5 +23,6 @@ def log_failure(folder: Path, record: Record, traceback: str) -> None:
         traceback: Of its error; empty where its process died.
     """
     text = traceback.strip() or str(record.error)
-    with suppress(OSError), (folder / ERROR_LOG).open("a", encoding="utf-8") as file:
-        file.write(f"{record.finished} {record.cell}\n{text}\n\n")
+    block = f"{record.finished} {record.cell}\n{text}\n\n".encode(errors="backslashreplace")
+    with suppress(OSError), (folder / ERROR_LOG).open("ab") as file:
+        file.write(block)
