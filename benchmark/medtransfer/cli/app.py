@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,8 +65,6 @@ def main() -> None:
 def _print_error(line: str) -> None:
     """Print one line about the error that is handled; with ``--debug`` its traceback."""
     if "--debug" in sys.argv:
-        import traceback
-
         traceback.print_exc()
     else:
         print(f"error: {line}", file=sys.stderr)
@@ -161,9 +160,7 @@ def evaluate(
             "--fresh", help="Forget this encoder's earlier records in --out of what is asked for."
         ),
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of every error.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Evaluate an encoder: probe and fine-tune it on every task of a suite."""
     from medtransfer.cli import console
@@ -202,18 +199,13 @@ def evaluate(
     if not prepared.pending:
         print(f"all {len(prepared.cells)} cells are there already")
     try:
-        records = run(
-            prepared, console.ConsoleProgress(), on_failure=_print_traceback if debug else None
-        )
+        show = sys.stderr.write if debug else None
+        records = run(prepared, console.ConsoleProgress(), on_failure=show)
     except KeyboardInterrupt:
         raise _interrupted(", without --fresh," if fresh else "") from None
     console.print_evaluation(prepared, records)
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
-
-
-def _print_traceback(traceback: str) -> None:
-    print(traceback, end="", file=sys.stderr)
 
 
 def _interrupted(but: str = "") -> typer.Exit:

@@ -100,7 +100,7 @@ def run(
     prepared: Prepared,
     progress: RunProgress | None = None,
     *,
-    on_failure: Callable[[str], None] | None = None,
+    on_failure: Callable[[str], object] | None = None,
 ) -> list[Record]:
     """Run the pending cells of a checked request.
 
