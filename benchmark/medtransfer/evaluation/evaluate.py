@@ -143,7 +143,6 @@ def run(
         try:
             progress.begin(flops, len(plan.cells), [*notes, *plan.notes, *runner.encoder.notes])
             for finished in chain(
-                (runner.leave_out(cell, plan.not_applicable[cell]) for cell in left_out),
                 schedule(
                     cells,
                     executor,
@@ -151,6 +150,7 @@ def run(
                     started=progress.started,
                     fail=runner.fail,
                 ),
+                (runner.leave_out(cell, plan.not_applicable[cell]) for cell in left_out),
             ):
                 record = finished.record
                 if record.status == "failed":
