@@ -83,8 +83,10 @@ def _check_truth(entry: ResolvedEntry, split: str) -> Iterator[str]:
     )
     for name, value in truth.values.items():
         if scored and name in values and (values[name] is None) != (value is None):
-            what = "undefined there: null" if value is None else "defined there: a number"
-            yield entry.fault(f"{field}.{name}", f"{values[name]}; by the labels it is {what}")
+            text = "null; the labels define it"
+            if value is None:
+                text = f"{values[name]:g}; the labels do not define it, so null is expected"
+            yield entry.fault(f"{field}.{name}", text)
     accuracy = values.get("accuracy")
     if task.card.kind == "multiclass" and accuracy is not None:
         correct = accuracy * size
