@@ -198,7 +198,8 @@ class Record(Spec):
         """Refuse a metric, or one class's (``dice/tumour``), that no predictions give."""
         highest = largest_value(self.task.kind, name)
         # The primary metric is a mean of exact counts. Others may pass a bound by rounding.
-        rounding = 0.0 if name == self.task.metric else _ROUNDING
+        exact = name == self.task.metric and field.startswith("metrics.")
+        rounding = 0.0 if exact else _ROUNDING
         if not -rounding <= value <= highest + rounding:
             text = f"{value:g}" if abs(value) < _LARGEST else "a huge number"
             raise ValueError(f"{field}: {text}; 0 to {highest:g} is possible")
@@ -233,13 +234,13 @@ def read_records(path: Path) -> list[Record]:
 
 
 def first_settled(records: Iterable[Record]) -> list[Record]:
-    """Of several records of one cell and origin, the first settled one stands, else the last."""
-    found: dict[tuple[object, ...], Record] = {}
+    """Keep the first settled record of each cell and origin, else the last one."""
+    kept: dict[tuple[object, ...], Record] = {}
     for record in records:
         key = (*record.cell, *record.origin)
-        if key not in found or not found[key].settled:
-            found[key] = record
-    return list(found.values())
+        if key not in kept or not kept[key].settled:
+            kept[key] = record
+    return list(kept.values())
 
 
 def iterate_records(path: Path) -> Iterator[Record]:
