@@ -19,9 +19,10 @@ from medtransfer.core.errors import InputError, describe
 from medtransfer.cost.energy import Energy, measure_energy
 from medtransfer.cost.machine import device_name, peak_memory, reset_peak_memory, versions
 from medtransfer.cost.profile import Profile
-from medtransfer.data.split import Split, TaskData
+from medtransfer.data.split import TaskData
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.metrics import Evaluation, evaluate, interval, item_weights
+from medtransfer.evaluation.measures import draw_weights, evaluate_split
+from medtransfer.metrics import interval
 from medtransfer.specs.protocol import PROBES, Protocol
 from medtransfer.specs.record import Cell, Cost, EncoderRef, ProtocolRef, Record, TaskRef
 from medtransfer.specs.split_name import SplitName
@@ -110,7 +111,7 @@ class Runner:
     def flops(self, cell: Cell, *, profile: Profile | None = None) -> int:
         """Adaptation FLOPs of a cell, known before it runs."""
         # A later draw will reuse some learning rate of draw 0; which one costs the same.
-        job = self.job(cell, {"lr": 0.0} if cell.draw else None)
+        job = self.job(cell, {"lr": 0.0} if cell.reuses_rate else None)
         return ADAPTATIONS[cell.adaptation].flops(job, profile or self.profile(cell))
 
     def run(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Finished:
@@ -175,29 +176,12 @@ class Runner:
         replicates: dict[str, list[NDArray[np.float64]]] = {}
         for name, split in job.data.tests.items():
             family = SplitName.parse(name).family
-            # The corruptions of a split share their weights, so that their mean has replicates;
-            # where patients are known, whole patients are drawn.
             if family not in weights:
-                weights[family] = item_weights(
-                    cell.task,
-                    family,
-                    len(split),
-                    replicates=self.protocol.bootstrap,
-                    groups=split.patients,
-                )
+                weights[family] = draw_weights(cell.task, name, split, self.protocol.bootstrap)
             # From what is kept, so that the numbers can be verified from it.
-            result = _evaluate(job, outcome.predictions[name], split, weights[family])
-            foreground = job.data.card.classes[1:]
-            metrics[name] = {
-                **result.values,
-                **{
-                    f"{metric}/{label}": value
-                    for metric, values in result.per_class.items()
-                    for label, value in zip(foreground, values, strict=True)
-                },
-                "classes_scored": result.classes_scored,
-                "n": result.n,
-            }
+            predictions = outcome.predictions[name]
+            result = evaluate_split(job.data.card, split, predictions, weights[family])
+            metrics[name] = result.flatten(job.data.card.classes)
             if family == name:
                 intervals[name] = result.intervals
             replicates.setdefault(family, []).append(result.replicates[job.data.card.metric])
@@ -209,13 +193,13 @@ class Runner:
         record = self._record(
             cell, started, status="ok", metrics=metrics, intervals=intervals, **shared
         )
-        predictions = {
+        kept = {
             name: array
             for name, array in outcome.predictions.items()
             if cell.draw == 0 and not SplitName.parse(name).corrupted
         }
         return Finished(
-            record, {name: mean.astype(np.float32) for name, mean in means.items()}, predictions
+            record, {name: mean.astype(np.float32) for name, mean in means.items()}, kept
         )
 
     def _cost(
@@ -276,17 +260,6 @@ class Runner:
             finished=_now(),
             **fields,
         )
-
-
-def _evaluate(
-    job: Job, predictions: NDArray[Any], split: Split, weights: NDArray[np.float64]
-) -> Evaluation:
-    """Compare the predictions of a split, in the form in which they are kept, with the truth."""
-    kind = job.data.card.kind
-    if kind == "segmentation":
-        assert split.masks is not None
-        return evaluate(predictions, split.masks, weights, kind=kind, classes=job.classes)
-    return evaluate(predictions.astype(np.float64), split.labels, weights, kind=kind)
 
 
 def _now() -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from medtransfer.evaluation.runner import Finished
-from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 
 __all__ = ["TRIALS", "WorkerCrash", "Executor", "schedule"]
@@ -69,14 +68,13 @@ def schedule(
         for cell in queue[:]:
             if free <= 0:
                 break
-            first = cell._replace(draw=0)
-            if _reuses(cell) and first in waiting:
+            if cell.reuses_rate and cell.first in waiting:
                 continue
             queue.remove(cell)
             running.add(cell)
             free -= 1
             started(cell)
-            executor.submit(cell, selected.get(first))
+            executor.submit(cell, selected.get(cell.first))
 
     fill()
     while running:
@@ -93,8 +91,3 @@ def schedule(
             ended.append(result)
         fill()  # before what has ended is written down: nobody waits for that
         yield from ended
-
-
-def _reuses(cell: Cell) -> bool:
-    """Whether a cell needs what draw 0 selected."""
-    return cell.draw > 0 and cell.budget == "full" and cell.adaptation not in PROBES
