@@ -7,10 +7,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medtransfer.core.errors import InputError
+from medtransfer.core.progress import JobProgress
 from medtransfer.evaluation.executors.processes import choose_jobs, start_server
-from medtransfer.evaluation.progress import RunProgress
-from medtransfer.evaluation.request import Prepared, Request, check_weights, prepare
+from medtransfer.evaluation.options import Request
+from medtransfer.evaluation.request import Prepared, check_weights, prepare
+from medtransfer.evaluation.summary import summarise
 from medtransfer.specs.record import Record
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from medtransfer.evaluation.runner import Runner
 
 __all__ = ["evaluate", "run"]
+
+# Work that FLOPs do not show (reading, metrics, bootstrap), as FLOPs of a cell, for the bar.
+_OVERHEAD = 20_000_000_000
 
 
 def evaluate(
@@ -69,38 +73,16 @@ def evaluate(
     Raises:
         medtransfer.specs.base.InputError: When the input is wrong; nothing is written then.
     """
-    for name, value in (("tasks", tasks), ("budgets", budgets), ("adaptations", adaptations)):
-        if isinstance(value, str):
-            raise InputError(
-                f"{name}: a list such as ['{value}'] is expected; a folder of cards is task_folder"
-            )
-    request = Request(
-        encoder=str(encoder),
-        architecture=architecture,
-        suite=suite,
-        tasks=tuple(tasks),
-        budgets=tuple(budgets),
-        adaptations=tuple(adaptations),
-        protocol=protocol,
-        out=Path(out),
-        data=Path(data) if data else None,
-        task_folder=Path(task_folder) if task_folder else None,
-        device=device,
-        jobs=jobs,
-        fresh=fresh,
-        executor=executor,
-        address=address,
-    )
-    return run(prepare(request))
+    return run(prepare(Request.of(locals())))
 
 
-def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]:
+def run(prepared: Prepared, progress: JobProgress | None = None) -> list[Record]:
     """Run the pending cells of a checked request.
 
     Returns:
         The records of all its cells, in the plan's order.
     """
-    progress = progress or RunProgress()
+    progress = progress or JobProgress()
     records = dict(prepared.existing)
     if not prepared.pending:
         prepared.ledger.mend(prepared.located.card)
@@ -127,15 +109,22 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
         with closing(executor):
             ledger.open(prepared.located.card, keep=keep)
             try:
-                progress.begin(flops, len(prepared.cells), [*note, *notes])
-                for finished in run_cells(prepared, runner, executor, started=progress.started):
+                for text in (*note, *notes):
+                    progress.warn(text)
+                total, left = len(prepared.cells), len(flops)
+                work = {cell: count + _OVERHEAD for cell, count in flops.items()}
+                progress.begin(total, total - left, unit="cells", work=sum(work.values()))
+                for finished in run_cells(
+                    prepared, runner, executor, started=lambda cell: progress.started(str(cell))
+                ):
                     record = ledger.append(
                         finished.record,
                         replicates=finished.replicates,
                         predictions=finished.predictions,
                     )
                     records[record.cell] = record
-                    progress.finished(record)
+                    failed = record.status in ("failed", "diverged")
+                    progress.finished(summarise(record), work=work[record.cell], failed=failed)
             finally:
                 progress.end()
                 ledger.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from medtransfer.data.store import open_task
 from medtransfer.encoders.resolution import Located, locate
 from medtransfer.evaluation.cells import check_choices, plan_cells
 from medtransfer.evaluation.ledger import Ledger
+from medtransfer.evaluation.options import Request
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budgets
@@ -29,27 +30,6 @@ __all__ = ["EXECUTORS", "Prepared", "Request", "check_weights", "leave_out", "pr
 _REMEDY = "choose another --out, or --fresh, which deletes what is there"
 
 EXECUTORS = ("local", "ray")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asks for; the fields are the options of ``bench evaluate``."""
-
-    encoder: str
-    architecture: str | None = None
-    suite: str | None = None
-    tasks: Sequence[str] = ()
-    budgets: Sequence[str] = ()
-    adaptations: Sequence[str] = ()
-    protocol: str = "v1"
-    out: Path = Path("submissions")
-    data: Path | None = None
-    task_folder: Path | None = None
-    device: str = "auto"
-    jobs: int | None = None
-    fresh: bool = False
-    executor: str = "local"
-    address: str | None = None
 
 
 @dataclass(frozen=True)
