@@ -50,7 +50,6 @@ def test_commands_have_the_options_of_their_requests(name: str) -> None:
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     options = {option.name: option for option in command.params}
     expected = defaults_of(REQUESTS[name])
-    expected.pop("sources", None)  # follows from --trajectory
     assert set(options) - COMMAND_ONLY[name] == set(expected)
     assert {key: plain(options[key].default) for key in expected} == expected
     assert all(option.help for option in options.values())
@@ -67,7 +66,7 @@ def test_evaluate_has_the_options_of_its_request() -> None:
         for name, parameter in parameters.items()
     }
     assert actual == {**defaults_of(evaluation.Request), "jobs": 1}
-    assert list(parameters)[0] == "encoder"
+    assert next(iter(parameters)) == "encoder"
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "encoder")
     documented = inspect.getdoc(medtransfer.evaluate) or ""
     assert all(f"\n    {name}: " in documented for name in parameters)
@@ -76,10 +75,10 @@ def test_evaluate_has_the_options_of_its_request() -> None:
 def test_requests_reach_their_commands_as_declared(bench: Bench) -> None:
     """A wrong value is refused by the name of the option that was typed, not of the field."""
     for arguments, message in (
-        (["evaluate", "-e", "pixels", "--jobs", "0"], "--jobs"),
+        (["evaluate", "-e", "pixels", "--jobs", "0"], "--jobs: 0"),
         (["pretrain", "--grid", "a.yaml", "--task", "x"], "--task: not with --grid"),
         (["score", "--import", "a.csv", "--tasks", "x"], "--tasks: not with --import"),
-        (["pretrain", "--recipe", "simclr", "--images", "0"], "--images: '0'"),
+        (["pretrain", "--recipe", "simclr", "--images", "many"], "--images: 'many'"),
     ):
         outcome = bench(*arguments)
         assert outcome.code == 2 and message in outcome.err, outcome.err

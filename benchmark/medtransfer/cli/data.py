@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medtransfer.cli.options import JsonOption, find_data, read_request, resumable
+from medtransfer.cli.options import DataOption, JsonOption, find_data, read_request, resumable
 from medtransfer.core.errors import InputError, unwritable
-from medtransfer.core.options import DataOption, TaskFolderOption, TasksOption
 
 if TYPE_CHECKING:
     from medtransfer.specs.task import TaskCard
@@ -24,11 +24,17 @@ data_app = typer.Typer(
 
 @dataclass(frozen=True)
 class Selection:
-    """Options that select tasks."""
+    """Options that select tasks.
 
-    suite: Annotated[str | None, typer.Option(help="Only the tasks of this suite.")] = None
-    tasks: TasksOption = ()
-    task_folder: TaskFolderOption = None
+    Attributes:
+        suite: Only the tasks of this suite.
+        tasks: Only this task; may be repeated.
+        task_folder: Folder of your own task cards.
+    """
+
+    suite: str | None = None
+    tasks: Sequence[str] = ()
+    task_folder: Path | None = None
 
     @property
     def is_empty(self) -> bool:

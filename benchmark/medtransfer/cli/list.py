@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medtransfer.cli.options import JsonOption, find_data
-from medtransfer.core.options import DataOption, TaskFolderOption
+from medtransfer.cli.options import DataOption, JsonOption, TaskFolderOption, find_data
 
 __all__ = ["list_"]
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
-from inspect import Parameter, signature
+from inspect import Parameter, getdoc, signature
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
-from typer.models import OptionInfo
 
 from medtransfer.core.errors import InputError
 
 __all__ = [
     "SUBMISSIONS",
+    "DataOption",
     "JsonOption",
     "SubmissionsOption",
-    "TaskListOption",
+    "TaskFolderOption",
     "find_data",
     "read_request",
     "refuse_options",
@@ -31,75 +32,88 @@ Request = TypeVar("Request")
 
 SUBMISSIONS = Path("submissions")
 
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder with the data files. Default: BENCH_DATA.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SubmissionsOption = Annotated[
     list[Path] | None,
     typer.Option("--submissions", metavar="<path>", help="Folder of submissions; may be repeated."),
 ]
-TaskListOption = Annotated[
-    list[str] | None,
-    typer.Option("--task", metavar="<str>", help="Only this task; may be repeated."),
+TaskFolderOption = Annotated[
+    Path | None, typer.Option("--tasks", help="Folder of your own task cards.")
 ]
+
+# Options whose names do not follow from their fields.
+_NAMES = {
+    "encoder": ("--encoder", "-e"),
+    "encoders": ("--encoder", "-e"),
+    "task_folder": ("--tasks",),
+}
 
 
 def read_request(
     request: Callable[..., Request],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take the options that a request declares.
+    """Let a command take the fields of a request as options.
+
+    The docstring of the request has their help. A sequence becomes an option in the singular that
+    may be repeated, unless its annotation brings a parser that reads it from one text.
 
     Args:
-        request: A dataclass. Its annotated fields become options; a sequence becomes an option
-            that may be repeated, unless a parser reads it from one text.
+        request: A dataclass.
 
     Returns:
         A decorator of a command, whose first parameter is the request.
     """
     hints = get_type_hints(request, include_extras=True)
-    declared = fields(request)  # type: ignore[arg-type]
+    helps = dict(re.findall(r"^    (\w+): (.+(?:\n     .+)*)", getdoc(request) or "", re.MULTILINE))
+    defaults = {field.name: field.default for field in fields(request)}  # type: ignore[arg-type]
     options = [
         Parameter(
-            field.name,
+            name,
             Parameter.KEYWORD_ONLY,
-            default=Parameter.empty if field.default is MISSING else _hide_empty(field.default),
-            annotation=_annotate(hints[field.name]),
+            # An empty default is none, so that the help does not show it.
+            default=Parameter.empty
+            if default is MISSING
+            else None
+            if default in ("", ())
+            else default,
+            annotation=_annotate(name, hints[name], " ".join(helps[name].split())),
         )
-        for field in declared
-        if get_origin(hints[field.name]) is Annotated
+        for name, default in defaults.items()
     ]
-    defaults = {field.name: field.default for field in declared}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def call(**values: Any) -> None:
-            chosen = {}
-            for option in options:
-                value = values.pop(option.name)
-                if value is None or value == []:
-                    value = defaults[option.name]
-                chosen[option.name] = tuple(value) if isinstance(value, list) else value
+            given = {name: values.pop(name) for name in defaults}
+            chosen = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in given.items()
+                if value is not None
+            }
             command(request(**chosen), **values)
 
-        own = [*signature(command, eval_str=True).parameters.values()][1:]
-        call.__signature__ = signature(command).replace(parameters=[*options, *own])  # type: ignore[attr-defined]
+        rest = [*signature(command, eval_str=True).parameters.values()][1:]
+        parameters = [*options, *rest]
+        call.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
         return call
 
     return decorate
 
 
-def _annotate(hint: Any) -> Any:
+def _annotate(name: str, hint: Any, text: str) -> Any:
     """The annotation that typer understands: no sequences, and no unions of types."""
-    kind, option = get_args(hint)
-    assert isinstance(option, OptionInfo)
-    if option.parser is not None:
-        kind = str
-    elif get_origin(kind) is Sequence:
-        kind = list[get_args(kind)]  # type: ignore[misc]
-    return Annotated[kind, option]
-
-
-def _hide_empty(default: Any) -> Any:
-    """No default where the help has none to show."""
-    return None if default in ("", ()) else default
+    flag = f"--{name.replace('_', '-')}"
+    if get_origin(hint) is Annotated:
+        parser = get_args(hint)[1]
+        return Annotated[str, typer.Option(flag, parser=parser, metavar="<str>", help=text)]
+    if get_origin(hint) is Sequence:
+        hint, flag = list[get_args(hint)], flag.removesuffix("s")  # type: ignore[misc]
+    kind = next((kind for kind in (int, str) if kind in (hint, *get_args(hint))), None)
+    metavar = f"<{kind.__name__}>" if kind else None
+    return Annotated[hint, typer.Option(*_NAMES.get(name, (flag,)), metavar=metavar, help=text)]
 
 
 def refuse_options(context: typer.Context, *, allowed: Sequence[str], reason: str) -> None:

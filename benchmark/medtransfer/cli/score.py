@@ -68,9 +68,9 @@ def score(
     checkpoints = {folder: find_trajectory(folder) for folder in folders}
     if folders:
         paths = [str(path) for folder in folders for path in checkpoints[folder]]
-        request = replace(request, encoders=paths, sources=True)
+        request = replace(request, encoders=paths)
     with resumable(), ConsoleProgress() as progress:
-        scoring = prepare(request, progress)
+        scoring = prepare(request, progress, with_sources=bool(folders))
         for note in scoring.notes:
             progress.warn(note)
         records = run(scoring, progress)

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from medtransfer.cli.options import JsonOption, find_data
+from medtransfer.cli.options import DataOption, JsonOption, TaskFolderOption, find_data
 from medtransfer.core.errors import InputError
-from medtransfer.core.options import DataOption, TaskFolderOption
 
 __all__ = ["show"]
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medtransfer.cli.options import find_data
-from medtransfer.core.options import DataOption
+from medtransfer.cli.options import DataOption, find_data
 
 __all__ = ["validate"]
 

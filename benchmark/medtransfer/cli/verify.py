@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medtransfer.cli.options import find_data
-from medtransfer.core.options import DataOption, TaskFolderOption
+from medtransfer.cli.options import DataOption, TaskFolderOption, find_data
 
 __all__ = ["verify"]
 

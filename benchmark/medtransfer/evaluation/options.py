@@ -5,86 +5,51 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from typer import Option
+from typing import Any
 
 from medtransfer.core.errors import InputError
-from medtransfer.core.options import (
-    DataOption,
-    DeviceOption,
-    SuiteOption,
-    TaskFolderOption,
-    TasksOption,
-)
 
 __all__ = ["Request"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """Options of ``bench evaluate`` and of :func:`medtransfer.evaluate`."""
+    """Options of ``bench evaluate`` and of :func:`medtransfer.evaluate`.
 
-    encoder: Annotated[
-        str,
-        Option(
-            "--encoder",
-            "-e",
-            help="A name (see bench list encoders), timm:NAME, hf-hub:OWNER/NAME, a .pt, .pth or "
-            ".safetensors file, a folder with encoder.yaml, or a .py file that registers one.",
-        ),
-    ]
-    architecture: Annotated[
-        str | None, Option(help="Architecture of a checkpoint file, as timm names it.")
-    ] = None
-    suite: SuiteOption = None
-    tasks: TasksOption = ()
-    budgets: Annotated[
-        Sequence[str],
-        Option(
-            "--budget",
-            metavar="<str>",
-            help="Only this budget, such as 10-shot or full; may be repeated.",
-        ),
-    ] = ()
-    adaptations: Annotated[
-        Sequence[str],
-        Option(
-            "--adaptation",
-            metavar="<str>",
-            help="Only this adaptation, such as knn or finetune; may be repeated.",
-        ),
-    ] = ()
-    protocol: Annotated[
-        str,
-        Option(help="v1 (the benchmark), quick (runs on two cores) or medmnist (its recipe)."),
-    ] = "v1"
-    out: Annotated[Path, Option(help="Folder of submissions.")] = Path("submissions")
-    data: DataOption = None
-    task_folder: TaskFolderOption = None
-    device: DeviceOption = "auto"
-    jobs: Annotated[
-        int | None,
-        Option(
-            min=1,
-            metavar="<int>",
-            help="Number of processes. Default: one on a GPU, otherwise chosen for the machine.",
-        ),
-    ] = None
-    fresh: Annotated[
-        bool,
-        Option("--fresh", help="Discard existing records in --out of the requested cells."),
-    ] = False
-    executor: Annotated[str, Option(help="local, or ray to run the cells on a Ray cluster.")] = (
-        "local"
-    )
-    address: Annotated[
-        str | None,
-        Option(
-            help="Address of the Ray cluster. Default: RAY_ADDRESS, or a new cluster on this "
-            "machine."
-        ),
-    ] = None
+    Attributes:
+        encoder: A name (see bench list encoders), timm:NAME, hf-hub:OWNER/NAME, a .pt, .pth or
+            .safetensors file, a folder with encoder.yaml, or a .py file that registers one.
+        architecture: Architecture of a checkpoint file, as timm names it.
+        suite: Named list of tasks. Default: phantom, or all cards in --tasks.
+        tasks: Only this task; may be repeated.
+        budgets: Only this budget, such as 10-shot or full; may be repeated.
+        adaptations: Only this adaptation, such as knn or finetune; may be repeated.
+        protocol: v1 (the benchmark), quick (runs on two cores) or medmnist (its recipe).
+        out: Folder of submissions.
+        data: Folder with the data files. Default: BENCH_DATA.
+        task_folder: Folder of your own task cards.
+        device: auto, cpu or cuda.
+        jobs: Number of processes. Default: one on a GPU, otherwise chosen for the machine.
+        fresh: Discard existing records in --out of the requested cells.
+        executor: local, or ray to run the cells on a Ray cluster.
+        address: Address of the Ray cluster. Default: RAY_ADDRESS, or a new cluster on this machine.
+    """
+
+    encoder: str
+    architecture: str | None = None
+    suite: str | None = None
+    tasks: Sequence[str] = ()
+    budgets: Sequence[str] = ()
+    adaptations: Sequence[str] = ()
+    protocol: str = "v1"
+    out: Path = Path("submissions")
+    data: Path | None = None
+    task_folder: Path | None = None
+    device: str = "auto"
+    jobs: int | None = None
+    fresh: bool = False
+    executor: str = "local"
+    address: str | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Request:
@@ -97,7 +62,7 @@ class Request:
         for name in ("tasks", "budgets", "adaptations"):
             if isinstance(values[name], str):
                 raise InputError(
-                    f"{name}: expected a list such as ['{values[name]}']; a folder of cards is "
+                    f"{name}: a list such as ['{values[name]}'] is expected; a folder of cards is "
                     "task_folder"
                 )
             values[name] = tuple(values[name])

@@ -80,7 +80,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     if request.jobs is not None and (not isinstance(request.jobs, int) or request.jobs < 1):
-        raise InputError(f"jobs: {request.jobs!r} is no number of processes; 1 or more is")
+        raise InputError(f"--jobs: {request.jobs!r} is not a number of processes; use 1 or more")
     if request.executor not in EXECUTORS:
         raise InputError(f"--executor: '{request.executor}' is not one of {', '.join(EXECUTORS)}")
     if request.executor == "local" and request.address is not None:

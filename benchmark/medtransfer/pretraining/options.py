@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
-
 from medtransfer.core.errors import InputError
-from medtransfer.core.options import DataOption, DeviceOption, TaskFolderOption
 
 __all__ = ["Request"]
 
@@ -39,78 +36,47 @@ def _read_epochs(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Request:
-    """Options of ``bench pretrain``."""
+    """Options of ``bench pretrain``.
 
-    recipe: Annotated[
-        str, Option(help="supervised, simclr, simmim, or the .yaml file of your own recipe.")
-    ] = ""
-    tasks: Annotated[
-        Sequence[str],
-        Option(
-            "--task",
-            metavar="<str>",
-            help="Train on the training images of this task; may be repeated.",
-        ),
-    ] = ()
-    init: Annotated[
-        str | None, Option(help="Start from this encoder, given as for bench evaluate.")
-    ] = None
-    architecture: Annotated[
-        str | None,
-        Option(help="Start from random weights: timm's name, or that of a listed encoder."),
-    ] = None
-    epochs: Annotated[
-        int | None,
-        Option(metavar="<int>", help="Passes over the images. Default: the recipe's."),
-    ] = None
-    images: Annotated[
-        int | float | None,
-        Option(
-            metavar="<n>",
-            parser=_read_images,
-            help="Train on this number or fraction of the images. Subsets are nested.",
-        ),
-    ] = None
-    balanced: Annotated[bool, Option("--balanced", help="Sample all classes equally often.")] = (
-        False
-    )
-    trainable: Annotated[
-        str,
-        Option(
-            metavar="<str>",
-            help="full; partial:STAGES (number of deepest stages, or names of layers); or "
-            "hybrid:STAGES:EPOCHS (partial for that many epochs, then full).",
-        ),
-    ] = "full"
-    drop_stages: Annotated[
-        int, Option(metavar="<int>", help="Remove this number of the deepest stages.")
-    ] = 0
-    size: Annotated[
-        int | None, Option(metavar="<px>", help="Input size. Default: the encoder's.")
-    ] = None
-    checkpoints: Annotated[
-        Sequence[int],
-        Option(
-            metavar="<list>",
-            parser=_read_epochs,
-            help="Also keep the encoder after these epochs, such as 0,1,5,20.",
-        ),
-    ] = ()
-    out: Annotated[
-        Path | None,
-        Option(help="Folder of the encoder, which also names it. Default: encoders/<name>."),
-    ] = None
-    data: DataOption = None
-    task_folder: TaskFolderOption = None
-    device: DeviceOption = "auto"
-    devices: Annotated[
-        int, Option(metavar="<int>", help="Devices of each node that share a step.")
-    ] = 1
-    nodes: Annotated[int, Option(metavar="<int>", help="Number of machines.")] = 1
-    accumulate: Annotated[
-        int,
-        Option(metavar="<int>", help="Micro-batches of a step, whose gradients are added up."),
-    ] = 1
-    fresh: Annotated[bool, Option("--fresh", help="Delete what an earlier run left in --out.")] = (
-        False
-    )
+    Attributes:
+        recipe: supervised, simclr, simmim, or the .yaml file of your own recipe.
+        tasks: Train on the training images of this task; may be repeated.
+        init: Start from this encoder, given as for bench evaluate.
+        architecture: Start from random weights: timm's name, or that of a listed encoder.
+        epochs: Passes over the images. Default: the recipe's.
+        images: Train on this number or fraction of the images. Subsets are nested.
+        balanced: Sample all classes equally often.
+        trainable: full; partial:STAGES (number of deepest stages, or names of layers); or
+            hybrid:STAGES:EPOCHS (partial for that many epochs, then full).
+        drop_stages: Remove this number of the deepest stages.
+        size: Input size in pixels. Default: the encoder's.
+        checkpoints: Also keep the encoder after these epochs, such as 0,1,5,20.
+        out: Folder of the encoder, which also names it. Default: encoders/<name>.
+        data: Folder with the data files. Default: BENCH_DATA.
+        task_folder: Folder of your own task cards.
+        device: auto, cpu or cuda.
+        devices: Devices of each node that share a step.
+        nodes: Number of machines.
+        accumulate: Micro-batches of a step, whose gradients are added up.
+        fresh: Delete what an earlier run left in --out.
+    """
+
+    recipe: str = ""
+    tasks: Sequence[str] = ()
+    init: str | None = None
+    architecture: str | None = None
+    epochs: int | None = None
+    images: Annotated[int | float | None, _read_images] = None
+    balanced: bool = False
+    trainable: str = "full"
+    drop_stages: int = 0
+    size: int | None = None
+    checkpoints: Annotated[Sequence[int], _read_epochs] = ()
+    out: Path | None = None
+    data: Path | None = None
+    task_folder: Path | None = None
+    device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    accumulate: int = 1
+    fresh: bool = False

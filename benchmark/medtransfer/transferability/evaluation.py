@@ -65,8 +65,15 @@ class Scoring:
     notes: tuple[str, ...] = ()
 
 
-def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
+def prepare(
+    request: Request, progress: Progress = SILENT, *, with_sources: bool = False
+) -> Scoring:
     """Check a request. Nothing is written but downloads and decoded data.
+
+    Args:
+        request: The options.
+        progress: Callbacks of downloads and decoding.
+        with_sources: Whether the tasks that encoders were pre-trained on are scored, too.
 
     Raises:
         InputError: For the first thing that is wrong with it.
@@ -107,7 +114,7 @@ def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
     data = {name: _open(card, folder, progress) for name, card in cards.items()}
     sources: dict[str, TaskData] = {}
     known = {**load_tasks(), **(load_tasks(request.task_folder) if request.task_folder else {})}
-    for name in _sources(encoders) if request.sources else ():
+    for name in _sources(encoders) if with_sources else ():
         card = find_task(name, known)
         try:
             if card is None:
