@@ -84,12 +84,13 @@ def fetch_data(
 
     if selection.is_empty:
         raise InputError("name what to fetch: --suite, --task or --tasks")
-    cards, folder = selection.find_cards().values(), find_data(data)
+    cards = selection.find_cards().values()
     try:
         if data is not None:
             data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(f"--data: {data}", error) from None
+    folder = find_data(data)
     files = dict.fromkeys(entry.file for card in cards for entry in survey_files(card, folder))
     if not files:
         print("nothing to download: these tasks need no published file")

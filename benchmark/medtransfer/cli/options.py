@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
-from inspect import Parameter, getdoc, signature
+from inspect import Parameter, Signature, getdoc, signature
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -50,6 +50,8 @@ _NAMES = {
     "encoders": ("--encoder", "-e"),
     "task_folder": ("--tasks",),
 }
+# Defaults of fields as typer's: the help shows no empty ones.
+_DEFAULTS = {MISSING: Parameter.empty, "": None, (): None}
 
 
 def read_request(
@@ -73,12 +75,7 @@ def read_request(
         Parameter(
             name,
             Parameter.KEYWORD_ONLY,
-            # An empty default is none, so that the help does not show it.
-            default=Parameter.empty
-            if default is MISSING
-            else None
-            if default in ("", ())
-            else default,
+            default=_DEFAULTS.get(default, default),
             annotation=_annotate(name, hints[name], " ".join(helps[name].split())),
         )
         for name, default in defaults.items()
@@ -96,8 +93,7 @@ def read_request(
             command(request(**chosen), **values)
 
         rest = [*signature(command, eval_str=True).parameters.values()][1:]
-        parameters = [*options, *rest]
-        call.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
+        call.__signature__ = Signature([*options, *rest])  # type: ignore[attr-defined]
         return call
 
     return decorate

@@ -1,4 +1,4 @@
-"""`medtransfer.evaluate`: from a request to records."""
+"""`medtransfer.evaluate`: from options to records."""
 
 from __future__ import annotations
 
@@ -44,31 +44,31 @@ def evaluate(
 ) -> list[Record]:
     """Evaluate an encoder under a fixed protocol.
 
-    Cells that ``out`` already holds are not run again, so the call can be repeated after an
-    interruption, or from a training loop.
+    Cells that ``out`` already holds are not run again: call it again to resume after an
+    interruption, or call it from a training loop.
 
     Args:
         encoder: A registered name, ``timm:NAME``, ``hf-hub:OWNER/NAME``, a checkpoint, a folder
             with ``encoder.yaml``, or a ``.py`` file that registers one.
-        architecture: timm's name of a checkpoint's architecture.
-        suite: Name of a list of tasks; default ``phantom``, or all of ``task_folder``.
+        architecture: Architecture of a checkpoint file, as timm names it.
+        suite: Named list of tasks. Default: ``phantom``, or all cards in ``task_folder``.
         tasks: Names of single tasks, instead of a suite.
-        budgets: Only these, e.g. ``["10-shot"]``; default all of the protocol.
-        adaptations: Only these, e.g. ``["linear"]``; default all of the protocol.
+        budgets: Such as ``["10-shot"]``. Default: all of the protocol.
+        adaptations: Such as ``["linear"]``. Default: all of the protocol.
         protocol: ``v1``, ``quick`` or ``medmnist``.
         out: Folder of submissions; records go to ``out/<encoder>/records.jsonl``.
-        data: Folder in which the cards' files are looked for.
-        task_folder: Folder of task cards of one's own.
+        data: Folder with the data files. Default: ``BENCH_DATA``.
+        task_folder: Folder of your own task cards.
         device: ``auto``, ``cpu`` or ``cuda``.
-        jobs: Number of processes; ``None`` chooses. A script that asks for more than one needs
-            the guard ``if __name__ == "__main__":``, as all of Python's processes do.
-        fresh: Forget earlier records in ``out`` of the cells that are asked for.
-        executor: ``local``, or ``ray``: on a cluster, by default on all of it.
-        address: Of the Ray cluster, as ``ray.init`` takes it; default is ``RAY_ADDRESS``, or one
-            of this machine that is started for this evaluation.
+        jobs: Number of processes; ``None`` chooses for the machine. A script that asks for more
+            than one needs the guard ``if __name__ == "__main__":``.
+        fresh: Discard existing records in ``out`` of the requested cells.
+        executor: ``local``, or ``ray`` to run the cells on a Ray cluster.
+        address: Address of the Ray cluster, as for ``ray.init``. Default: ``RAY_ADDRESS``, or a
+            new cluster on this machine.
 
     Returns:
-        The records of all cells that were asked for, in the plan's order.
+        The records of all requested cells, in the order of the plan.
 
     Raises:
         medtransfer.specs.base.InputError: When the input is wrong; nothing is written then.
