@@ -36,7 +36,7 @@ _DOWNLOAD = (
 
 
 class ConsoleProgress(JobProgress, Progress):
-    """Progress on the console, of jobs as of data. A context: leaving it takes the bar away."""
+    """Progress of jobs and of data on the console; leaving the context removes the bar."""
 
     def __init__(self) -> None:
         """Show nothing yet."""
@@ -50,7 +50,7 @@ class ConsoleProgress(JobProgress, Progress):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take away what is shown."""
+        """Remove the bar."""
         self.end()
 
     def say(self, line: str) -> None:
@@ -66,6 +66,7 @@ class ConsoleProgress(JobProgress, Progress):
 
     def begin(self, total: int, done: int = 0, *, unit: str, work: float | None = None) -> None:
         """Show how much there is to do."""
+        self.end()  # only one display may be live
         self._total, self._done, self._shown, self._unit = total, done, done, unit
         if done:
             self.say(f"resuming: {done} of {total} {unit} are finished already")
@@ -93,7 +94,7 @@ class ConsoleProgress(JobProgress, Progress):
         self._update(advance=advance, count=self._count, description=escape(line))
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._status is not None:
             self._status.stop()
         if self._bar is not None:
@@ -118,13 +119,13 @@ class ConsoleProgress(JobProgress, Progress):
             print(f"{file.name}: {tenth}0 % of {_megabytes(total)}", flush=True)
 
     def finish(self, file: RemoteFile) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.end()
 
     def decode(self, what: str, size: int) -> None:
         """Name what is decoded; without a terminal only where it takes a while."""
         line = f"decoding {what}, {_megabytes(size)}"
-        if console.is_terminal:
+        if console.is_terminal and self._bar is None:
             self._status = self._status or console.status("")
             self._status.start()
             self._status.update(escape(line))
