@@ -67,7 +67,22 @@ def evaluate(
         The records of all cells that were asked for, in the plan's order.
 
     Raises:
-        medtransfer.specs.base.InputError: When the input is wrong; nothing is written then.
+        medtransfer.core.errors.InputError: When the input is wrong; nothing is written then.
+
+    Examples:
+        >>> import medtransfer
+        >>> records = medtransfer.evaluate(
+        ...     "pixels",
+        ...     tasks=["phantom_ct"],
+        ...     budgets=["1-shot"],
+        ...     adaptations=["knn"],
+        ...     protocol="quick",
+        ...     out="results",
+        ... )
+        >>> [(record.task.name, record.budget, record.draw) for record in records]
+        [('phantom_ct', '1-shot', 0), ('phantom_ct', '1-shot', 1), ('phantom_ct', '1-shot', 2)]
+        >>> sorted(records[0].metrics)
+        ['in_domain', 'other-scanner']
     """
     for name, value in (("tasks", tasks), ("budgets", budgets), ("adaptations", adaptations)):
         if isinstance(value, str):
