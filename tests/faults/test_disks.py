@@ -14,12 +14,10 @@ import pytest
 
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Outcome, Small, spawn_bench
-from tests.evaluation.test_evaluate import arguments, results
 from tests.faults.table import TRIES, Report
+from tests.helpers.evaluation import arguments, results
 
 Disk = Callable[[str], Path]
-
-pytestmark = pytest.mark.xdist_group("faults")
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ import yaml
 from numpy.lib import format as npy
 
 from tests.conftest import ROOT, Bench, Harmful, Outcome, Small
-from tests.evaluation.test_evaluate import arguments
 from tests.faults.table import Report
+from tests.helpers.evaluation import arguments
 
 GIBIBYTE = 2**30
 

@@ -10,7 +10,7 @@ import pytest
 
 import medtransfer
 from tests.conftest import ROOT, Bench, Small, write_card, write_npz
-from tests.verification.test_verify import double_record
+from tests.helpers.tampering import double_record
 
 
 @pytest.fixture
