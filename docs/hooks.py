@@ -30,7 +30,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Point links at pages of the site; a link to another file of the checkout keeps its text."""
+    """Point links at pages of the site; another file of the checkout is named instead."""
     top = page.file.src_uri in PAGES.values()
     markdown = _LINK.sub(lambda match: _redirect(match, top=top), markdown)
     reference = "\n".join(f"::: medtransfer.{name}\n" for name in PUBLIC)
@@ -47,4 +47,4 @@ def _redirect(match: re.Match[str], *, top: bool) -> str:
         return f"[{text}]({PAGES[name]}{anchor})"
     if path.parent == ROOT / "docs":
         return f"[{text}]({path.name}{anchor})"
-    return text
+    return text if name in text else f"{text} (`{name}`)"

@@ -30,6 +30,7 @@ from medtransfer.encoders.loading import load_encoder
 from medtransfer.specs.pretraining import Grid, load_recipe
 from medtransfer.transferability import registry as scores
 from tests.conftest import ROOT, Bench
+from tests.test_architecture import FLOORS
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
@@ -113,11 +114,14 @@ from medtransfer.cli import main
 sys.modules["altair"] = None  # the page and the figures would take most of the time
 for words in json.loads(sys.argv[1]):
     sys.argv = words
-    if words[0] == "python":
-        runpy.run_path(words[1], run_name="__main__")
-        continue
     try:
-        main()
+        if words[:2] == ["python", "-m"]:
+            sys.argv = words[2:]
+            runpy.run_module(words[2], run_name="__main__")
+        elif words[0] == "python":
+            runpy.run_path(words[1], run_name="__main__")
+        else:
+            main()
     except SystemExit as end:
         assert not end.code, words
 """
@@ -193,7 +197,7 @@ def test_a_source_kind(checkout: Path) -> None:
     blocks = section("tasks.md", "Add a kind of source")
     apply_changes(blocks, checkout)
     [expected] = [block for block in blocks if block.language == "text"]
-    check_output(expected.text, run_changed(blocks, checkout))
+    check_output(f"{expected.text}...2 passed...", run_changed(blocks, checkout))
 
 
 def test_encoders(desk: Path, bench: Bench) -> None:
@@ -280,24 +284,35 @@ def find_bench(words: list[str]) -> Iterator[list[str]]:
             return
 
 
+def parse(words: list[str]) -> None:
+    """Read a command as the real command line does, without running it."""
+    command, arguments = typer.main.get_command(app), words[1:]
+    context = command.make_context("bench", [], resilient_parsing=True)
+    while hasattr(command, "resolve_command"):
+        name, command, arguments = command.resolve_command(context, arguments)
+        context = command.make_context(name, [], parent=context, resilient_parsing=True)
+    command.make_context(name, list(arguments), parent=context.parent)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_commands_parse(page: Path) -> None:
     """Every `bench` command of every page has the options that the real command line knows."""
-    group = typer.main.get_command(app)
-    texts = [m[3] for m in _FENCE.finditer(page.read_text()) if m[2] == "sh"]
-    texts += [f"{code}\n" for code in re.findall(r"`(bench [^`<>]+ --?[^`<>]+)`", page.read_text())]
-    for words in (words for text in texts for words in iterate_commands(text)):
-        for found in find_bench(words):
-            command, arguments = group, [word for word in found[1:] if word != "&&"]
-            if arguments[:1] in (["--help"], ["COMMAND"]):
-                continue
-            context = command.make_context("bench", [], resilient_parsing=True)
-            while hasattr(command, "resolve_command"):
-                name, command, arguments = command.resolve_command(context, arguments)
-                partial = page.suffix == ".md" and not any("```" in text for text in texts)
-                context = command.make_context(
-                    name, list(arguments), parent=context, resilient_parsing=partial
-                )
+    for match in _FENCE.finditer(page.read_text()):
+        for words in iterate_commands(match[3]) if match[2] == "sh" else ():
+            for found in find_bench(words):
+                parse(found)
+    for code in re.findall(r"`(bench [a-z]+ [^`<>]*--[^`<>]+)`", _FENCE.sub("", page.read_text())):
+        try:
+            parse(shlex.split(code))
+        except Exception as error:  # a sentence may leave out what it does not speak of
+            assert type(error).__name__ in ("MissingParameter", "BadOptionUsage", "Exit"), code
+
+
+def test_a_wrong_option_is_noticed() -> None:
+    """The test above fails on an option that does not exist."""
+    parse(["bench", "data", "fetch", "--suite", "main-28"])
+    with pytest.raises(Exception, match="--suit"):
+        parse(["bench", "evaluate", "--encoder", "hog", "--suit", "phantom"])
 
 
 def anchors(path: Path) -> set[str]:
@@ -319,6 +334,28 @@ def test_links_resolve(page: Path) -> None:
         assert path.exists(), f"{page.name}: {target}"
         if anchor:
             assert anchor in anchors(path), f"{page.name}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_named_files_exist(page: Path) -> None:
+    """A file of the checkout that a page names is there, unless the page tells how to make it."""
+    text = page.read_text()
+    made = {Block(match[2], match[3]).head for match in _FENCE.finditer(text)}
+    text = _FENCE.sub("", text)
+    named = re.findall(
+        r"`((?:benchmark|tests|baselines|docs)/[\w./-]+|[a-z_]+/[\w/]+\.(?:py|yaml))`", text
+    )
+    for name in {name for name in named if not re.match(r"my-|ward_|results/|my_", name)} - made:
+        places = [ROOT / name, ROOT / "benchmark" / "medtransfer" / name]
+        places += [ROOT / "benchmark" / "medtransfer" / "ranking" / name]
+        assert any(place.exists() for place in places), f"{page.name}: {name}"
+
+
+def test_the_picture_of_the_rooms() -> None:
+    """The floors in `CONTRIBUTING.md` are those that the test of imports enforces, top first."""
+    picture = (ROOT / "CONTRIBUTING.md").read_text().partition("## The rooms")[2].split("```")[1]
+    floors = [set(line.strip().split("   ")[0].split("  ")) for line in picture.splitlines()[1:]]
+    assert [floor for floor in floors if floor not in ({"|"}, {""})] == FLOORS[::-1]
 
 
 def test_the_readme_is_short() -> None:
