@@ -12,6 +12,7 @@ import medtransfer
 from medtransfer.cost.flops import training_flops
 from medtransfer.cost.machine import device_name, peak_memory, reset_peak_memory, versions
 from medtransfer.specs.protocol import load_protocol
+from medtransfer.specs.record import Cell
 from medtransfer.specs.task import resolve_tasks
 from tests.conftest import ROOT, Small
 from tests.helpers.cost import CPU, Processor, _remove_all, build
@@ -91,23 +92,24 @@ def test_the_docs_count_what_v1_costs() -> None:
     text = (ROOT / "docs" / "protocol.md").read_text()
     table = text.partition("What `v1` costs")[2].partition("Few-shot, each draw")[0]
     protocol = load_protocol("v1")
-    assert protocol.finetune is not None
-    assert protocol.segmentation is not None
     images = []
-    for settings in (
-        protocol.finetune,
-        protocol.segmentation.decoder,
-        protocol.segmentation.finetune,
+    for adaptation, kind in (
+        ("finetune", "multiclass"),
+        ("decoder", "segmentation"),
+        ("finetune", "segmentation"),
     ):
-        rates = len(settings.learning_rates)
-        images.append(
-            sum(
-                # Few-shot every rate is tried, then the best one run again; at full it is kept.
-                run.steps * run.batch * (run.draws * (rates + 1) if budget != "full" else 0)
-                + run.steps * run.batch * (rates + run.draws - 1 if budget == "full" else 0)
-                for budget, run in settings.budgets.items()
-            )
-        )
+        cells = [
+            Cell("task", budget, adaptation, draw)
+            for budget, draws in protocol.budgets(adaptation, kind).items()
+            for draw in range(draws)
+        ]
+        trainings = [
+            protocol.training(adaptation, kind, cell.budget, reused=cell.reused_rate({"lr": 1e-3}))
+            for cell in cells
+        ]
+        # The protocol counts steps, whatever the number of items.
+        counts = [each.count_images(1, held_out=0, validation=0) for each in trainings]
+        images.append(sum(trained for trained, _ in counts))
         assert f"{images[-1]:,}" in table
     kinds = [card.kind for card in resolve_tasks(names=[], suite="main-224").values()]
     masks = kinds.count("segmentation")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medtransfer.encoders.resolution import locate
+from medtransfer.encoders.resolution import resolve_encoder
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.verification import read_status
 from medtransfer.verification.entries import Entry, read_entries
@@ -20,7 +20,7 @@ def test_cells_are_run_again(made: Path, copy: Path, bench: Bench) -> None:
     """Cells that come out the same make it verified, until one byte of a file changes."""
     outcome = verify(bench, made, copy, "--rerun", 50)
     assert (outcome.code, outcome.err) == (0, ""), outcome.err
-    assert outcome.out.count("right: run again: ") == 18
+    assert outcome.out.count("ok: run again: ") == 18
     assert outcome.out.splitlines()[-1] == (
         "status: verified: 21 cells; 11 of the 32 ranked cells of these tasks, protocol quick, are "
         "missing"
@@ -55,7 +55,7 @@ def test_what_only_a_run_can_find(made: Path, copy: Path, bench: Bench) -> None:
     assert outcome.code == 2
     assert "(small full linear #0): cost.adaptation_flops" in outcome.err
     assert not (copy / "verification.json").exists()
-    assert outcome.out.splitlines()[-1] == "status: not right, so nothing was verified"
+    assert outcome.out.splitlines()[-1] == "status: problems found; not verified"
 
 
 def test_a_close_choice_is_run_as_it_was_made(made: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_close_choice_is_run_as_it_was_made(made: Path) -> None:
     entry = find_entry(entries, "small full linear 0")
     task = open_tasks(["small"], task_folder=made / "cards", data=made)["small"]
     assert task.data is not None
-    rerun = Rerun(locate("pixels"), folder, data={"small": task.data}, device="cpu")
+    rerun = Rerun(resolve_encoder("pixels"), folder, data={"small": task.data}, device="cpu")
     protocol = load_protocol("quick")
     assert not list(rerun.run(entry, protocol, {}))
     chosen = entry.record.selected["l2"]

@@ -67,7 +67,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "metric null": (
         change_line("metrics", "in_domain", "ece", None, cell=LATER),
-        "metrics.in_domain.ece: None; by the labels",
+        "metrics.in_domain.ece: null; the labels define it",
     ),
     "metric left out": (
         lambda f: edit(f, lambda line: line["metrics"]["in_domain"].pop("ece"), cell=LATER),
@@ -191,11 +191,15 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         "10-shot linear #1): cost.adaptation_flops",
     ),
     "parameters": (
-        change_line("cost", "parameters", lambda x: x - 1, cell=LATER),
+        change_line("cost", "parameters", lambda x: x + 1, cell=LATER),
         "cost.parameters: ",
     ),
+    "more trained than there are": (
+        change_line("cost", "parameters", lambda x: x - 1, cell=LATER),
+        "line 12: cost: trainable_parameters: 9219 of 9218",
+    ),
     "images seen": (change_line("cost", "images_seen", 29), "images_seen: 29; the draw has 30"),
-    "seconds": (change_line("cost", "seconds", -1.0), "cost.seconds: -1; it cannot be negative"),
+    "seconds": (change_line("cost", "seconds", -1.0), "line 11: cost.seconds: Input should"),
     "too many seconds": (change_line("cost", "seconds", 9e5), "cost.seconds: 900000; it started"),
     "finished": (
         change_line("finished", "2020-01-01T00:00:00+00:00"),
@@ -250,12 +254,12 @@ def test_what_was_not_touched_passes(made: Path, copy: Path, bench: Bench) -> No
     """An untouched submission passes every check, and so it does in another order of lines."""
     outcome = verify(bench, made, copy)
     assert (outcome.code, outcome.err) == (0, ""), outcome.err
-    assert "right: cards: 3 not_applicable, 18 ok; encoder pixels, identity computed" in outcome.out
-    assert "right: recomputed: 8 cells of draw 0 from their predictions" in outcome.out
+    assert "ok: cards: 3 not_applicable, 18 ok; encoder pixels, identity computed" in outcome.out
+    assert "ok: recomputed: 8 cells of draw 0 from their predictions" in outcome.out
     assert "note: missing: few 1-shot linear #0, " in outcome.out
     assert outcome.out.splitlines()[-1] == (
         "status: declared: 21 cells; 11 of the 32 ranked cells of these tasks, protocol quick, are "
-        "missing; --rerun 3 runs some of them again, which makes it verified"
+        "missing; to verify it, run some cells again with --rerun 3"
     )
     path = copy / "records.jsonl"
     lines = path.read_text().splitlines(keepends=True)

@@ -28,7 +28,7 @@ def test_cards_are_checked_against_their_data(small: Small, bench: Bench) -> Non
     assert outcome.code == 0
     assert "train: small.npz: 60 images of 16 x 16, values " in outcome.out
     assert "; first 33.3%, second 33.3%, third 33.3%; patients unknown" in outcome.out
-    assert "again: no image of it is in train" in outcome.out
+    assert "again: no image is in train" in outcome.out
     arrays = dict(np.load(small.npz))
     arrays["test_images"][3] = arrays["train_images"][7]
     np.savez(small.npz, **arrays)

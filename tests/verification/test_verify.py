@@ -37,7 +37,7 @@ def test_masks_of_an_encoder_that_is_not_at_hand(made: Path, tmp_path: Path, ben
     outcome = verify(bench, made, copy)
     assert (outcome.code, outcome.err) == (0, ""), outcome.err
     assert "note: encoder.sha256: declared" in outcome.out
-    assert "right: recomputed: 1 cells" in outcome.out
+    assert "ok: recomputed: 1 cells" in outcome.out
     cell = "discs 10-shot decoder 0"
     for number, message in ((1, "metrics.in_domain.dice"), (7, "predicted must be 0 to 2")):
         change_array(
@@ -66,7 +66,7 @@ def test_the_encoder_may_be_named(made: Path, tmp_path: Path, bench: Bench) -> N
     outcome = verify(bench, made, copy, "--encoder", made / "maps.py", "--rerun", 1)
     assert outcome.code == 0, outcome.err
     assert "identity computed from the card" in outcome.out
-    assert "right: run again: discs 10-shot decoder #0" in outcome.out
+    assert "ok: run again: discs 10-shot decoder #0" in outcome.out
     assert "status: verified: 1 cells; " in outcome.out
 
 
@@ -167,7 +167,7 @@ def test_absent_data_are_said(made: Path, copy: Path, bench: Bench, tmp_path: Pa
     outcome = bench(*command)
     assert outcome.code == 0, outcome.err
     assert "note: not recomputed: small, 14 cells: " in outcome.out
-    assert "right: recomputed: 0 cells" in outcome.out
+    assert "ok: recomputed: 0 cells" in outcome.out
     refused = bench(*command, "--rerun", 1)
     assert refused.code == 2 and "the data of few, small are not at hand" in refused.err
     edit(copy, put("task", "domain", "oct"))
@@ -197,7 +197,7 @@ def test_a_line_that_cannot_be_read(made: Path, copy: Path, bench: Bench) -> Non
         outcome = verify(bench, made, copy)
         assert outcome.code == 2 and outcome.err.startswith("error: records.jsonl: line 1: ")
         assert outcome.err.count("\n") == 1, outcome.err
-        assert outcome.out.endswith("status: not right, so nothing was verified\n")
+        assert outcome.out.endswith("status: problems found; not verified\n")
     assert "0 cells" not in outcome.out
     assert "a file; the folder of a submission is expected" in bench("verify", ledger).err
 
@@ -225,4 +225,4 @@ print("HEAVY", sorted({{"torch", "timm"}} & set(sys.modules)))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "HEAVY []", run.stdout
-    assert "right: recomputed" in run.stdout
+    assert "ok: recomputed" in run.stdout

@@ -21,7 +21,7 @@ from medtransfer.core.seeds import seed_of
 from medtransfer.cost.profile import Profile, profile_encoder
 from medtransfer.data.draws import hold_out, strata
 from medtransfer.encoders.memory import out_of_memory, release_memory
-from medtransfer.specs.protocol import FineTuning
+from medtransfer.specs.protocol import HELD_OUT
 
 __all__ = [
     "adapt_finetune",
@@ -30,8 +30,6 @@ __all__ = [
     "finetune_flops",
     "profile_learner",
 ]
-
-_HELD_OUT = 0.2
 
 
 def adapt_finetune(job: Job) -> Outcome:
@@ -43,7 +41,7 @@ def adapt_finetune(job: Job) -> Outcome:
     learning rate of draw 0.
     """
     train, validation = job.data.splits["train"], job.data.splits["validation"]
-    rates = _learning_rates(job)
+    rates = job.training.rates
     seen, part = 0, batch_size(job)
     if len(rates) == 1:
         best, selected = None, {"lr": rates[0]}
@@ -51,7 +49,7 @@ def adapt_finetune(job: Job) -> Outcome:
         if job.shots is None:
             fitted, scored_split, scored = job.items, validation, np.arange(len(validation))
         else:
-            held = hold_out(strata(job.labels), _HELD_OUT)
+            held = hold_out(strata(job.labels), HELD_OUT)
             fitted, scored_split, scored = job.items[~held], train, job.items[held]
         runs = []
         for rate in rates:
@@ -66,7 +64,7 @@ def adapt_finetune(job: Job) -> Outcome:
             return _diverged(job, seen, {"lr": None, "tried": rates})
         score, rate, best = max(runs, key=lambda run: _rank(run[0]))
         selected = {"lr": rate, **score}
-    if best is None or job.shots is not None:
+    if best is None or job.training.refits:
         best, images = _train(job, job.items, selected["lr"], part=part)
         seen += images
         if best is None:
@@ -83,12 +81,6 @@ def _rank(score: dict[str, float]) -> tuple[float, float]:
     return score["validation"], -score.get("validation_log_loss", 0.0)
 
 
-def _settings(job: Job) -> FineTuning:
-    settings = job.protocol.training(job.adaptation, job.data.card.kind)
-    assert settings is not None
-    return settings
-
-
 def _build(job: Job) -> Learner:
     """The learner of the task's kind, untrained, with an encoder of its own."""
     card = job.data.card
@@ -98,15 +90,6 @@ def _build(job: Job) -> Learner:
         return Classifier(encoder, job.classes, job.targets)
     seed = seed_of("decoder", card.name, job.budget, job.draw)
     return PixelClassifier(encoder, job.classes, seed=seed)
-
-
-def _learning_rates(job: Job) -> list[float]:
-    """Those to try for this cell."""
-    if job.draw > 0 and job.shots is None and job.previous.get("lr") is not None:
-        return [float(job.previous["lr"])]
-    settings = _settings(job)
-    random = job.encoder.card.pretraining.objective == "none"
-    return settings.learning_rates + (settings.learning_rates_random if random else [])
 
 
 def _train(
@@ -147,8 +130,7 @@ def _train(
 def _train_seeded(
     job: Job, items: NDArray[np.int64], rate: float, generator: torch.Generator, *, part: int
 ) -> tuple[Learner | None, int]:
-    settings, split = _settings(job), job.data.splits["train"]
-    run = settings.budgets[job.budget]  # type: ignore[index]
+    settings, run, split = job.training.settings, job.training.run, job.data.splits["train"]
     learner = _build(job)
     learner.part = part
     steps = run.length(len(items))
@@ -244,33 +226,14 @@ def profile_learner(job: Job) -> Profile:
 
 def finetune_flops(job: Job, profile: Profile) -> int:
     """Every training step of selection and of the result, and the scoring passes."""
-    trained, scored = _images(job)
+    held_out = int(hold_out(strata(job.labels), HELD_OUT).sum()) if job.training.refits else 0
+    validation = len(job.data.splits["validation"])
+    trained, scored = job.training.count_images(
+        len(job.items), held_out=held_out, validation=validation
+    )
     return profile.training * trained + profile.forward * scored
 
 
 def batch_size(job: Job) -> int:
     """Images of a training step."""
-    return _settings(job).budgets[job.budget].batch  # type: ignore[index]
-
-
-def _images(job: Job) -> tuple[int, int]:
-    """Images trained on and scored, selection included."""
-    settings = _settings(job)
-    run = settings.budgets[job.budget]  # type: ignore[index]
-    rates = _learning_rates(job)
-    items, scored = len(job.items), 0
-    steps = 0
-    if len(rates) > 1:
-        fitted = items
-        if job.shots is None:
-            scored = len(job.data.splits["validation"]) * len(rates)
-        else:
-            held = int(hold_out(strata(job.labels), _HELD_OUT).sum())
-            fitted, scored = items - held, held * len(rates)
-        steps = run.length(fitted) * len(rates)
-    if len(rates) == 1 or job.shots is not None:
-        steps += run.length(items)
-    if settings.keep == "best" and job.shots is None:
-        epochs = -(-run.length(items) // -(-items // run.batch))
-        scored += epochs * len(job.data.splits["validation"]) * len(rates)
-    return steps * run.batch, scored
+    return job.training.run.batch

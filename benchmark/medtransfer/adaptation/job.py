@@ -17,7 +17,8 @@ from medtransfer.data.labels import count_labels
 from medtransfer.data.split import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.features import frozen_features
-from medtransfer.specs.protocol import Protocol, shots
+from medtransfer.specs.protocol import Protocol, Training, shots
+from medtransfer.specs.record import Cell
 
 __all__ = ["Job", "Outcome"]
 
@@ -81,6 +82,19 @@ class Job:
         if self.data.card.kind == "segmentation":
             return [len(self.items)]
         return count_labels(self.labels, self.classes)
+
+    @cached_property
+    def training(self) -> Training:
+        """Settings and learning rates of an adaptation that trains by gradient."""
+        card = self.data.card
+        cell = Cell(card.name, self.budget, self.adaptation, self.draw)
+        return self.protocol.training(
+            self.adaptation,
+            card.kind,
+            self.budget,
+            random=self.encoder.card.pretraining.objective == "none",
+            reused=cell.reused_rate(self.previous),
+        )
 
     @property
     def targets(self) -> Targets:

@@ -1,4 +1,4 @@
-"""What the metrics of every kind of target share: their description, their weights, their result.
+"""Metrics of every kind of target: their description, their weights and their result.
 
 Let N be the number of items, B of weightings. A metric maps predictions and labels of N items and
 weights [B, N] to values [B]: a weight of k counts as k copies of the item, 0 as its absence, so
@@ -8,7 +8,7 @@ undefined value. Sums of whole-number weights are exact, whatever the order of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -64,6 +64,20 @@ class Evaluation:
     replicates: dict[str, Floats]  # values [B] per row of weights, NaN where undefined
     # Point estimates of each foreground class, from class 1; segmentation only.
     per_class: dict[str, list[float | None]] = field(default_factory=dict)
+
+    def flatten(self, classes: Sequence[str] = ()) -> dict[str, int | float | None]:
+        """Values by the keys of a record's split: ``dice``, ``dice/<class>``, counts.
+
+        Args:
+            classes: Of the task, by label; the first is the background of masks.
+        """
+        per_class = {
+            f"{metric}/{label}": value
+            for metric, values in self.per_class.items()
+            for label, value in zip(classes[1:], values, strict=True)
+        }
+        counts = {"classes_scored": self.classes_scored, "n": self.n}
+        return {**self.values, **per_class, **counts}
 
 
 def measure(

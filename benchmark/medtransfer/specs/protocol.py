@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +15,7 @@ from medtransfer.specs.task import Budget, Kind
 __all__ = [
     "ADAPTATIONS",
     "BUDGETS",
+    "HELD_OUT",
     "KINDS",
     "OPTIONAL",
     "PROBES",
@@ -27,6 +28,7 @@ __all__ = [
     "Partial",
     "Protocol",
     "ScoreSettings",
+    "Training",
     "list_protocols",
     "load_protocol",
     "shots",
@@ -40,6 +42,8 @@ PROBES: tuple[str, ...] = ("knn", "linear")
 OPTIONAL: tuple[str, ...] = ("partial", "lora")
 ADAPTATIONS: tuple[str, ...] = (*PROBES, "decoder", *OPTIONAL, "finetune")
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+HELD_OUT = 0.2  # share of few shots on which learning rates are scored
 
 _FOLDER = Path(__file__).parent.parent / "protocols"
 
@@ -107,8 +111,7 @@ class Run(Spec):
         """Number of steps when training on ``items`` images."""
         if self.steps is not None:
             return self.steps
-        assert self.epochs is not None
-        return self.epochs * -(-items // min(self.batch, items))
+        return (self.epochs or 0) * -(-items // min(self.batch, items))
 
 
 class Optimisation(Spec):
@@ -139,6 +142,44 @@ class FineTuning(Optimisation):
     keep: Literal["last", "best"] = Field(
         default="last", description="best: the epoch with the best validation metric (at full)."
     )
+
+
+class Training(NamedTuple):
+    """Training of one cell by gradient: its settings, and the learning rates that it tries.
+
+    Attributes:
+        settings: Optimiser, schedule and augmentation.
+        run: Steps and batch of its budget.
+        rates: Learning rates to try; a single one is not scored.
+        few_shot: Whether the budget is a few-shot one, with no validation split of its own.
+    """
+
+    settings: FineTuning
+    run: Run
+    rates: list[float]
+    few_shot: bool
+
+    @property
+    def refits(self) -> bool:
+        """Whether the selected rate is trained again: few-shot, on the held-out shots too."""
+        return self.few_shot and len(self.rates) > 1
+
+    def count_images(self, items: int, *, held_out: int, validation: int) -> tuple[int, int]:
+        """Images trained on and images scored, selection included, if no loss becomes NaN.
+
+        Args:
+            items: Training items of the draw.
+            held_out: Those of them that score the learning rates of a few-shot budget.
+            validation: Items of the validation split, which score those of the full one.
+        """
+        rates, length = len(self.rates), self.run.length
+        if self.refits:
+            steps = rates * length(items - held_out) + length(items)
+            return steps * self.run.batch, rates * held_out
+        passes = int(rates > 1)
+        if self.settings.keep == "best" and not self.few_shot:
+            passes += -(-length(items) // -(-items // self.run.batch))  # one after each epoch
+        return rates * length(items) * self.run.batch, rates * passes * validation
 
 
 class Partial(Spec):
@@ -271,29 +312,53 @@ class Protocol(Spec):
         trained = self.segmentation if kind == "segmentation" else self.finetune
         return tuple(name for name in OPTIONAL if trained and getattr(self, name))
 
-    def training(self, adaptation: str, kind: str) -> FineTuning | None:
-        """How an adaptation trains; ``None`` for probes."""
-        if adaptation in PROBES:
-            return None
-        if kind == "segmentation":
-            assert self.segmentation is not None
-            own = self.segmentation
-            settings = own.decoder if adaptation == "decoder" else own.finetune
-        else:
-            assert self.finetune is not None
+    def _settings(self, adaptation: str, kind: str) -> FineTuning:
+        """Settings of an adaptation that trains by gradient."""
+        if kind != "segmentation":
             settings = self.finetune
-        if adaptation != "lora":
-            return settings
-        assert self.lora is not None
-        rates = {"learning_rates": self.lora.learning_rates, "learning_rates_random": []}
-        return settings.model_copy(update=rates)
+        elif self.segmentation is not None:
+            by_name = {"decoder": self.segmentation.decoder}
+            settings = by_name.get(adaptation, self.segmentation.finetune)
+        else:
+            settings = None
+        if settings is None:
+            raise ValueError(f"protocol {self.name} has no {adaptation} for {kind}")
+        return settings
+
+    def training(
+        self,
+        adaptation: str,
+        kind: str,
+        budget: str,
+        *,
+        random: bool = False,
+        reused: float | None = None,
+    ) -> Training:
+        """How a cell is trained, and the learning rates that it tries.
+
+        Args:
+            adaptation: One that trains by gradient.
+            kind: Of the task.
+            budget: One that the adaptation has.
+            random: Whether the encoder's weights are random.
+            reused: The learning rate taken over from draw 0; see `Cell.reused_rate`.
+        """
+        settings = self._settings(adaptation, kind)
+        rates = settings.learning_rates + (settings.learning_rates_random if random else [])
+        if adaptation == "lora" and self.lora is not None:
+            rates = self.lora.learning_rates
+        if reused is not None:
+            rates = [reused]
+        run = settings.budgets[cast(Budget, budget)]
+        return Training(settings, run, rates, few_shot=shots(budget) is not None)
 
     def budgets(self, adaptation: str, kind: str) -> dict[str, int]:
         """Budgets of an adaptation and their number of draws."""
-        training = self.training(adaptation, kind)
-        if training is not None:
-            return {budget: run.draws for budget, run in training.budgets.items()}
-        assert self.frozen is not None
+        if adaptation not in PROBES:
+            runs = self._settings(adaptation, kind).budgets
+            return {budget: run.draws for budget, run in runs.items()}
+        if self.frozen is None:
+            return {}
         return {
             budget: self.frozen.draws_at_full if budget == "full" else self.frozen.draws
             for budget in self.frozen.budgets

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
 from medtransfer.core.errors import InputError, reason
 from medtransfer.specs.base import Spec, explain, refuse_newer
+from medtransfer.specs.protocol import PROBES
+from medtransfer.specs.split_name import IN_DOMAIN, SplitName
 from medtransfer.specs.task import CHANCE, Kind, Name, Slug
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "TaskRef",
     "first_settled",
     "iterate_records",
+    "largest_value",
     "read_records",
 ]
 
@@ -30,9 +33,22 @@ SCHEMA = 1
 
 Status = Literal["ok", "diverged", "failed", "not_applicable"]
 
+_ROUNDING = 1e-9
+_LARGEST = 1e24  # what is larger could not be computed with
+# Of all other metrics it is 1. The HD95 is a distance, n and classes_scored are counts.
+_HIGHEST = {"hd95": _LARGEST, "n": _LARGEST, "classes_scored": _LARGEST}
+
+
+def largest_value(kind: Kind, name: str) -> float:
+    """Largest possible value of a metric, or of one class's (``dice/tumour``); the least is 0."""
+    metric = name.partition("/")[0]
+    if metric == "brier" and kind == "multiclass":
+        return 2.0
+    return _HIGHEST.get(metric, 1.0)
+
 
 class Cell(NamedTuple):
-    """What is run once: with the encoder, the key of a record."""
+    """Unit of an evaluation: run once; with the encoder, the key of a record."""
 
     task: str
     budget: str
@@ -42,6 +58,25 @@ class Cell(NamedTuple):
     def __str__(self) -> str:
         """The cell in words, for progress and messages."""
         return f"{self.task} {self.budget} {self.adaptation} #{self.draw}"
+
+    @property
+    def first(self) -> Cell:
+        """Draw 0 of the same task, budget and adaptation."""
+        return self._replace(draw=0)
+
+    @property
+    def reuses_rate(self) -> bool:
+        """Whether it trains with the learning rate of draw 0, as later draws at full do."""
+        return self.draw > 0 and self.budget == "full" and self.adaptation not in PROBES
+
+    def reused_rate(self, selected: Mapping[str, Any] | None) -> float | None:
+        """The learning rate that it takes over; ``None`` if it tries those of the protocol.
+
+        Args:
+            selected: Hyperparameters that draw 0 selected, of which a diverged one has no rate.
+        """
+        rate = (selected or {}).get("lr")
+        return rate if self.reuses_rate and isinstance(rate, float) else None
 
 
 class EncoderRef(Spec):
@@ -78,19 +113,29 @@ class ArrayRef(Spec):
 
 
 class Cost(Spec):
-    """What a cell cost. Counts are exact; seconds and bytes are measured."""
+    """Cost of a cell. Counts are exact; seconds and bytes are measured."""
 
-    adaptation_flops: int = Field(description="All training and selection, validation included.")
-    inference_flops_per_image: int = Field(description="One forward pass at the input size.")
-    parameters: int = Field(description="Encoder and head.")
-    trainable_parameters: int = Field(description="Those that were trained.")
-    images_seen: int = Field(description="Training images, selection included.")
-    seconds: float = Field(description="Wall time of the cell.")
-    peak_memory_bytes: int | None = Field(description="Of the cell's process alone.")
+    adaptation_flops: int = Field(
+        ge=0, description="All training and selection, validation included."
+    )
+    inference_flops_per_image: int = Field(ge=0, description="One forward pass at the input size.")
+    parameters: int = Field(ge=0, description="Encoder and head.")
+    trainable_parameters: int = Field(ge=0, description="Those that were trained.")
+    images_seen: int = Field(ge=0, description="Training images, selection included.")
+    seconds: float = Field(ge=0, description="Wall time of the cell.")
+    peak_memory_bytes: int | None = Field(ge=0, description="Of the cell's process alone.")
     energy_joules: float | None = Field(
-        default=None, description="Of the device, by its own counter."
+        default=None, ge=0, description="Of the device, by its own counter."
     )
     device: str = Field(description="Processor or GPU.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Cost:
+        if self.trainable_parameters > self.parameters:
+            raise ValueError(
+                f"trainable_parameters: {self.trainable_parameters} of {self.parameters} parameters"
+            )
+        return self
 
 
 class Record(Spec):
@@ -126,7 +171,9 @@ class Record(Spec):
     status: Status = Field(description="diverged is a result; failed is tried again.")
     error: str | None = Field(default=None, description="Why it failed or does not apply.")
     selected: dict[str, Any] = Field(default={}, description="Hyperparameters, how they scored.")
-    counts: list[int] = Field(default=[], description="Training items per class.")
+    counts: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[], description="Training items per class."
+    )
     metrics: dict[str, dict[str, int | float | None]] = Field(
         default={}, description="Per test split: every metric of the kind, n, classes_scored."
     )
@@ -153,14 +200,31 @@ class Record(Spec):
                 f"{CHANCE[self.task.metric]:g}"
             )
         for split, values in self.metrics.items():
-            if split.startswith("in_domain/"):
-                raise ValueError(f"metrics.{split}: only in_domain is in-domain")
-            value = values.get(self.task.metric)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(
-                    f"metrics.{split}.{self.task.metric}: {value:g}; 0 to 1 is possible"
-                )
+            if split.startswith(f"{IN_DOMAIN}/"):
+                raise ValueError(f"metrics.{split}: only {IN_DOMAIN} is in-domain")
+            SplitName.parse(split)
+            for name, value in values.items():
+                if value is not None and not 0 <= value <= 1:
+                    self._check_range(f"metrics.{split}.{name}", name, value)
+        for split, intervals in self.intervals.items():
+            for name, pair in intervals.items():
+                if pair is not None and not 0 <= pair[0] <= pair[1] <= 1:
+                    field = f"intervals.{split}.{name}"
+                    for end in pair:
+                        self._check_range(field, name, end)
+                    if pair[0] > pair[1]:
+                        raise ValueError(f"{field}: {pair[0]:g} to {pair[1]:g} is not ascending")
         return self
+
+    def _check_range(self, field: str, name: str, value: float) -> None:
+        """Refuse a metric, or one class's (``dice/tumour``), that no predictions give."""
+        highest = largest_value(self.task.kind, name)
+        # The primary metric is a mean of exact counts. Others may pass a bound by rounding.
+        exact = name == self.task.metric and field.startswith("metrics.")
+        rounding = 0.0 if exact else _ROUNDING
+        if not -rounding <= value <= highest + rounding:
+            text = f"{value:g}" if abs(value) < _LARGEST else "a huge number"
+            raise ValueError(f"{field}: {text}; 0 to {highest:g} is possible")
 
     @property
     def cell(self) -> Cell:
@@ -192,13 +256,13 @@ def read_records(path: Path) -> list[Record]:
 
 
 def first_settled(records: Iterable[Record]) -> list[Record]:
-    """Of several records of one cell and origin, the first settled one stands, else the last."""
-    found: dict[tuple[object, ...], Record] = {}
+    """Keep the first settled record of each cell and origin, else the last one."""
+    kept: dict[tuple[object, ...], Record] = {}
     for record in records:
         key = (*record.cell, *record.origin)
-        if key not in found or not found[key].settled:
-            found[key] = record
-    return list(found.values())
+        if key not in kept or not kept[key].settled:
+            kept[key] = record
+    return list(kept.values())
 
 
 def iterate_records(path: Path) -> Iterator[Record]:

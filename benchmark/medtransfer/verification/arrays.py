@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from medtransfer.core.errors import InputError
 from medtransfer.data.files.archives import DAMAGED_ARRAYS
 from medtransfer.specs.record import Record
-from medtransfer.specs.task import split_family
+from medtransfer.specs.split_name import SplitName
 
 __all__ = ["REPLICATES", "Archives", "Wanted", "list_predictions", "list_replicates"]
 
@@ -130,7 +130,7 @@ def list_replicates(record: Record) -> Wanted | None:
     """Where the replicates of a record stand; ``None`` where it has none."""
     if record.status != "ok":
         return None
-    families = tuple(dict.fromkeys(split_family(name) for name in record.metrics))
+    families = tuple(dict.fromkeys(SplitName.parse(name).family for name in record.metrics))
     key = f"{record.task.name}/{record.budget}/{record.adaptation}/{record.draw}"
     return Wanted(REPLICATES, key, families)
 
@@ -139,6 +139,6 @@ def list_predictions(record: Record) -> Wanted | None:
     """Where the predictions of a record stand: of draw 0 only, and not of corruptions."""
     if record.status != "ok" or record.draw != 0:
         return None
-    splits = tuple(name for name in record.metrics if split_family(name) == name)
+    splits = tuple(name for name in record.metrics if not SplitName.parse(name).corrupted)
     file = f"predictions/{record.task.name}.npz"
     return Wanted(file, f"{record.budget}/{record.adaptation}", splits)

@@ -1,4 +1,4 @@
-"""The checks of `bench verify`, one after the other; each takes what the last found sound."""
+"""The checks of `bench verify`, in order; each takes the records that passed the last."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from medtransfer.core.documents import read_yaml, refuse_links
 from medtransfer.core.errors import InputError
 from medtransfer.data.files.remote import SILENT, Progress
-from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol
-from medtransfer.specs.record import Cell
 from medtransfer.specs.verification import FILE, read_status
 from medtransfer.verification.arrays import Archives
 from medtransfer.verification.claims import (
@@ -22,12 +20,18 @@ from medtransfer.verification.claims import (
     check_claims,
     find_identity,
     find_protocols,
-    locate_card,
+    resolve_card,
 )
 from medtransfer.verification.copies import find_borrowed, find_copies
 from medtransfer.verification.costs import check_alike, check_cost
 from medtransfer.verification.coverage import Coverage, check_coverage, measure_coverage
-from medtransfer.verification.entries import LEDGER, Entry, find_doubles, read_entries
+from medtransfer.verification.entries import (
+    LEDGER,
+    Entry,
+    ResolvedEntry,
+    find_doubles,
+    read_entries,
+)
 from medtransfer.verification.files import (
     check_archives,
     check_files,
@@ -36,6 +40,7 @@ from medtransfer.verification.files import (
     suggest_beside,
 )
 from medtransfer.verification.recomputation import (
+    Arrays,
     check_predictions,
     read_predictions,
     read_replicates,
@@ -47,7 +52,7 @@ from medtransfer.verification.values import check_metrics, check_replicates
 
 __all__ = ["verify"]
 
-_WRONG = "not right, so nothing was verified"
+_FAILED = "problems found; not verified"
 
 
 def verify(
@@ -62,26 +67,26 @@ def verify(
 ) -> Iterator[Check]:
     """Check everything in a submission that can be checked.
 
-    Phantoms are drawn; other data are looked for, and not downloaded. Cells of a task whose data
-    are absent are noted as not recomputed. Without ``rerun`` no network is built; torch is
+    Phantoms are drawn; other data must be at hand, and are not downloaded. Cells of a task whose
+    data are absent are noted as not recomputed. Without ``rerun`` no network is built; torch is
     imported only where masks are compared, by the library that measures their distances.
 
-    A submission may be a part of a suite: what is verified are the cells that are there, and the
-    last line says how many are missing.
+    A submission may be a part of a suite: the cells that are there are verified, and the last line
+    says how many are missing.
 
-    What could still be bent without ``rerun``: the later draws, of which no predictions are kept,
-    where metric, interval and replicates are changed together; what no number follows from, such
-    as seconds, versions and scores on held-out training data; and predictions of another encoder
-    that were changed so that its replicates change too.
+    Not detected without ``rerun``: later draws, which have no stored predictions, if metric,
+    interval and replicates are changed together; values from which no number follows, such as
+    seconds, versions and scores on held-out training data; and predictions of another encoder that
+    were changed so that its replicates change too.
 
     Args:
         folder: The submission, ``<out>/<encoder>``.
         task_folder: The user's own task cards.
         data: Where the cards' files are looked for.
-        rerun: How many cells, chosen at random, to run again when all else is right. With 1 or
-            more, and if they are right too, ``verification.json`` is written.
-        encoder: What was evaluated, as `bench evaluate --encoder` took it, where its weights are
-            not beside the card or its code is not installed.
+        rerun: Number of cells, chosen at random, to run again if all other checks pass. With 1 or
+            more, and if they pass too, ``verification.json`` is written.
+        encoder: As for `bench evaluate --encoder`, if its weights are not beside the card or its
+            code is not installed.
         device: ``auto``, ``cpu`` or ``cuda``, for the cells that are run again.
         progress: Shows the decoding of data.
 
@@ -97,13 +102,13 @@ def verify(
     whole = not problems
     located = None
     if rerun or encoder is not None:
-        located = locate_card(card, folder, encoder)
+        located = resolve_card(card, folder, encoder)
     if encoder is not None and located is not None:
         _refuse_another(encoder, located, entries)
     problems += find_doubles(entries)
-    yield Check(f"{LEDGER}: {len(entries)} records, no cell settled twice", tuple(problems))
+    yield Check(f"{LEDGER}: {len(entries)} records, no duplicate cell", tuple(problems))
     if not entries:
-        yield Check(_WRONG, label="status")
+        yield Check(_FAILED, label="status")
         return
     with Archives(folder) as archives:
         verification = _Verification(folder, card, entries, archives, located, whole)
@@ -113,25 +118,26 @@ def verify(
             said.update(fresh)
             if fresh or not check.problems:
                 yield replace(check, problems=tuple(collapse(fresh)))
-        if rerun and not said:
-            for check in verification.rerun(rerun, device):
+        if rerun and not said and located is not None:
+            for check in verification.rerun(rerun, device, located):
                 said.update(check.problems)
                 yield check
     if said:
-        yield Check(_WRONG, label="status")
+        yield Check(_FAILED, label="status")
     else:
         yield Check(_describe(folder, entries, verification.coverage), label="status")
 
 
 def _open_card(folder: Path) -> EncoderCard:
-    """The card of a submission, whose files are plain ones."""
+    """Read the card of a submission whose files are plain ones."""
     file = folder / "encoder.yaml"
     if not folder.is_dir():
-        what = "a file; the folder of a submission is expected" if folder.exists() else ""
-        raise InputError(f"{folder}: {what or f'no such folder{suggest_beside(folder)}'}")
+        if folder.exists():
+            raise InputError(f"{folder}: a file; the folder of a submission is expected")
+        raise InputError(f"{folder}: no such folder{suggest_beside(folder)}")
     if not file.is_file():
         inside = sorted(path.parent.name for path in folder.glob("*/encoder.yaml"))
-        hint = f"; name one of its own: {', '.join(inside)}" if inside else ""
+        hint = f"; name one of those inside: {', '.join(inside)}" if inside else ""
         raise InputError(
             f"{folder}: holds no encoder.yaml; the folder of a submission is expected{hint}"
         )
@@ -139,19 +145,19 @@ def _open_card(folder: Path) -> EncoderCard:
     return EncoderCard.parse(read_yaml(file), origin=str(file))
 
 
-def _refuse_another(encoder: str, located: Located, entries: Sequence[Entry]) -> None:
-    """Refuse to take an encoder for the one that the records are of."""
+def _refuse_another(encoder: str, located: EncoderSource, entries: Sequence[Entry]) -> None:
+    """Refuse an encoder that is not the one of the records."""
     recorded = {entry.record.encoder.sha256 for entry in entries}
     if recorded and located.identity not in recorded:
         raise InputError(
-            f"--encoder: '{encoder}' is another one than was evaluated: with the card its weights "
-            f"and code give the identity {located.identity[:12]}, the records have "
+            f"--encoder: '{encoder}' is another one than was evaluated: its weights and code give "
+            f"the identity {located.identity[:12]} with this card, but the records have "
             f"{', '.join(sorted(sha[:12] for sha in recorded)[:3])}"
         )
 
 
 def _describe(folder: Path, entries: Sequence[Entry], coverages: Sequence[Coverage]) -> str:
-    """What was right: how it stands with a submission, and with how much of a suite."""
+    """Describe a submission that passed: its status, and the cells missing from a suite."""
     cells = sum(entry.record.settled for entry in entries)
     missing = [
         f"; {len(coverage.missing)} of the {coverage.planned} ranked cells of {coverage.of}, "
@@ -164,216 +170,190 @@ def _describe(folder: Path, entries: Sequence[Entry], coverages: Sequence[Covera
     if status == "verified":
         return text
     if (folder / FILE).exists():
-        text += f"; {FILE} is of other files than these"
-    return f"{text}; --rerun 3 runs some of them again, which makes it verified"
+        text += f"; {FILE} belongs to other files"
+    return f"{text}; to verify it, run some cells again with --rerun 3"
 
 
 @dataclass
 class _Verification:
-    """A submission, and what was found sound of it so far.
+    """A submission, and the parts of it that passed so far.
 
-    ``whole`` says that every line of the ledger was read: files and arrays may be those of others.
+    ``whole`` says that every line of the ledger was read: otherwise files and arrays may belong to
+    the lines that were not.
     """
 
     folder: Path
     card: EncoderCard
-    entries: list[Entry]
+    every: Sequence[Entry]
     archives: Archives
-    located: Located | None
+    located: EncoderSource | None
     whole: bool
-    protocols: dict[str, Protocol] = field(default_factory=dict)
+    entries: list[ResolvedEntry] = field(default_factory=list)
     tasks: dict[str, Task] = field(default_factory=dict)
-    firsts: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
+    replicates: dict[Entry, Arrays] = field(default_factory=dict)
     coverage: list[Coverage] = field(default_factory=list)
 
     def run(
         self, task_folder: Path | None, data: Path | None, progress: Progress
     ) -> Iterator[Check]:
-        """Every check that runs no encoder."""
-        every = list(self.entries)
-        names = {entry.record.task.name for entry in self.entries}
+        """Run every check that needs no encoder."""
+        names = {entry.record.task.name for entry in self.every}
         self.tasks = open_tasks(names, task_folder=task_folder, data=data, progress=progress)
-        self.protocols = find_protocols({entry.record.protocol.name for entry in self.entries})
-        yield self._check_claims()
-        yield self._check_files(every)
-        self.firsts = {
-            entry.record.cell: entry.record.selected
-            for entry in self.entries
-            if entry.record.draw == 0
-        }
-        yield self._check_values()
+        protocols = find_protocols({entry.record.protocol.name for entry in self.every})
+        yield self._check_claims(protocols)
+        yield self._check_files()
+        splits = sum(len(entry.record.metrics) for entry in self.entries)
+        problems = self._keep_sound(_check_values)
+        yield Check(f"metrics: {splits} test splits, all values in range", tuple(problems))
         yield self._check_costs()
-        yield from self._check_arrays()
-        cells = {
-            (entry.record.protocol.name, entry.record.cell)
-            for entry in every
-            if entry.record.settled
-        }
+        yield self._check_replicates()
+        yield self._check_predictions()
+        records = [entry.record for entry in self.every]
+        cells = {(record.protocol.name, record.cell) for record in records if record.settled}
         cards = {name: task.card for name, task in self.tasks.items()}
-        self.coverage = measure_coverage(cells, cards, self.protocols.values())
+        self.coverage = measure_coverage(cells, cards, protocols.values())
         yield check_coverage(self.coverage)
 
-    def rerun(self, count: int, device: str) -> Iterator[Check]:
-        """Run cells again, and write down when they are right."""
+    def rerun(self, count: int, device: str, located: EncoderSource) -> Iterator[Check]:
+        """Run cells again, and write the verification if they pass."""
         # Here, and not above: all else must not wait for torch.
         from medtransfer.verification.rerun import Rerun, choose_cells
 
-        absent = sorted(name for name, task in self.tasks.items() if task.data is None)
-        if absent:
+        data = {name: task.data for name, task in self.tasks.items() if task.data is not None}
+        if absent := ", ".join(sorted(self.tasks.keys() - data.keys())):
             raise InputError(
-                f"--rerun: the data of {', '.join(absent)} are not at hand, so the submission "
+                f"--rerun: the data of {absent} are not at hand, so the submission "
                 "cannot be verified as a whole; pass --data, or `bench data fetch` them"
             )
-        data = {name: task.data for name, task in self.tasks.items() if task.data is not None}
-        assert self.located is not None
-        runner = Rerun(self.located, self.folder, data=data, device=device)
+        runner = Rerun(located, self.folder, data=data, device=device)
         ran = [entry for entry in self.entries if entry.record.status == "ok"]
-        right = True
+        failed = False
         for entry in choose_cells(ran, count):
-            protocol = self.protocols[entry.record.protocol.name]
-            problems = tuple(runner.run(entry, protocol, self.firsts))
-            right = right and not problems
+            problems = tuple(runner.run(entry, entry.protocol, entry.first))
+            failed = failed or bool(problems)
             yield Check(f"run again: {entry.record.cell}", problems)
-        if right and runner.cells:
+        if runner.cells and not failed:
             runner.write()
 
-    def _keep_sound(self, check: Callable[[Entry], Iterable[str]]) -> list[str]:
-        """Check every record, and go on with those without a problem."""
-        sound, problems = [], []
-        for entry in self.entries:
-            found = list(check(entry))
-            problems += found
-            if not found:
-                sound.append(entry)
-        self.entries = sound
-        return problems
+    def _keep_sound(self, check: Callable[[ResolvedEntry], Iterable[str]]) -> list[str]:
+        """Check every record, and keep those without a problem."""
+        checked = [(entry, list(check(entry))) for entry in self.entries]
+        self.entries = [entry for entry, problems in checked if not problems]
+        return [problem for _, problems in checked for problem in problems]
 
-    def _check_files(self, every: Sequence[Entry]) -> Check:
-        """What is there, for the records of all lines; those without their arrays are left out."""
-        problems = list(check_files(self.folder, self.card, every)) if self.whole else []
-        problems += check_archives(self.archives, every, others=self.whole)
-        problems += check_scores(self.folder, every)
-        for entry in every:
-            found = [entry.fault(*fault) for fault in check_references(entry.record)]
-            if found and entry in self.entries:
-                self.entries.remove(entry)
-            problems += found
-        count = sum(path.is_file() for path in self.folder.rglob("*"))
-        return Check(f"files: {count}, each array of a record and no other", tuple(problems))
-
-    def _check_claims(self) -> Check:
+    def _check_claims(self, protocols: Mapping[str, Protocol]) -> Check:
         problems, notes = list(check_card(self.card, self.folder)), []
         identity = None
         try:
-            known = self.located
-            identity = known.identity if known else find_identity(self.card, self.folder)
+            located = self.located
+            identity = located.identity if located else find_identity(self.card, self.folder)
         except InputError as error:
             problems.append(str(error))
-        how = "computed from the card"
+        origin = "computed from the card"
         if identity is None:
-            how = "declared"
-            hashes = Counter(entry.record.encoder.sha256 for entry in self.entries)
-            identity = hashes.most_common(1)[0][0] if hashes else ""
+            origin = "declared"
+            hashes = Counter(entry.record.encoder.sha256 for entry in self.every)
+            identity = hashes.most_common(1)[0][0]
             notes.append(
-                "encoder.sha256: declared: its code or weights are not at hand, and no hash of "
-                "them stands in encoder.yaml; name what was evaluated with --encoder"
+                "encoder.sha256: declared, not computed: the encoder's code or weights are not at "
+                "hand, and encoder.yaml has no hash of them; name the encoder with --encoder"
             )
-        problems += self._keep_sound(
-            lambda entry: check_claims(
-                entry,
-                card=self.card,
-                identity=identity,
-                protocols=self.protocols,
-                tasks=self.tasks,
-            )
-        )
+        firsts = {
+            entry.record.cell: entry.record.selected
+            for entry in self.every
+            if entry.record.draw == 0 and entry.record.settled
+        }
+        for entry in self.every:
+            record = entry.record
+            protocol = protocols.get(record.protocol.name)
+            task = self.tasks.get(record.task.name)
+            faults = list(check_claims(entry, self.card, identity, protocol, task))
+            problems += faults
+            if protocol is not None and task is not None and not faults:
+                first = firsts.get(record.cell.first)
+                self.entries.append(
+                    ResolvedEntry(entry.line, record, self.card, task, protocol, first)
+                )
         counts = Counter(entry.record.status for entry in self.entries)
         statuses = ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
-        title = f"cards: {statuses or 'no record'}; encoder {self.card.name}, identity {how}"
+        title = f"cards: {statuses or 'no record'}; encoder {self.card.name}, identity {origin}"
         return Check(title, tuple(problems), tuple(notes))
 
-    def _check_values(self) -> Check:
-        def check(entry: Entry) -> Iterator[str]:
-            record = entry.record
-            if record.status == "ok":
-                yield from check_metrics(entry, self.tasks[record.task.name])
-            if record.cost is not None:
-                yield from check_selected(
-                    entry, self.card, self._protocol(entry), self._first(entry)
-                )
-
-        splits = sum(len(entry.record.metrics) for entry in self.entries)
-        return Check(f"values: {splits} test splits, each possible", tuple(self._keep_sound(check)))
+    def _check_files(self) -> Check:
+        """Check the files for the records of all lines; drop records without their arrays."""
+        every = self.every
+        problems = list(check_files(self.folder, self.card, every)) if self.whole else []
+        problems += check_archives(self.archives, every, others=self.whole)
+        problems += check_scores(self.folder, every)
+        lines = set()
+        for entry in every:
+            for fault in check_references(entry.record):
+                problems.append(entry.fault(*fault))
+                lines.add(entry.line)
+        self.entries = [entry for entry in self.entries if entry.line not in lines]
+        count = sum(path.is_file() for path in self.folder.rglob("*"))
+        return Check(f"files: {count}, the arrays match the records", tuple(problems))
 
     def _check_costs(self) -> Check:
         costly = [entry for entry in self.entries if entry.record.cost is not None]
-        problems = [
-            problem
-            for entry in costly
-            for problem in check_cost(
-                entry,
-                self.tasks[entry.record.task.name],
-                card=self.card,
-                protocol=self._protocol(entry),
-                first=self._first(entry),
-            )
-        ]
-        problems += check_alike(costly, self.tasks, self.firsts)
-        return Check(f"costs: {len(costly)}, the same for cells that are alike", tuple(problems))
+        problems = [problem for entry in costly for problem in check_cost(entry)]
+        problems += check_alike(costly)
+        title = f"costs: {len(costly)}, consistent between cells that are alike"
+        return Check(title, tuple(problems))
 
-    def _check_arrays(self) -> Iterator[Check]:
-        """Replicates of every cell; and of draw 0 all numbers, from the predictions."""
-        found: dict[Entry, Any] = {}
+    def _check_replicates(self) -> Check:
+        """Compare the stored replicates of every cell with its metrics and each other."""
 
-        def check(entry: Entry) -> Iterator[str]:
+        def check(entry: ResolvedEntry) -> Iterator[str]:
             if entry.record.status != "ok":
                 return
             try:
-                found[entry] = read_replicates(entry, self.archives, self._protocol(entry))
+                arrays = read_replicates(entry, self.archives)
             except InputError as error:
                 yield str(error)
             else:
-                yield from check_replicates(entry, found[entry])
+                self.replicates[entry] = arrays
+                yield from check_replicates(entry, arrays)
 
         problems = self._keep_sound(check)
-        problems += find_copies(found)
-        problems += find_borrowed(found, self.folder)
-        yield Check(
-            f"replicates: {len(found)} cells, intervals and metrics are theirs", tuple(problems)
+        problems += find_copies(self.replicates)
+        problems += find_borrowed(self.replicates, self.folder)
+        return Check(
+            f"replicates: {len(self.replicates)} cells, consistent with metrics and intervals",
+            tuple(problems),
         )
-        kept = [entry for entry in self.entries if entry.record.predictions is not None]
+
+    def _check_predictions(self) -> Check:
+        """Compute all numbers of draw 0 again from the stored predictions."""
         problems = []
         recomputed = 0
-        for entry in kept:
-            task = self.tasks[entry.record.task.name]
+        for entry in self.entries:
+            if entry.record.predictions is None:
+                continue
             try:
-                predictions = read_predictions(entry, self.archives, task)
+                predictions = read_predictions(entry, self.archives)
             except InputError as error:
                 problems.append(str(error))
                 continue
-            if task.data is not None:
+            if (data := entry.task.data) is not None:
                 recomputed += 1
+                replicates = self.replicates[entry]
                 problems += check_predictions(
-                    entry,
-                    task,
-                    self._protocol(entry),
-                    predictions=predictions,
-                    replicates=found[entry],
+                    entry, data.tests, predictions=predictions, replicates=replicates
                 )
-        yield Check(
-            f"recomputed: {recomputed} cells of draw 0 from their predictions",
-            tuple(problems),
-            tuple(self._not_recomputed()),
-        )
+        cells = Counter(entry.record.task.name for entry in self.entries)
+        notes = [
+            f"not recomputed: {name}, {cells[name]} cells: {task.absent}"
+            for name, task in self.tasks.items()
+            if task.data is None
+        ]
+        title = f"recomputed: {recomputed} cells of draw 0 from their predictions"
+        return Check(title, tuple(problems), tuple(notes))
 
-    def _not_recomputed(self) -> Iterator[str]:
-        for name, task in self.tasks.items():
-            if task.data is None:
-                cells = sum(entry.record.task.name == name for entry in self.entries)
-                yield f"not recomputed: {name}, {cells} cells: {task.absent}"
 
-    def _protocol(self, entry: Entry) -> Protocol:
-        return self.protocols[entry.record.protocol.name]
-
-    def _first(self, entry: Entry) -> Mapping[str, Any] | None:
-        return self.firsts.get(entry.record.cell._replace(draw=0))
+def _check_values(entry: ResolvedEntry) -> Iterator[str]:
+    """Check metrics and hyperparameters of a record."""
+    if entry.record.status == "ok":
+        yield from check_metrics(entry)
+    if entry.record.cost is not None:
+        yield from check_selected(entry)

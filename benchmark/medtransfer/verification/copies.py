@@ -1,4 +1,4 @@
-"""Results that are copies: of another cell, or of another encoder's."""
+"""Results copied from another cell or from another encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 
 def find_copies(entries: Mapping[Entry, Arrays]) -> Iterator[str]:
-    """Cells of one task with the same replicates in every test split, which no two runs give."""
+    """Find cells of one task with equal replicates in every test split, which no two runs give."""
     first: dict[tuple[str, bytes], Entry] = {}
     for entry, arrays in entries.items():
         if _may_coincide(entry, arrays):
@@ -34,10 +34,10 @@ def find_copies(entries: Mapping[Entry, Arrays]) -> Iterator[str]:
 
 
 def find_borrowed(entries: Mapping[Entry, Arrays], folder: Path) -> Iterator[str]:
-    """Cells with the very replicates of an encoder of another name.
+    """Find cells with the replicates of an encoder of another name.
 
-    Looked at are the submissions beside this one and the shipped ones. Predictions that were
-    changed by so little that no two items changed places still have the same replicates.
+    Compared are the submissions beside this one and the shipped ones. Predictions that were
+    changed so little that no two items changed places still have the same replicates.
 
     Args:
         entries: Replicates (B,) of each test split of the submission's records.
@@ -45,40 +45,41 @@ def find_borrowed(entries: Mapping[Entry, Arrays], folder: Path) -> Iterator[str
     """
     others: dict[tuple[str, str], tuple[str, Path]] = {}
     for path in _list_others(folder):
-        with suppress(InputError):  # what is wrong with another submission is not asked here
+        with suppress(InputError):  # problems of another submission are not reported here
             for record in iterate_records(path):  # one at a time: others may have millions
                 if record.replicates is not None and record.replicates.sha256 is not None:
                     key = record.task.name, record.replicates.sha256
                     others.setdefault(key, (record.encoder.name, path))
     for entry, arrays in entries.items():
-        own = entry.record
-        if own.replicates is None or _may_coincide(entry, arrays):
+        record = entry.record
+        if record.replicates is None or _may_coincide(entry, arrays):
             continue
-        name = own.encoder.name
-        other, path = others.get((own.task.name, own.replicates.sha256 or ""), (name, folder))
+        name = record.encoder.name
+        key = record.task.name, record.replicates.sha256 or ""
+        other, path = others.get(key, (name, folder))
         if other != name:
             yield entry.fault(
                 "replicates",
                 f"those of encoder '{other[:200]}' in {path.parent}, to the last bit; "
-                "no two encoders give the same",
+                "no two encoders give equal ones",
             )
 
 
 def _list_others(folder: Path) -> list[Path]:
-    """The ledgers of other submissions."""
+    """List the ledgers of other submissions."""
     places = [folder.resolve().parent]
     with suppress(InputError):
         places.append(packaged("submissions").resolve())
-    found = {path.resolve() for place in places for path in place.glob(f"*/{LEDGER}")}
-    return sorted(found - {folder.resolve() / LEDGER})
+    ledgers = {path.resolve() for place in places for path in place.glob(f"*/{LEDGER}")}
+    return sorted(ledgers - {folder.resolve() / LEDGER})
 
 
 def _may_coincide(entry: Entry, arrays: Arrays) -> bool:
-    """Whether two honest runs can have the same replicates.
+    """Whether two honest runs can have equal replicates.
 
-    Where all is one number, every item being right or every mask empty; and where a single
-    neighbour gives classes instead of probabilities: an encoder that was trained on the task's own
-    images has classes so far apart that two draws put every item into the same one.
+    They can where all are one number: every item is right, or every mask empty. They can also
+    where a single neighbour gives classes instead of probabilities: an encoder that was trained on
+    the task's own images has classes so far apart that two draws put every item into the same one.
     """
     if entry.record.adaptation == "knn" and entry.record.selected.get("neighbours") == 1:
         return True

@@ -1,4 +1,4 @@
-"""How much of a suite a submission has: what is verified are the cells that are there."""
+"""Coverage of a suite: only the cells that a submission has are verified."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Coverage:
 
     Attributes:
         protocol: Its name.
-        of: Which tasks were counted, in words.
-        planned: How many cells these have.
-        missing: Those that the submission lacks.
+        of: The tasks counted, in words.
+        planned: Number of their cells.
+        missing: Cells that the submission lacks.
     """
 
     protocol: str
@@ -36,24 +36,24 @@ def measure_coverage(
     tasks: Mapping[str, TaskCard],
     protocols: Iterable[Protocol],
 ) -> list[Coverage]:
-    """Compare what is there with the suite that the tasks are of, for each protocol.
+    """Compare the cells of a submission with the suite of its tasks, for each protocol.
 
     Args:
-        cells: Those of the submission that are settled, with the name of their protocol.
-        tasks: Cards of its tasks; those that are of no one suite are counted alone.
+        cells: Settled cells of the submission, with the name of their protocol.
+        tasks: Cards of its tasks; if no suite has them all, these alone are counted.
         protocols: Those of its records.
     """
     name, cards = _find_suite(tasks)
-    found = []
+    coverages = []
     for protocol in protocols:
-        planned = plan_cells(cards, protocol)
+        planned = plan_cells(cards, protocol).cells
         missing = tuple(cell for cell in planned if (protocol.name, cell) not in cells)
-        found.append(Coverage(protocol.name, name, len(planned), missing))
-    return found
+        coverages.append(Coverage(protocol.name, name, len(planned), missing))
+    return coverages
 
 
 def _find_suite(tasks: Mapping[str, TaskCard]) -> tuple[str, Mapping[str, TaskCard]]:
-    """The suite of just these tasks, or the first that has them all, as the boards have it."""
+    """Find the suite of just these tasks, or the first that has them all, as on the boards."""
     suites = load_suites()
     fitting = [name for name, suite in suites.items() if set(tasks) <= set(suite.tasks)]
     fitting.sort(key=lambda name: set(suites[name].tasks) != set(tasks))
@@ -65,7 +65,7 @@ def _find_suite(tasks: Mapping[str, TaskCard]) -> tuple[str, Mapping[str, TaskCa
 
 
 def check_coverage(coverages: Iterable[Coverage]) -> Check:
-    """How many cells are there; a missing one is no fault."""
+    """Report the number of cells; a missing one is not a problem."""
     titles: list[str] = []
     notes: list[str] = []
     for coverage in coverages:

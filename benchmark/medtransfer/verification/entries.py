@@ -1,12 +1,13 @@
-"""The lines of a ledger, read one by one, so that each problem can name its line."""
+"""Records of a ledger with their line numbers, so that each problem can name its line."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from pydantic import ValidationError
 
 from medtransfer.core.errors import reason
 from medtransfer.specs.base import explain
+from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.protocol import Protocol, Training
 from medtransfer.specs.record import Cell, Record
+from medtransfer.verification.tasks import Draw, Task
 
-__all__ = ["LEDGER", "Entry", "find_doubles", "read_entries"]
+__all__ = ["LEDGER", "Entry", "ResolvedEntry", "find_doubles", "read_entries"]
 
 LEDGER = "records.jsonl"
 
@@ -25,28 +29,74 @@ _LARGEST = 1e24  # FLOPs of no adaptation come near; what is larger could not be
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A record and the line it stands in, counted from 1."""
+    """A record and its line in the ledger, counted from 1."""
 
     line: int
     record: Record
 
     def fault(self, field: str, text: str) -> str:
-        """One line about what is wrong with a field."""
+        """Describe a problem of a field in one line."""
         return f"{LEDGER}: line {self.line} ({self.record.cell}): {field}: {text}"
 
-    def expect(self, field: str, found: Any, right: Any, *, source: str) -> Iterator[str]:
-        """The problem, if there is one, that a field is not what the source says."""
-        if found != right:
-            yield self.fault(field, f"{_show(found)}; {source} {_show(right)}")
+    def expect(self, field: str, recorded: Any, expected: Any, *, source: str) -> Iterator[str]:
+        """Yield a problem if a field is not what the source says."""
+        if recorded != expected:
+            yield self.fault(field, f"{_show(recorded)}; {source} {_show(expected)}")
 
     def expect_close(
-        self, field: str, found: float | None, right: float | None, *, within: float, source: str
+        self, field: str, recorded: Any, expected: Any, *, within: float, source: str
     ) -> Iterator[str]:
-        """As :meth:`expect` for numbers that may differ by ``within``, times their size over 1."""
-        if found is None or right is None:
-            yield from self.expect(field, found, right, source=source)
-        elif not abs(found - right) <= within * max(1.0, abs(right)):
-            yield self.fault(field, f"{found:.9g}; {source} {right:.9g}")
+        """As :meth:`expect` for a number or an interval, each end up to ``within`` apart.
+
+        Above 1, ``within`` is relative.
+        """
+        if recorded is None or expected is None:
+            yield from self.expect(field, recorded, expected, source=source)
+        elif isinstance(expected, tuple):
+            for number, end in enumerate(("lower", "upper")):
+                yield from self.expect_close(
+                    f"{field}, {end} end",
+                    recorded[number],
+                    expected[number],
+                    within=within,
+                    source=source,
+                )
+        elif not abs(recorded - expected) <= within * max(1.0, abs(expected)):
+            yield self.fault(field, f"{recorded:.9g}; {source} {expected:.9g}")
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedEntry(Entry):
+    """An entry whose names of encoder, task and protocol lead to these.
+
+    Attributes:
+        card: Of the encoder.
+        task: Card and data of the task.
+        protocol: The protocol.
+        first: Hyperparameters that draw 0 selected, where it is recorded.
+    """
+
+    card: EncoderCard
+    task: Task
+    protocol: Protocol
+    first: Mapping[str, Any] | None
+
+    @cached_property
+    def draw(self) -> Draw | None:
+        """Training items of the draw; ``None`` without data."""
+        return self.task.draw(self.record.budget, self.record.draw)
+
+    @cached_property
+    def training(self) -> Training:
+        """Learning rates and steps of an adaptation that trains by gradient."""
+        record = self.record
+        return self.protocol.training(
+            record.adaptation,
+            record.task.kind,
+            record.budget,
+            random=self.card.pretraining.objective == "none",
+            reused=record.cell.reused_rate(self.first),
+        )
 
 
 def _show(value: Any) -> str:
@@ -60,19 +110,17 @@ def read_entries(folder: Path) -> tuple[list[Entry], list[str]]:
     """Read every line of a submission's ledger.
 
     Returns:
-        The records, and a problem for each line that is none.
+        The records, and a problem for each line that is not one.
     """
     path = folder / LEDGER
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        return [], [f"{LEDGER}: cannot be read: {reason(error)}; a submission's records are there"]
+        return [], [f"{LEDGER}: cannot be read: {reason(error)}; it holds a submission's records"]
     entries: list[Entry] = []
     problems = []
     if lines.pop().strip():
-        problems.append(
-            f"{LEDGER}: line {len(lines) + 1}: has no end, so it is not read; delete it"
-        )
+        problems.append(f"{LEDGER}: line {len(lines) + 1}: has no end, so it is ignored; delete it")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -83,7 +131,7 @@ def read_entries(folder: Path) -> tuple[list[Entry], list[str]]:
             continue
         if (double := _find_double_key(line)) is not None:
             problems.append(f"{LEDGER}: line {number}: {double[:200]!r} is there twice; keep one")
-        elif all(abs(found) <= _LARGEST for found in _numbers(record.model_dump())):
+        elif all(abs(number) <= _LARGEST for number in _numbers(record.model_dump())):
             entries.append(Entry(number, record))
         else:
             problems.append(f"{LEDGER}: line {number}: a number is NaN or beyond {_LARGEST:g}")
@@ -93,7 +141,7 @@ def read_entries(folder: Path) -> tuple[list[Entry], list[str]]:
 
 
 def _find_double_key(line: bytes) -> str | None:
-    """A key that an object has twice: of two values the eye may read the other one."""
+    """Find a key that an object has twice: a reader may see the value that is not used."""
     double: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:
@@ -115,14 +163,13 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def find_doubles(entries: list[Entry]) -> Iterator[str]:
-    """Cells that are settled twice: of two results somebody could choose.
+    """Cells that are settled twice: somebody could choose the better of two results.
 
     A failed cell that was run again later has two lines, of which one is settled.
     """
     first: dict[Cell, Entry] = {}
     for entry in entries:
-        if (
-            entry.record.settled
-            and (other := first.setdefault(entry.record.cell, entry)) is not entry
-        ):
+        if not entry.record.settled:
+            continue
+        if (other := first.setdefault(entry.record.cell, entry)) is not entry:
             yield entry.fault("cell", f"is settled in line {other.line} already; keep one")

@@ -1,9 +1,9 @@
-"""Metrics, intervals and replicates of draw 0, computed again from the kept predictions."""
+"""Metrics, intervals and replicates of draw 0, computed again from the stored predictions."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from medtransfer.core.errors import InputError
 from medtransfer.data.split import Split
-from medtransfer.metrics import Evaluation, evaluate
-from medtransfer.specs.protocol import Protocol
+from medtransfer.evaluation.measures import draw_weights, evaluate_split
+from medtransfer.metrics import Evaluation
+from medtransfer.specs.record import ArrayRef
 from medtransfer.verification.arrays import Archives, Wanted, list_predictions, list_replicates
-from medtransfer.verification.entries import Entry
-from medtransfer.verification.tasks import Task
+from medtransfer.verification.entries import ResolvedEntry
 
 __all__ = ["check_predictions", "read_predictions", "read_replicates"]
 
@@ -30,61 +30,62 @@ _SHOWN = 2  # of a split whose predictions give other numbers, all of which woul
 Arrays = dict[str, NDArray[Any]]
 
 
-def read_replicates(entry: Entry, archives: Archives, protocol: Protocol) -> Arrays:
-    """The replicates (B,) of each family of test splits, after a look at their hash.
+def read_replicates(entry: ResolvedEntry, archives: Archives) -> Arrays:
+    """Read the replicates (B,) of each family of test splits, and check their hash.
 
     Raises:
         InputError: When they are missing, damaged or not those of the record.
     """
     wanted = list_replicates(entry.record)
-    reference = entry.record.replicates
-    assert wanted is not None and reference is not None
+    if wanted is None:
+        return {}
     arrays: Arrays = {
-        split: archives.read(wanted.file, name, dtype="<f4", shape=(protocol.bootstrap,))
+        split: archives.read(wanted.file, name, dtype="<f4", shape=(entry.protocol.bootstrap,))
         for split, name in zip(wanted.splits, wanted.names, strict=True)
     }
-    _check_hash(entry, "replicates", wanted, arrays, reference.sha256)
+    _check_hash(entry, "replicates", wanted, arrays, entry.record.replicates)
     return arrays
 
 
-def read_predictions(entry: Entry, archives: Archives, task: Task) -> Arrays:
-    """The predictions of each test split, after a look at their hash.
+def read_predictions(entry: ResolvedEntry, archives: Archives) -> Arrays:
+    """Read the predictions of each test split, and check their hash.
 
     Raises:
         InputError: When they are missing, damaged or not those of the record.
     """
     wanted = list_predictions(entry.record)
-    reference = entry.record.predictions
-    assert wanted is not None and reference is not None
-    masks = task.card.kind == "segmentation"
-    arrays: Arrays = {}
-    for split, name in zip(wanted.splits, wanted.names, strict=True):
-        known = task.data.tests[split] if task.data is not None else None
-        shape: tuple[int | None, ...]
-        items = len(known) if known is not None else _count_items(entry, split)
-        if masks:
-            truth = known.masks if known is not None else None
-            shape = (items, None, None) if truth is None else truth.shape
-        else:
-            shape = items, len(task.card.classes)
-        dtype = "|u1" if masks else "<f4"
-        arrays[split] = archives.read(wanted.file, name, dtype=dtype, shape=shape)
-    _check_hash(entry, "predictions", wanted, arrays, reference.sha256)
+    if wanted is None:
+        return {}
+    masks = entry.task.card.kind == "segmentation"
+    arrays: Arrays = {
+        split: archives.read(
+            wanted.file, name, dtype="|u1" if masks else "<f4", shape=_find_shape(entry, split)
+        )
+        for split, name in zip(wanted.splits, wanted.names, strict=True)
+    }
+    _check_hash(entry, "predictions", wanted, arrays, entry.record.predictions)
     return arrays
 
 
-def _count_items(entry: Entry, split: str) -> int:
-    """How many items a split has by the record, where its data are not at hand."""
-    return int(entry.record.metrics[split]["n"] or 0)
+def _find_shape(entry: ResolvedEntry, split: str) -> tuple[int | None, ...]:
+    """Shape of a split's predictions: of the data, or of the record where data are absent."""
+    task = entry.task
+    test = task.data.tests[split] if task.data is not None else None
+    if test is not None and test.masks is not None:
+        return test.masks.shape
+    items = int(entry.record.metrics[split]["n"] or 0) if test is None else len(test)
+    if task.card.kind == "segmentation":
+        return items, None, None
+    return items, len(task.card.classes)
 
 
 def _check_hash(
-    entry: Entry, field: str, wanted: Wanted, arrays: Arrays, right: str | None
+    entry: ResolvedEntry, field: str, wanted: Wanted, arrays: Arrays, reference: ArrayRef | None
 ) -> None:
     hasher = hashlib.sha256()
     for array in arrays.values():
         hasher.update(array.tobytes())
-    if hasher.hexdigest() != right:
+    if reference is None or hasher.hexdigest() != reference.sha256:
         raise InputError(
             entry.fault(
                 f"{field}.sha256", f"is not that of {wanted.key} in {wanted.file}: one was changed"
@@ -93,79 +94,54 @@ def _check_hash(
 
 
 def check_predictions(
-    entry: Entry, task: Task, protocol: Protocol, *, predictions: Arrays, replicates: Arrays
+    entry: ResolvedEntry, tests: Mapping[str, Split], *, predictions: Arrays, replicates: Arrays
 ) -> Iterator[str]:
     """Compute a record's numbers again from its predictions.
 
     Args:
         entry: The record.
-        task: Its task, with data.
-        protocol: The protocol.
+        tests: Test splits of its task.
         predictions: Probabilities (N, C) or class ids (N, H, W) of each test split.
         replicates: Stored bootstrap replicates (B,) of each test split.
     """
-    assert task.data is not None
+    card = entry.task.card
     for name, array in predictions.items():
-        split = task.data.tests[name]
+        split = tests[name]
         field = f"predictions.{name}"
-        if task.card.kind != "segmentation" and not ((array >= 0) & (array <= 1)).all():
+        if card.kind != "segmentation" and not ((array >= 0) & (array <= 1)).all():
             yield entry.fault(field, "a probability is not between 0 and 1")
             continue
         try:
-            again = _evaluate(task, split, array, task.weights(name, split, protocol.bootstrap))
+            weights = draw_weights(card.name, name, split, entry.protocol.bootstrap)
+            again = evaluate_split(card, split, array, weights)
         except ValueError as error:
             yield entry.fault(field, str(error))
             continue
-        found = [
-            *_compare(entry, name, again, classes=task.card.classes),
-            *_compare_replicates(entry, name, again, replicates[name]),
-        ]
-        yield from found[:_SHOWN]
-        if len(found) > _SHOWN:
-            yield entry.fault(field, f"{len(found) - _SHOWN} more numbers are not theirs")
+        problems = list(_compare(entry, name, again, replicates[name]))
+        yield from problems[:_SHOWN]
+        if len(problems) > _SHOWN:
+            yield entry.fault(field, f"{len(problems) - _SHOWN} more numbers differ from theirs")
 
 
-def _compare_replicates(
-    entry: Entry, split: str, again: Evaluation, stored: NDArray[np.float32]
+def _compare(
+    entry: ResolvedEntry, split: str, again: Evaluation, stored: NDArray[np.float32]
 ) -> Iterator[str]:
-    right = again.replicates[entry.record.task.metric]
-    same = np.isclose(stored, right, rtol=0, atol=_STORED, equal_nan=True)
+    """Compare a split's metrics, intervals and replicates with those computed again."""
+    source = "the stored predictions give"
+    recorded, intervals = entry.record.metrics[split], entry.record.intervals[split]
+    for name, value in again.flatten(entry.task.card.classes).items():
+        yield from entry.expect_close(
+            f"metrics.{split}.{name}", recorded[name], value, within=_EXACT, source=source
+        )
+    for name, pair in again.intervals.items():
+        yield from entry.expect_close(
+            f"intervals.{split}.{name}", intervals[name], pair, within=_EXACT, source=source
+        )
+    expected = again.replicates[entry.record.task.metric]
+    same = np.isclose(stored, expected, rtol=0, atol=_STORED, equal_nan=True)
     if not same.all():
         first = int(same.argmin())
         yield entry.fault(
             f"replicates.{split}",
-            f"{stored[first]:.9g} at {first}; the stored predictions give {right[first]:.9g}",
+            f"{stored[first]:.9g} at {first}; {source} {expected[first]:.9g}",
         )
-
-
-def _evaluate(
-    task: Task, split: Split, predictions: NDArray[Any], weights: NDArray[np.float64]
-) -> Evaluation:
-    if task.card.kind == "segmentation":
-        assert split.masks is not None
-        classes = len(task.card.classes)
-        return evaluate(predictions, split.masks, weights, kind="segmentation", classes=classes)
-    return evaluate(predictions.astype(np.float64), split.labels, weights, kind=task.card.kind)
-
-
-def _compare(entry: Entry, split: str, again: Evaluation, *, classes: list[str]) -> Iterator[str]:
-    """A record's metrics and intervals of a split with those that were computed again."""
-    source = "the stored predictions give"
-    values: dict[str, float | None] = {**again.values, "classes_scored": again.classes_scored}
-    for metric, numbers in again.per_class.items():
-        for label, number in zip(classes[1:], numbers, strict=True):
-            values[f"{metric}/{label}"] = number
-    recorded = entry.record.metrics[split]
-    for name, right in values.items():
-        yield from entry.expect_close(
-            f"metrics.{split}.{name}", recorded[name], right, within=_EXACT, source=source
-        )
-    for name, pair in again.intervals.items():
-        found, field = entry.record.intervals[split][name], f"intervals.{split}.{name}"
-        if found is None or pair is None:
-            yield from entry.expect(field, found, pair, source=source)
-            continue
-        for number, end in enumerate(("lower", "upper")):
-            yield from entry.expect_close(
-                f"{field}, {end} end", found[number], pair[number], within=_EXACT, source=source
-            )

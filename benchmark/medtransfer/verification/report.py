@@ -1,4 +1,4 @@
-"""What a verification found, and how it is printed."""
+"""Results of a verification, and their printing."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Check:
     """One check.
 
     Attributes:
-        title: What was looked at, with counts.
-        problems: What is wrong, one line each; empty when it passed.
-        notes: What the reader should know, such as what could not be checked.
-        label: Stands before the title of a check that passed.
+        title: Subject of the check, with counts.
+        problems: One line each; empty when it passed.
+        notes: For the reader, such as data that were not at hand.
+        label: Printed before the title of a check that passed.
     """
 
     title: str
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    label: str = "right"
+    label: str = "ok"
 
 
 def print_checks(checks: Iterable[Check]) -> int:
@@ -44,7 +44,7 @@ def print_checks(checks: Iterable[Check]) -> int:
 
 
 def collapse(problems: Iterable[str]) -> Iterator[str]:
-    """Say what is wrong with many records in the same way once."""
+    """Report a problem that many records share once."""
     groups: dict[str, list[str]] = {}
     for problem in problems:
         head, _, text = problem.partition("): ")

@@ -1,4 +1,4 @@
-"""Cells run again: the one check that no file can pass without the encoder behind it."""
+"""Cells run again: the one check that no submission passes without its encoder."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medtransfer.cost.machine import device_name, keep_freed_memory, versions
 from medtransfer.data.split import TaskData
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
-from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.evaluation.runner import Runner
 from medtransfer.specs.protocol import PROBES, Protocol
-from medtransfer.specs.record import Cell, Record
+from medtransfer.specs.record import Record
 from medtransfer.specs.verification import RerunCell, Verification, hash_files
 from medtransfer.verification.entries import Entry
 
 __all__ = ["Rerun", "choose_cells", "compare"]
+
+E = TypeVar("E", bound=Entry)
 
 _TRAINED = ("decoder", "finetune")  # of segmentation
 # How much larger, relatively, the log loss of another L2 may be. Of 72 cells of three shipped
@@ -30,8 +32,8 @@ _CLOSE = 0.02
 _COUNTED = ("adaptation_flops", "inference_flops_per_image", "parameters", "trainable_parameters")
 
 
-def choose_cells(entries: Sequence[Entry], count: int) -> list[Entry]:
-    """Choose cells at random, other ones each time, so that nobody can prepare for them."""
+def choose_cells(entries: Sequence[E], count: int) -> list[E]:
+    """Choose cells at random, different ones each time, so that nobody can prepare for them."""
     system = random.SystemRandom()
     return system.sample(list(entries), min(count, len(entries)))
 
@@ -40,13 +42,13 @@ class Rerun:
     """Runs cells of a submission again, in this environment.
 
     Attributes:
-        cells: What came out so far.
+        cells: Results so far.
     """
 
     def __init__(
-        self, located: Located, folder: Path, *, data: Mapping[str, TaskData], device: str
+        self, located: EncoderSource, folder: Path, *, data: Mapping[str, TaskData], device: str
     ) -> None:
-        """Name the encoder; it is built when the first cell of a protocol is run."""
+        """Keep the encoder, which is built when the first cell of a protocol is run."""
         self._folder = folder
         self._located = located
         self._data = data
@@ -55,14 +57,14 @@ class Rerun:
         self.cells: list[RerunCell] = []
 
     def run(
-        self, entry: Entry, protocol: Protocol, firsts: Mapping[Cell, Mapping[str, Any]]
+        self, entry: Entry, protocol: Protocol, first: Mapping[str, Any] | None
     ) -> Iterator[str]:
         """Run a cell again and compare.
 
         Args:
             entry: The record.
             protocol: The protocol.
-            firsts: What each cell of draw 0 selected, which later draws at full reuse.
+            first: Hyperparameters that draw 0 selected, of which later draws reuse some.
         """
         runner = self._runner(protocol)
         record = entry.record
@@ -72,7 +74,6 @@ class Rerun:
             runner.encoder.state,
             source="the encoder that was built here has",
         )
-        first = firsts.get(record.cell._replace(draw=0))
         again = alike = runner.run(record.cell, first).record
         if again.status == "ok" and _choice(again) != _choice(record):
             # Two choices as good on few held-out items: rounding decides, and the scores of the
@@ -94,13 +95,13 @@ class Rerun:
         ]
 
     def write(self) -> None:
-        """Write down that all of it was right."""
-        known = versions()
+        """Write the verification, after all cells passed."""
+        installed = versions()
         Verification(
             files=hash_files(self._folder),
             cells=self.cells,
-            medtransfer=known["medtransfer"],
-            commit=known["commit"],
+            medtransfer=installed["medtransfer"],
+            commit=installed["commit"],
             device=device_name(self._device),
             date=datetime.now(UTC).isoformat(timespec="seconds"),
         ).write(self._folder)
@@ -114,16 +115,18 @@ class Rerun:
 
 
 def _compare_choices(entry: Entry, again: Record, alike: Record) -> Iterator[str]:
-    """Whether the recorded L2 could have been selected, and not what is best on a test split.
+    """Check that the recorded L2 may have been selected, and not chosen on a test split.
 
-    A learning rate that is tried alone is not scored, so of those nothing can be said.
+    A learning rate that is tried alone is not scored, so those cannot be checked.
     """
-    least, own = (run.selected.get("validation_log_loss") for run in (again, alike))
-    if entry.record.adaptation == "linear" and least and own and own > least * (1 + _CLOSE):
+    least, recorded = (run.selected.get("validation_log_loss") for run in (again, alike))
+    if entry.record.adaptation != "linear" or not (least and recorded):
+        return
+    if recorded > least * (1 + _CLOSE):
         yield entry.fault(
             "selected.l2",
             f"{alike.selected['l2']:g}, of which the log loss on held-out training data is "
-            f"{own:.4g}; run again {again.selected['l2']:g} is selected, with {least:.4g}",
+            f"{recorded:.4g}; run again {again.selected['l2']:g} is selected, with {least:.4g}",
         )
 
 
@@ -132,7 +135,7 @@ def _choice(record: Record) -> tuple[Any, Any]:
 
 
 def _narrow(protocol: Protocol, record: Record) -> Protocol:
-    """The protocol with nothing left to choose from but what a record selected."""
+    """Restrict a protocol to the hyperparameters that a record selected."""
     l2, lr = _choice(record)
     rates = {"learning_rates": [lr], "learning_rates_random": []}
     changes: dict[str, Any] = {}
@@ -143,22 +146,22 @@ def _narrow(protocol: Protocol, record: Record) -> Protocol:
     if protocol.lora is not None:
         changes["lora"] = protocol.lora.model_copy(update={"learning_rates": [lr]})
     if protocol.segmentation is not None:
-        own = protocol.segmentation
-        trained = {name: getattr(own, name).model_copy(update=rates) for name in _TRAINED}
-        changes["segmentation"] = own.model_copy(update=trained)
+        masks = protocol.segmentation
+        trained = {name: getattr(masks, name).model_copy(update=rates) for name in _TRAINED}
+        changes["segmentation"] = masks.model_copy(update=trained)
     return protocol.model_copy(update=changes)
 
 
 def compare(entry: Entry, again: Record, alike: Record) -> Iterator[str]:
     """Compare a record with that of the same cell when it was run again.
 
-    What is counted must be equal, and the primary metric of a probe within ``_tolerate``, of a
+    Counts must be equal, and the primary metric of a probe within ``_tolerate``, that of a
     trained network within ``_widen``.
 
     Args:
         entry: The record.
         again: The cell run again.
-        alike: The same with the hyperparameters that the record selected; the metrics are its.
+        alike: The same with the hyperparameters that the record selected, for the metrics.
     """
     record = entry.record
     source = "run again it is"
@@ -175,24 +178,24 @@ def compare(entry: Entry, again: Record, alike: Record) -> Iterator[str]:
     primary = record.task.metric
     same = record.environment.get("precision") == again.environment["precision"]
     for split, values in alike.metrics.items():
-        found, right = record.metrics[split][primary], values[primary]
+        recorded, value = record.metrics[split][primary], values[primary]
         field = f"metrics.{split}.{primary}"
-        if found is None or right is None:
-            yield from entry.expect(field, found, right, source=source)
+        if recorded is None or value is None:
+            yield from entry.expect(field, recorded, value, source=source)
             continue
         if record.adaptation in PROBES:
             within = _tolerate(values["n"] or 1, same=same)
-            low, high = found - within, found + within
+            low, high = recorded - within, recorded + within
         else:
-            low, high = _widen(found, record.intervals.get(split, {}).get(primary))
-        if not low <= right <= high:
+            low, high = _widen(recorded, record.intervals.get(split, {}).get(primary))
+        if not low <= value <= high:
             yield entry.fault(
-                field, f"{found:.4g}; run again it is {right:.4g}, beyond {low:.4g} to {high:.4g}"
+                field, f"{recorded:.4g}; {source} {value:.4g}, beyond {low:.4g} to {high:.4g}"
             )
 
 
 def _tolerate(items: float, *, same: bool) -> float:
-    """How far the score of a probe may move with the machine that computes the features.
+    """Tolerance of a probe's metric between machines that compute the features.
 
     Three networks of the shipped submissions on six tasks of 400 test items, 504 comparisons
     each: run again in the same precision the AUROC moved by .008 at most, and by .029 with
@@ -200,13 +203,13 @@ def _tolerate(items: float, *, same: bool) -> float:
 
     Args:
         items: Of the test split.
-        same: Whether both were computed in the same precision.
+        same: Whether both have the same precision.
     """
     return (0.01 if same else 0.03) * max(1.0, math.sqrt(400 / items))
 
 
 def _widen(value: float, interval: tuple[float, float] | None) -> tuple[float, float]:
-    """Where a network that is trained again may score: the bootstrap interval and half as much.
+    """Range of the metric of a network trained again: the bootstrap interval and half as much.
 
     The interval says how far other test items would move the score; half of its width, and .03 at
     least, is added on either side for another training. A corrupted split has no interval of its

@@ -1,4 +1,4 @@
-"""What the cards and the data of a submission's tasks say, looked up once for all records."""
+"""Cards and data of a submission's tasks, looked up once for all records."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medtransfer.core.errors import InputError
-from medtransfer.data.draws import draw_items, strata
+from medtransfer.data.draws import draw_items, hold_out, strata
 from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.data.labels import count_labels
-from medtransfer.data.split import Split, TaskData
+from medtransfer.data.split import TaskData
 from medtransfer.data.store import open_task
-from medtransfer.metrics import Evaluation, evaluate, item_weights
-from medtransfer.specs.protocol import shots
-from medtransfer.specs.task import TaskCard, find_task, load_tasks, split_family
+from medtransfer.evaluation.measures import evaluate_split
+from medtransfer.metrics import Evaluation
+from medtransfer.specs.protocol import HELD_OUT, shots
+from medtransfer.specs.task import TaskCard, find_task, load_tasks
 
 __all__ = ["Draw", "Task", "open_tasks"]
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,13 @@ class Draw:
         items: How many.
         counts: Of each class, or positives of each label; of masks the number of images.
         strata: Of each class, or of each rarest label: what decides how many are held out.
+        held_out: Items that score the learning rates of a few-shot budget.
     """
 
     items: int
     counts: list[int]
     strata: tuple[int, ...]
+    held_out: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Task:
     Attributes:
         card: Its card.
         data: Its data, where they are at hand.
-        absent: Why they are not.
+        absent: Why they are absent.
     """
 
     card: TaskCard
@@ -56,7 +56,7 @@ class Task:
     _truths: dict[str, Evaluation] = field(default_factory=dict, repr=False)
 
     def draw(self, budget: str, draw: int) -> Draw | None:
-        """What a draw takes from the training split; ``None`` without data."""
+        """Look up the training items of a draw; ``None`` without data."""
         if self.data is None:
             return None
         key = budget, draw
@@ -73,34 +73,25 @@ class Task:
             labels = train.labels[items]
             masks = self.card.kind == "segmentation"
             counts = [len(items)] if masks else count_labels(labels, len(self.card.classes))
-            groups = tuple(np.bincount(strata(labels)).tolist())
-            self._draws[key] = Draw(len(items), counts, groups)
+            groups = strata(labels)
+            held_out = int(hold_out(groups, HELD_OUT).sum())
+            sizes = tuple(np.bincount(groups).tolist())
+            self._draws[key] = Draw(len(items), counts, sizes, held_out)
         return self._draws[key]
 
     def truth(self, split: str) -> Evaluation | None:
-        """The evaluation of predictions that are all alike: what it holds of null is the data's.
+        """Evaluate equal predictions: what is undefined of these is so for all predictions.
 
-        ``None`` without data, and for masks, of which the predictions decide.
+        ``None`` without data, and for masks, where it depends on the predictions.
         """
         if self.data is None or self.card.kind == "segmentation":
             return None
         if split not in self._truths:
-            labels = self.data.tests[split].labels
-            shape = len(labels), len(self.card.classes)
-            alike = np.full(shape, 1 / shape[1])
-            none = np.zeros((0, len(labels)))
-            self._truths[split] = evaluate(alike, labels, none, kind=self.card.kind)
+            test = self.data.tests[split]
+            classes = len(self.card.classes)
+            alike = np.full((len(test), classes), 1 / classes)
+            self._truths[split] = evaluate_split(self.card, test, alike, np.zeros((0, len(test))))
         return self._truths[split]
-
-    def weights(self, name: str, split: Split, replicates: int) -> Floats:
-        """The weights (B, N) of a test split's bootstrap replicates."""
-        return item_weights(
-            self.card.name,
-            split_family(name),
-            len(split),
-            replicates=replicates,
-            groups=split.patients,
-        )
 
 
 def open_tasks(

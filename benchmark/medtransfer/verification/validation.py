@@ -1,6 +1,6 @@
 """`bench validate`: check cards and submissions without running anything. No torch.
 
-Of a folder every file is looked at: what is wrong with one is a line, and the next is checked.
+Every file of a folder is checked: a problem of one is a line, and the next is checked.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def validate(path: Path, *, data: Path | None = None) -> Iterator[str | InputErr
     """Check a task card, an encoder card, a submission, or a folder of cards or submissions.
 
     Args:
-        path: What to check; what it is follows from its name and content.
+        path: A card, or a folder of cards or submissions, by its name and content.
         data: Where the cards' files are; with it the data are checked against the cards too.
 
     Yields:
-        One line for each thing that is right; for each file or submission that is not, the first
-        thing that is wrong with it.
+        One line for each file or submission that passes; for each that does not, its first
+        problem.
 
     Raises:
         InputError: When there is nothing to check at ``path``.
@@ -76,7 +76,7 @@ def validate(path: Path, *, data: Path | None = None) -> Iterator[str | InputErr
 
 
 def _collect(lines: Iterator[str]) -> Iterator[str | InputError]:
-    """The lines up to the first fault, and the fault."""
+    """Yield the lines up to the first problem, and the problem."""
     try:
         yield from lines
     except InputError as error:
@@ -84,13 +84,13 @@ def _collect(lines: Iterator[str]) -> Iterator[str | InputError]:
 
 
 def _list_submissions(path: Path) -> list[Path]:
-    """The submissions in a folder, even those that lack their card or their records."""
+    """List the submissions in a folder, even those that lack their card or their records."""
     files = (file for name in ("encoder.yaml", LEDGER) for file in path.glob(f"*/{name}"))
     return sorted({file.parent for file in files})
 
 
 def _check_submissions(path: Path, folders: list[Path]) -> Iterator[str | InputError]:
-    """Each submission of a folder, and the published studies beside them."""
+    """Check each submission of a folder, and the published studies beside them."""
     for folder in folders:
         yield from _collect(_check_submission(folder))
     yield from _collect(_check_published(path / PUBLISHED))
@@ -103,18 +103,18 @@ def _check_published(path: Path) -> Iterator[str]:
 
 
 def _check_tasks(path: Path, data: Path | None) -> Iterator[str | InputError]:
-    """Every card of a folder, and the suites if they are there."""
+    """Check every card of a folder, and the suites if they are there."""
     files = card_files(path)
-    right = True
+    valid = True
     for file in files:
         for line in _collect(_check_task(file, data)):
-            right = right and not isinstance(line, InputError)
+            valid = valid and not isinstance(line, InputError)
             yield line
     for name, count in Counter(file.stem for file in files).items():
         if count > 1:
             twins = ", ".join(str(file) for file in files if file.stem == name)
             yield InputError(f"{path}: the name '{name}' is taken {count} times: {twins}")
-    if right and (path / "suites.yaml").is_file():
+    if valid and (path / "suites.yaml").is_file():
         yield from _collect(_check_suites(path / "suites.yaml", files))
 
 
@@ -128,7 +128,7 @@ def _check_suites(path: Path, files: list[Path]) -> Iterator[str]:
 
 
 def _check_task(path: Path, data: Path | None) -> Iterator[str]:
-    """One card; and its data where they are all there, for nothing is downloaded here."""
+    """Check a card; and its data if they are at hand, for nothing is downloaded."""
     card = load_card(path)
     survey = survey_task(card, data)
     if survey.absent and not survey.missing and data is not None:
@@ -153,19 +153,18 @@ def _check_task(path: Path, data: Path | None) -> Iterator[str]:
 
 
 def _describe(card: TaskCard, split: Split) -> str:
-    """Size, prevalence and patients of a split."""
+    """Describe size, prevalence and patients of a split."""
     shape = " x ".join(map(str, split.images.shape[1:]))
     some = split.images[:: max(1, len(split) // 100)]
     dark, light = np.percentile(some, [1, 99])
     text = f"{split.origin}: {len(split)} images of {shape}, values {dark:.0f} to {light:.0f}"
-    if card.kind == "segmentation":
-        assert split.masks is not None
+    if split.masks is not None:
         pixels = np.bincount(split.masks.reshape(-1), minlength=len(card.classes))
         shares = pixels / pixels.sum()
         text += "; pixels: "
     else:
-        known = (split.labels >= 0).sum(axis=0)  # of each label, or of all items
-        shares = np.array(count_labels(split.labels, len(card.classes))) / np.maximum(known, 1)
+        labelled = (split.labels >= 0).sum(axis=0)  # of each label, or of all items
+        shares = np.array(count_labels(split.labels, len(card.classes))) / np.maximum(labelled, 1)
         text += "; "
     text += ", ".join(f"{c} {share:.1%}" for c, share in zip(card.classes, shares, strict=True))
     if (unknown := np.count_nonzero(split.labels < 0)) > 0:
@@ -178,9 +177,9 @@ def _describe(card: TaskCard, split: Split) -> str:
 
 
 def _report_duplicates(name: str, found: Duplicates, task: TaskData) -> str:
-    """Images that are in train too make a test easier than it looks."""
+    """Report images that are in train too: they make a test easier than it looks."""
     if not (found.exact or found.near):
-        return f"  {name}: no image of it is in train"
+        return f"  {name}: no image is in train"
     train, other = task.splits["train"], task.splits[name]
     pairs = ", ".join(f"{train.ids[i]} = {other.ids[j]}" for i, j in found.examples)
     return (
@@ -196,16 +195,15 @@ def _check_encoder(path: Path) -> Iterator[str]:
 
 
 def _note_domains(card: EncoderCard) -> Iterator[str]:
-    """Domains decide the transfer relation, so one that no task has is worth a word."""
-    known = {task.domain for task in load_tasks().values()}
-    for domain in sorted(set(card.pretraining.domains or ()) - known):
-        yield f"note: pretraining.domains: no shipped task has domain '{domain}'" + suggest(
-            domain, known
-        )
+    """Note domains that no task has: they decide the transfer relation."""
+    domains = {task.domain for task in load_tasks().values()}
+    for domain in sorted(set(card.pretraining.domains or ()) - domains):
+        hint = suggest(domain, domains)
+        yield f"note: pretraining.domains: no shipped task has domain '{domain}'{hint}"
 
 
 def _check_submission(path: Path) -> Iterator[str]:
-    """The card, every record, and that they belong together; or an encoder's own folder."""
+    """Check the card and every record, and that they belong together; or an encoder's folder."""
     file = path / "encoder.yaml"
     if not (path / LEDGER).exists():
         yield from _check_encoder(file)

@@ -1,0 +1,45 @@
+"""Evaluation of one test split, as it is recorded and as it is verified. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medtransfer.data.split import Split
+from medtransfer.metrics import Evaluation, evaluate, item_weights
+from medtransfer.specs.split_name import SplitName
+from medtransfer.specs.task import TaskCard
+
+__all__ = ["draw_weights", "evaluate_split"]
+
+Floats = NDArray[np.float64]
+
+
+def draw_weights(task: str, name: str, split: Split, replicates: int) -> Floats:
+    """Weights (B, N) of a test split's bootstrap replicates.
+
+    The corruptions of a split share theirs, so that their mean has replicates; where patients are
+    known, whole patients are drawn.
+    """
+    family = SplitName.parse(name).family
+    return item_weights(task, family, len(split), replicates=replicates, groups=split.patients)
+
+
+def evaluate_split(
+    card: TaskCard, split: Split, predictions: NDArray[Any], weights: Floats
+) -> Evaluation:
+    """Compare predictions with the truth, in the form in which they are stored.
+
+    Args:
+        card: The task's.
+        split: The test split.
+        predictions: Probabilities (N, C) or class ids (N, H, W).
+        weights: Of the replicates, (B, N).
+
+    Raises:
+        ValueError: If the predictions are none of this split.
+    """
+    truth = split.labels if split.masks is None else split.masks
+    return evaluate(predictions, truth, weights, kind=card.kind, classes=len(card.classes))
