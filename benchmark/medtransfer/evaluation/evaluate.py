@@ -73,7 +73,22 @@ def evaluate(
         The records of all requested cells, in the order of the plan.
 
     Raises:
-        medtransfer.specs.base.InputError: When the input is wrong; nothing is written then.
+        medtransfer.core.errors.InputError: When the input is wrong; nothing is written then.
+
+    Examples:
+        >>> import medtransfer
+        >>> records = medtransfer.evaluate(
+        ...     "pixels",
+        ...     tasks=["phantom_ct"],
+        ...     budgets=["1-shot"],
+        ...     adaptations=["knn"],
+        ...     protocol="quick",
+        ...     out="results",
+        ... )
+        >>> [(record.task.name, record.budget, record.draw) for record in records]
+        [('phantom_ct', '1-shot', 0), ('phantom_ct', '1-shot', 1), ('phantom_ct', '1-shot', 2)]
+        >>> sorted(records[0].metrics)
+        ['in_domain', 'other-scanner']
     """
     return run(prepare(Request.of(locals())))
 
