@@ -1,4 +1,4 @@
-.PHONY: install test check leaderboard performance faults fuzz lowest soak
+.PHONY: install test check docs leaderboard performance faults fuzz lowest soak
 
 install:
 	python -m pip install -e '.[dev]'
@@ -12,6 +12,10 @@ check:
 	mypy
 	bench validate tasks
 	bench leaderboard --check
+
+# The site, from docs/ and the docstrings, into build/site. A broken link fails.
+docs:
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 leaderboard:
 	bench leaderboard

@@ -1,4 +1,4 @@
-"""Peak memory, device and versions in a record, and the costs in the README."""
+"""Peak memory, device and versions in a record, and the costs in the docs."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def test_the_machine_is_described() -> None:
     assert torch.__version__.startswith(found["torch"])
 
 
-def test_the_readme_counts_what_v1_costs() -> None:
-    """Its table follows from the protocol, the suite and the networks."""
-    text = (ROOT / "README.md").read_text()
+def test_the_docs_count_what_v1_costs() -> None:
+    """Their table follows from the protocol, the suite and the networks."""
+    text = (ROOT / "docs" / "protocol.md").read_text()
     table = text.partition("What `v1` costs")[2].partition("Few-shot, each draw")[0]
     protocol = load_protocol("v1")
     images = []

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from medtransfer.evaluation import evaluate
-from medtransfer.evaluation.progress import RunProgress
 from medtransfer.evaluation.request import Request, prepare
 from medtransfer.evaluation.setup import build_runner
 from medtransfer.specs.record import Cell, Record
@@ -54,7 +53,7 @@ def run(both: Small, encoder: Path, out: Path, **options: Any) -> dict[Cell, dic
         device="cpu",
         **{"jobs": 1, **options},
     )
-    records = evaluate.run(prepare(request), RunProgress())
+    records = evaluate.run(prepare(request))
     assert all(record.status in ("ok", "not_applicable") for record in records)
     return {record.cell: contents(record) for record in records}
 

@@ -21,17 +21,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 FOLDER = tempfile.TemporaryDirectory(prefix="soak-")
 os.environ["BENCH_CACHE"] = f"{FOLDER.name}/cache"
 
+from medtransfer.core.progress import JobProgress  # noqa: E402
 from medtransfer.evaluation import evaluate  # noqa: E402
-from medtransfer.evaluation.progress import RunProgress  # noqa: E402
 from medtransfer.evaluation.request import Request, prepare  # noqa: E402
-from medtransfer.specs.record import Record  # noqa: E402
 from tests.conftest import write_card, write_npz  # noqa: E402
 from tests.helpers.evaluation import write_encoder  # noqa: E402
 
 TASKS = 60  # of a round, each of 16 cells
 
 
-class Watch(RunProgress):
+class Watch(JobProgress):
     """Looks at this process after every tenth cell."""
 
     def __init__(self) -> None:
@@ -39,10 +38,12 @@ class Watch(RunProgress):
         self.cells, self.failed = 0, 0
         self.seen: list[tuple[float, ...]] = []
 
-    def finished(self, record: Record) -> None:
+    def finished(
+        self, line: str, *, steps: int = 1, work: float | None = None, failed: bool = False
+    ) -> None:
         """Count the cell."""
         self.cells += 1
-        self.failed += record.status != "ok"
+        self.failed += failed
         if self.cells % 10 == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             files = sum(1 for _ in Path("/proc/self/fd").iterdir())

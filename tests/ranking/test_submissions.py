@@ -97,7 +97,7 @@ def test_folders_that_are_something_else(tmp_path: Path, bench: Bench) -> None:
     outcome = bench("leaderboard", "--submissions", folder, "--out", out)
     assert outcome.code == 0
     places = f"{folder / 'a'} and {folder / 'copy'}"
-    assert f"note: a is in {places}: taken as one" in outcome.out
+    assert f"note: a is in {places}: merged" in outcome.out
     (folder / "study").mkdir()
     (folder / "study" / "study.yaml").touch()
     outcome = bench("leaderboard", "--submissions", folder, "--out", out)

@@ -99,7 +99,7 @@ def test_scores_are_judged_by_outcomes(small: Small, tmp_path: Path, bench: Benc
     """With three evaluated encoders: tau, regret and what was picked; the board shows it, too."""
     out = tmp_path / "out"
     run = bench("score", *options(small, out, *ENCODERS))
-    assert "not judged: that needs 3 encoders with scores and outcomes" in run.out
+    assert "not validated: 3 encoders with scores and outcomes" in run.out
     for encoder in ENCODERS:
         chosen = ["--adaptation", "linear", "--adaptation", "knn"]
         assert bench("evaluate", *options(small, out, encoder), *chosen).code == 0
@@ -132,7 +132,7 @@ def test_sweep_of_the_robustness(small: Small, tmp_path: Path, bench: Bench) -> 
     assert all(record.value is not None for record in records)
     margins = {r.options["margin"]: r.value for r in records if "[3,pooled,mse" in r.score}
     assert margins[0.0] > margins[0.25] > margins[1.0]  # a larger margin loses more
-    assert "[" not in run.out.split("robustness", 1)[1].split("not judged")[0]
+    assert "[" not in run.out.split("robustness", 1)[1].split("not validated")[0]
     assert bench("score", *options(small, out, "vit_mini"), *chosen).code == 0
     assert len(read_scores(out / "vit_mini")) == len(records)
 
@@ -183,7 +183,7 @@ def test_a_trajectory(small: Small, tmp_path: Path, bench: Bench) -> None:
     trajectory = ["--trajectory", made, "--task", "other"]
     run = bench("score", *options(small, out), *trajectory)
     assert run.code == 0, run.err
-    assert "not judged: that needs outcomes of at least 3 checkpoints" in run.out
+    assert "not validated: outcomes of at least 3 checkpoints" in run.out
     assert "4 of 4" in run.out and "last checkpoint" in run.out and "source accuracy" in run.out
     checkpoints = sorted(made.glob("checkpoints/*"))
     assert len(checkpoints) == 4

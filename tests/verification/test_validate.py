@@ -77,16 +77,17 @@ def test_the_committed_leaderboard_is_up_to_date(bench: Bench) -> None:
 
 
 def test_the_readme_shows_the_committed_leaderboard() -> None:
-    """The tables in the README are the first rows of tables of the generated page."""
-    page, readme = (
+    """The tables in README and docs are the first rows of tables of the generated pages."""
+    page, readme, docs = (
         [part for part in text.split("\n\n") if part.startswith("| Rank | Encoder |")]
         for text in (
             "\n\n".join(path.read_text() for path in (ROOT / "leaderboard").rglob("*.md")),
             (ROOT / "README.md").read_text(),
+            (ROOT / "docs" / "submissions.md").read_text(),
         )
     )
-    assert len(readme) == 3
-    for table in readme:
+    assert (len(readme), len(docs)) == (1, 2)
+    for table in [*readme, *docs]:
         assert len(table.splitlines()) > 5
         assert [whole for whole in page if whole.startswith(table)], table.splitlines()[2]
 

@@ -1,6 +1,6 @@
-"""What there is: the tables of `bench list` and `bench data list`, the cards of `bench show`.
+"""Tables of `bench list` and `bench data list`, and cards of `bench show`.
 
-No torch, and nothing is fetched or decoded.
+Imports no torch; downloads and decodes nothing.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Rows = list[tuple[str, ...]]
 def listing(
     kind: str, *, folder: Path | None = None, data: Path | None = None
 ) -> tuple[tuple[str, ...], Rows]:
-    """The head and the rows of a list.
+    """Head and rows of a list.
 
     Args:
         kind: ``tasks``, ``encoders``, ``suites``, ``scores`` or ``protocols``.
-        folder: The user's own task cards.
-        data: Where the cards' files are looked for.
+        folder: Folder of the user's own task cards.
+        data: Folder with the data files.
     """
     if kind == "tasks":
         head = ("task", "domain", "kind", "train / validation / test", "out-of-domain", "data")
@@ -101,7 +101,7 @@ def _number(items: int | None) -> str:
 
 
 def _out_of_domain(card: TaskCard, survey: Survey) -> str:
-    """Each split with its size; of corruptions how many splits there are."""
+    """Each split with its size; for corruptions the number of splits."""
     texts = []
     for name in card.out_of_domain:
         if name in card.sources:
@@ -127,20 +127,20 @@ def _bound(file: RemoteFile) -> str:
 
 
 def list_files(cards: Mapping[str, TaskCard], data: Path | None) -> tuple[tuple[str, ...], Rows]:
-    """The published files of some tasks: how large, which licence, and where they are."""
+    """Published files of some tasks, with size, path, licence and tasks."""
     tasks: dict[Found, list[str]] = {}
     for name, card in cards.items():
-        for found in survey_files(card, data):
-            tasks.setdefault(found, []).append(name)
+        for entry in survey_files(card, data):
+            tasks.setdefault(entry, []).append(name)
     rows: Rows = [
         (
-            found.file.name,
-            quantity(found.path.stat().st_size, "bytes") if found.path else _bound(found.file),
-            str(found.path) if found.path else f"missing; {found.file.url}",
-            found.file.licence,
+            entry.file.name,
+            quantity(entry.path.stat().st_size, "bytes") if entry.path else _bound(entry.file),
+            str(entry.path) if entry.path else f"missing; {entry.file.url}",
+            entry.file.licence,
             ", ".join(names),
         )
-        for found, names in tasks.items()
+        for entry, names in tasks.items()
     ]
     return ("file", "size", "where", "licence", "tasks"), rows
 
@@ -149,7 +149,7 @@ def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> 
     """A card, suite, protocol or transferability score by name, as plain data.
 
     Raises:
-        InputError: With the closest known name.
+        InputError: When nothing has that name, with the closest one.
     """
     tasks, encoders, suites = load_tasks(folder), registered(), load_suites()
     if (card := find_task(name, tasks)) is not None:
@@ -167,12 +167,12 @@ def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> 
         return {"protocol": {**values, "fingerprints": fingerprints}}
     if name in (scores := registered_scores()):
         return {"score": _describe(scores[name])}
-    known = {*tasks, *encoders, *suites, *list_protocols(), *scores}
-    raise InputError(f"nothing is called '{name}'{suggest(name, known)}")
+    names = {*tasks, *encoders, *suites, *list_protocols(), *scores}
+    raise InputError(f"nothing is called '{name}'{suggest(name, names)}")
 
 
 def _describe(score: Score) -> dict[str, Any]:
-    """What a score is, what it is computed from, and its fixed values under v1."""
+    """A score with its inputs and its fixed values under v1."""
     about = inspect.getdoc(score.function) or ""
     return {
         "name": score.name,
@@ -186,7 +186,7 @@ def _describe(score: Score) -> dict[str, Any]:
 
 
 def _facts(card: TaskCard, data: Path | None) -> dict[str, Any]:
-    """What follows from a card and its data: sizes, class counts, and which budgets apply."""
+    """Sizes, class counts and feasible budgets of a task."""
     survey = survey_task(card, data)
     splits: dict[str, Any] = {}
     for name, items in survey.items.items():
@@ -202,7 +202,7 @@ def _facts(card: TaskCard, data: Path | None) -> dict[str, Any]:
 
 
 def _budgets(card: TaskCard, survey: Survey) -> dict[str, str]:
-    """How many training items each budget takes, and where a class has too few."""
+    """Training items of each budget, and the classes with too few."""
     items, share = survey.items["train"], load_protocol("v1").infeasible_share
     if items is None:
         return {}

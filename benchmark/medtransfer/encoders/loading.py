@@ -33,6 +33,14 @@ def load_encoder(
 
     Raises:
         InputError: Naming the file and what is wrong with it.
+
+    Examples:
+        >>> import medtransfer, torch
+        >>> encoder = medtransfer.load_encoder("pixels")
+        >>> encoder.card.title, encoder.size
+        ('Raw pixels at 32 px', 32)
+        >>> encoder(torch.zeros(4, 100, 80, dtype=torch.uint8)).shape
+        torch.Size([4, 3072])
     """
     return build_encoder(
         resolve_encoder(encoder, architecture=architecture),

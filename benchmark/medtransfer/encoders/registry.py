@@ -50,6 +50,19 @@ def register(card: EncoderCard, builder: Builder | None = None) -> EncoderCard:
 
     Raises:
         InputError: When the name is taken, or nothing says how to build the network.
+
+    Examples:
+        >>> import medtransfer
+        >>> card = medtransfer.register(
+        ...     medtransfer.EncoderCard(
+        ...         name="my-resnet",
+        ...         architecture={"timm": "resnet18"},
+        ...         input={"size": 128},
+        ...         pretraining={"domains": [], "datasets": [], "objective": "none"},
+        ...     )
+        ... )
+        >>> card.name
+        'my-resnet'
     """
     if card.name in _REGISTRY:
         raise InputError(f"encoder '{card.name}' is registered twice; choose another name")
@@ -65,7 +78,14 @@ def forget(name: str) -> Registration:
 
 
 def built_by(builder: Builder) -> Architecture:
-    """The architecture of a card whose network ``builder`` makes."""
+    """The architecture of a card whose network ``builder`` makes.
+
+    Examples:
+        >>> from torch import nn
+        >>> from medtransfer.encoders.registry import built_by
+        >>> built_by(nn.Flatten).python
+        'torch.nn.modules.flatten:Flatten'
+    """
     return Architecture(python=f"{builder.__module__}:{builder.__qualname__}")
 
 

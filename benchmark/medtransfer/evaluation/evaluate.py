@@ -8,11 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medtransfer.core.errors import InputError
+from medtransfer.core.progress import JobProgress
 from medtransfer.evaluation.executors.jobs import choose_jobs, start_server
 from medtransfer.evaluation.failures import log_failure
-from medtransfer.evaluation.progress import RunProgress
-from medtransfer.evaluation.request import Prepared, Request, check_weights, prepare
+from medtransfer.evaluation.options import Request
+from medtransfer.evaluation.request import Prepared, check_weights, prepare
+from medtransfer.evaluation.summary import summarise
 from medtransfer.specs.record import Record
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from medtransfer.evaluation.runner import Runner
 
 __all__ = ["evaluate", "run"]
+
+# Work that FLOPs do not show (reading, metrics, bootstrap), as FLOPs of a cell, for the bar.
+_OVERHEAD = 20_000_000_000
 
 
 def evaluate(
@@ -42,63 +46,56 @@ def evaluate(
 ) -> list[Record]:
     """Evaluate an encoder under a fixed protocol.
 
-    Cells that ``out`` already holds are not run again, so the call can be repeated after an
-    interruption, or from a training loop.
+    Cells that ``out`` already holds are not run again: call it again to resume after an
+    interruption, or call it from a training loop.
 
     Args:
         encoder: A registered name, ``timm:NAME``, ``hf-hub:OWNER/NAME``, a checkpoint, a folder
             with ``encoder.yaml``, or a ``.py`` file that registers one.
-        architecture: timm's name of a checkpoint's architecture.
-        suite: Name of a list of tasks; default ``phantom``, or all of ``task_folder``.
+        architecture: Architecture of a checkpoint file, as timm names it.
+        suite: Named list of tasks. Default: ``phantom``, or all cards in ``task_folder``.
         tasks: Names of single tasks, instead of a suite.
-        budgets: Only these, e.g. ``["10-shot"]``; default all of the protocol.
-        adaptations: Only these, e.g. ``["linear"]``; default all of the protocol.
+        budgets: Such as ``["10-shot"]``. Default: all of the protocol.
+        adaptations: Such as ``["linear"]``. Default: all of the protocol.
         protocol: ``v1``, ``quick`` or ``medmnist``.
         out: Folder of submissions; records go to ``out/<encoder>/records.jsonl``.
-        data: Folder in which the cards' files are looked for.
-        task_folder: Folder of task cards of one's own.
+        data: Folder with the data files. Default: ``BENCH_DATA``.
+        task_folder: Folder of your own task cards.
         device: ``auto``, ``cpu`` or ``cuda``.
-        jobs: Number of processes; ``None`` chooses. A script that asks for more than one needs
-            the guard ``if __name__ == "__main__":``, as all of Python's processes do.
-        fresh: Forget earlier records in ``out`` of the cells that are asked for.
-        executor: ``local``, or ``ray``: on a cluster, by default on all of it.
-        address: Of the Ray cluster, as ``ray.init`` takes it; default is ``RAY_ADDRESS``, or one
-            of this machine that is started for this evaluation.
+        jobs: Number of processes; ``None`` chooses for the machine. A script that asks for more
+            than one needs the guard ``if __name__ == "__main__":``.
+        fresh: Discard existing records in ``out`` of the requested cells.
+        executor: ``local``, or ``ray`` to run the cells on a Ray cluster.
+        address: Address of the Ray cluster, as for ``ray.init``. Default: ``RAY_ADDRESS``, or a
+            new cluster on this machine.
 
     Returns:
-        The records of all cells that were asked for, in the plan's order.
+        The records of all requested cells, in the order of the plan.
 
     Raises:
-        medtransfer.specs.base.InputError: When the input is wrong; nothing is written then.
+        medtransfer.core.errors.InputError: When the input is wrong; nothing is written then.
+
+    Examples:
+        >>> import medtransfer
+        >>> records = medtransfer.evaluate(
+        ...     "pixels",
+        ...     tasks=["phantom_ct"],
+        ...     budgets=["1-shot"],
+        ...     adaptations=["knn"],
+        ...     protocol="quick",
+        ...     out="results",
+        ... )
+        >>> [(record.task.name, record.budget, record.draw) for record in records]
+        [('phantom_ct', '1-shot', 0), ('phantom_ct', '1-shot', 1), ('phantom_ct', '1-shot', 2)]
+        >>> sorted(records[0].metrics)
+        ['in_domain', 'other-scanner']
     """
-    for name, value in (("tasks", tasks), ("budgets", budgets), ("adaptations", adaptations)):
-        if isinstance(value, str):
-            raise InputError(
-                f"{name}: a list such as ['{value}'] is expected; a folder of cards is task_folder"
-            )
-    request = Request(
-        encoder=str(encoder),
-        architecture=architecture,
-        suite=suite,
-        tasks=tuple(tasks),
-        budgets=tuple(budgets),
-        adaptations=tuple(adaptations),
-        protocol=protocol,
-        out=Path(out),
-        data=Path(data) if data else None,
-        task_folder=Path(task_folder) if task_folder else None,
-        device=device,
-        jobs=jobs,
-        fresh=fresh,
-        executor=executor,
-        address=address,
-    )
-    return run(prepare(request))
+    return run(prepare(Request.of(locals())))
 
 
 def run(
     prepared: Prepared,
-    progress: RunProgress | None = None,
+    progress: JobProgress | None = None,
     *,
     on_failure: Callable[[str], object] | None = None,
 ) -> list[Record]:
@@ -112,7 +109,7 @@ def run(
     Returns:
         The records of all its cells, in the plan's order.
     """
-    progress = progress or RunProgress()
+    progress = progress or JobProgress()
     ledger, request = prepared.ledger, prepared.request
     records = dict(prepared.existing)
     if not prepared.pending:
@@ -141,13 +138,17 @@ def run(
     with closing(executor):
         ledger.open(prepared.encoder.card, keep=list(records.values()) if request.fresh else None)
         try:
-            progress.begin(flops, len(plan.cells), [*notes, *plan.notes, *runner.encoder.notes])
+            for note in (*notes, *plan.notes, *runner.encoder.notes):
+                progress.warn(note)
+            work = {cell: count + _OVERHEAD for cell, count in flops.items()}
+            finished_before = len(plan.cells) - len(flops)
+            progress.begin(len(plan.cells), finished_before, unit="cells", work=sum(work.values()))
             for finished in chain(
                 schedule(
                     cells,
                     executor,
                     selected={cell: record.selected for cell, record in records.items()},
-                    started=progress.started,
+                    started=lambda cell: progress.started(str(cell)),
                     fail=runner.fail,
                 ),
                 (runner.leave_out(cell, plan.not_applicable[cell]) for cell in left_out),
@@ -160,7 +161,8 @@ def run(
                 records[record.cell] = ledger.append(
                     record, replicates=finished.replicates, predictions=finished.predictions
                 )
-                progress.finished(records[record.cell])
+                failed = record.status in ("failed", "diverged")
+                progress.finished(summarise(record), work=work[record.cell], failed=failed)
         finally:
             progress.end()
             ledger.close()

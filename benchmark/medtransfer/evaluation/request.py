@@ -22,6 +22,7 @@ from medtransfer.data.store import open_task
 from medtransfer.encoders.resolution import EncoderSource, resolve_encoder
 from medtransfer.evaluation.cells import Plan, check_choices, choose_runs, plan_cells
 from medtransfer.evaluation.ledger import Ledger
+from medtransfer.evaluation.options import Request
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budgets
@@ -31,27 +32,6 @@ __all__ = ["EXECUTORS", "Prepared", "Request", "check_weights", "prepare"]
 _REMEDY = "choose another --out, or --fresh, which deletes what is there"
 
 EXECUTORS = ("local", "ray")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asks for; the fields are the options of ``bench evaluate``."""
-
-    encoder: str
-    architecture: str | None = None
-    suite: str | None = None
-    tasks: Sequence[str] = ()
-    budgets: Sequence[str] = ()
-    adaptations: Sequence[str] = ()
-    protocol: str = "v1"
-    out: Path = Path("submissions")
-    data: Path | None = None
-    task_folder: Path | None = None
-    device: str = "auto"
-    jobs: int | None = None
-    fresh: bool = False
-    executor: str = "local"
-    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +155,7 @@ def _check_options(request: Request) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     if request.jobs is not None and (not isinstance(request.jobs, int) or request.jobs < 1):
-        raise InputError(f"jobs: {request.jobs!r} is no number of processes; 1 or more is")
+        raise InputError(f"--jobs: {request.jobs!r} is not a number of processes; use 1 or more")
     if request.executor not in EXECUTORS:
         raise InputError(f"--executor: '{request.executor}' is not one of {', '.join(EXECUTORS)}")
     if request.executor == "local" and request.address is not None:

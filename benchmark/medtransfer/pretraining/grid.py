@@ -7,7 +7,6 @@ that share a disk: each takes the next encoder that no other is at work on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,16 +16,15 @@ from filelock import FileLock, Timeout
 from medtransfer.core.documents import read_yaml
 from medtransfer.core.errors import InputError, RunError, suggest, unwritable
 from medtransfer.core.files import replace as write
+from medtransfer.core.progress import JobProgress
 from medtransfer.encoders.registry import registered
 from medtransfer.encoders.resolution import dump_card, resolve_untrained
 from medtransfer.evaluation.cells import check_choices
 from medtransfer.evaluation.evaluate import run as run_evaluation
-from medtransfer.evaluation.progress import RunProgress
 from medtransfer.evaluation.request import Request as EvaluationRequest
 from medtransfer.evaluation.request import prepare as prepare_evaluation
 from medtransfer.pretraining.plan import Request
 from medtransfer.pretraining.preparation import prepare
-from medtransfer.pretraining.progress import PretrainingProgress
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.pretraining import Grid, Trainable, load_recipe
 from medtransfer.specs.protocol import load_protocol
@@ -170,18 +168,14 @@ class Study:
         data: Where the tasks' files are looked for.
         task_folder: Folder of task cards of one's own.
         device: ``auto``, ``cpu`` or ``cuda``.
-        training: Makes what is told how the training of each encoder goes.
-        evaluating: The same for its evaluation.
-        say: Is called with one line now and then.
+        progress: Callbacks of training and evaluation.
     """
 
     grid: Grid
     data: Path | None = None
     task_folder: Path | None = None
     device: str = "auto"
-    training: Callable[[], PretrainingProgress] = PretrainingProgress
-    evaluating: Callable[[], RunProgress] = RunProgress
-    say: Callable[[str], None] = lambda line: None
+    progress: JobProgress = field(default_factory=JobProgress)
 
     @property
     def members(self) -> list[Member]:
@@ -222,7 +216,7 @@ class Study:
         except Timeout:
             return False
         try:
-            self.say(f"== {member.name}")
+            self.progress.say(f"== {member.name}")
             self._complete(member, finished)
         except (InputError, RunError) as error:
             lost.add(member.name)
@@ -251,7 +245,7 @@ class Study:
             # Here, and not above: a finished grid must not wait for torch.
             from medtransfer.pretraining.training import pretrain
 
-            finished.cards.append(pretrain(plan, self.training()))
+            finished.cards.append(pretrain(plan, self.progress))
             encoder = str(plan.folder)
         evaluate = self.grid.evaluate
         if evaluate is None:
@@ -270,7 +264,7 @@ class Study:
                 task_folder=self.task_folder,
                 device=self.device,
             )
-            records = run_evaluation(prepare_evaluation(request), self.evaluating())
+            records = run_evaluation(prepare_evaluation(request), self.progress)
             finished.failures += [
                 f"{member.name}: {record.cell}: {record.error}"
                 for record in records

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medtransfer.core.documents import read_yaml
 from medtransfer.core.errors import InputError
 from medtransfer.encoders.resolution import EncoderSource
+from medtransfer.pretraining.options import Request
 from medtransfer.pretraining.pool import Pool
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.pretraining import Recipe, Trainable
@@ -25,31 +25,6 @@ __all__ = [
 ]
 
 CARD, STATE = "encoder.yaml", "state.pt"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asks for; the fields are the options of ``bench pretrain``."""
-
-    recipe: str
-    tasks: Sequence[str]
-    init: str | None = None
-    architecture: str | None = None
-    epochs: int | None = None
-    images: int | float | None = None
-    balanced: bool = False
-    trainable: str = "full"
-    drop_stages: int = 0
-    size: int | None = None
-    checkpoints: Sequence[int] = ()
-    out: Path | None = None
-    data: Path | None = None
-    task_folder: Path | None = None
-    device: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    accumulate: int = 1
-    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +64,16 @@ class Plan:
     def steps(self) -> int:
         """Steps of the whole run."""
         return self.pool.steps(self.epochs)
+
+    @property
+    def summary(self) -> str:
+        """One line: encoder, recipe, sources, length, and what is trained."""
+        pool = self.pool
+        tasks = ", ".join(f"{source.card.name} ({len(source.items)})" for source in pool.sources)
+        return (
+            f"{self.start.card.name}: {self.recipe.name} on {tasks}, {self.epochs} epochs, "
+            f"{self.steps} steps of {pool.batch_size} images, trainable {self.trainable.text}"
+        )
 
     @property
     def phases(self) -> list[tuple[int | tuple[str, ...] | None, int]]:

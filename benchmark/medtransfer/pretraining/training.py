@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medtransfer.adaptation.optimiser import ClippingAdamW, build_optimiser
 from medtransfer.core.errors import InputError, RunError, unwritable
+from medtransfer.core.progress import JobProgress
 from medtransfer.core.seeds import seed_of
 from medtransfer.cost.energy import measure_energy
 from medtransfer.cost.machine import keep_freed_memory, peak_memory, reset_peak_memory
@@ -40,7 +41,6 @@ from medtransfer.pretraining.plan import (
     refuse_other,
 )
 from medtransfer.pretraining.prices import price_beginning, price_training, price_whole
-from medtransfer.pretraining.progress import PretrainingProgress
 from medtransfer.pretraining.state import State, read_state, write_state
 from medtransfer.specs.encoder import EncoderCard
 
@@ -55,7 +55,7 @@ _SHARE = 0.05  # of the time may go into saving
 _PATIENCE = 600.0  # seconds after which a state is saved in any case
 
 
-def pretrain(plan: Plan, progress: PretrainingProgress | None = None) -> EncoderCard:
+def pretrain(plan: Plan, progress: JobProgress | None = None) -> EncoderCard:
     """Train an encoder and write its folder; what was begun before goes on.
 
     Returns:
@@ -69,7 +69,7 @@ def pretrain(plan: Plan, progress: PretrainingProgress | None = None) -> Encoder
         return card
     keep_freed_memory()
     fabric = start_devices(plan.request, whole=OBJECTIVES[plan.recipe.objective].whole)
-    shown = progress if progress is not None and fabric.is_global_zero else PretrainingProgress()
+    shown = progress if progress is not None and fabric.is_global_zero else JobProgress()
     try:
         run = _Run(plan, fabric)
         with run.alone():
@@ -188,9 +188,17 @@ class _Run:
         if stages is not None and recipe.objective == "supervised" and recipe.augmentation is None:
             objective.prefix = find_prefix(self.encoder, len(self.plan.pool))
 
-    def train(self, progress: PretrainingProgress) -> EncoderCard:
+    def train(self, progress: JobProgress) -> EncoderCard:
         plan, state = self.plan, self.state
-        progress.begin(plan, state.step, self.encoder.notes)
+        for note in (*plan.notes, *self.encoder.notes):
+            progress.warn(note)
+        progress.say(plan.summary)
+        if plan.overlaps:
+            progress.warn(
+                "the encoder will have seen source corpora of these tasks, as its card and the "
+                f"leaderboard will say: {', '.join(plan.overlaps)}"
+            )
+        progress.begin(plan.steps, state.step, unit="steps")
         if state.step == 0:
             self._visit(0)
         begin = 0
@@ -216,7 +224,7 @@ class _Run:
         price: tuple[int, int],
         begin: int,
         end: int,
-        progress: PretrainingProgress,
+        progress: JobProgress,
     ) -> None:
         """Train some stages from their first step, or from where the state is, to ``end``."""
         state, recipe = self.state, self.plan.recipe
@@ -243,7 +251,9 @@ class _Run:
                     "schedule": schedule.state_dict(),
                 }
             self._visit(until)
-            progress.advance(until, float(np.mean(losses)))
+            epoch = until * self.plan.pool.batch_size / len(self.plan.pool)
+            line = f"epoch {epoch:.1f} of {self.plan.epochs}: loss {float(np.mean(losses)):.4f}"
+            progress.finished(line, steps=len(losses))
 
     def _measure(
         self, price: tuple[int, int], steps: int, work: Callable[[], list[float]]

@@ -161,6 +161,20 @@ def leaderboard(submissions: str | Path | Sequence[str | Path]) -> pd.DataFrame:
 
     Raises:
         InputError: When a folder, a card or a record is wrong.
+
+    Examples:
+        >>> import medtransfer
+        >>> records = medtransfer.evaluate(
+        ...     "pixels",
+        ...     tasks=["phantom_ct"],
+        ...     budgets=["1-shot"],
+        ...     adaptations=["knn"],
+        ...     protocol="quick",
+        ...     out="results",
+        ... )
+        >>> board = medtransfer.leaderboard("results")
+        >>> board[["protocol", "suite", "encoder"]].values.tolist()
+        [['quick', 'phantom', 'pixels']]
     """
     folders = [submissions] if isinstance(submissions, str | Path) else submissions
     return tidy(shipped_boards(load_submissions([Path(folder) for folder in folders])))

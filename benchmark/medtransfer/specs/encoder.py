@@ -170,7 +170,20 @@ RANDOM_WEIGHTS = PretrainingCard(domains=[], datasets=[], objective="none", imag
 
 
 class EncoderCard(Spec):
-    """An image encoder: a per-image function from pixels to a vector."""
+    """An image encoder: a per-image function from pixels to a vector.
+
+    Examples:
+        >>> import medtransfer
+        >>> card = medtransfer.EncoderCard(
+        ...     name="my-vit",
+        ...     architecture={"timm": "vit_tiny_patch16_224"},
+        ...     weights={"path": "weights.safetensors"},
+        ...     input={"size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+        ...     pretraining={"domains": ["chest-xray"], "objective": "mae"},
+        ... )
+        >>> card.relation("chest-xray"), card.relation("ct")
+        ('intra', 'inter')
+    """
 
     name: Name = Field(description="Unique; also the name of the submission's folder.")
     title: str = Field(default="", description="One line for people.")

@@ -139,7 +139,27 @@ class Cost(Spec):
 
 
 class Record(Spec):
-    """One finished cell."""
+    """One finished cell.
+
+    Examples:
+        >>> import medtransfer
+        >>> record = medtransfer.evaluate(
+        ...     "pixels",
+        ...     tasks=["phantom_ct"],
+        ...     budgets=["full"],
+        ...     adaptations=["linear"],
+        ...     protocol="quick",
+        ...     out="results",
+        ... )[0]
+        >>> record.status, record.cell
+        ('ok', Cell(task='phantom_ct', budget='full', adaptation='linear', draw=0))
+        >>> round(record.metrics["in_domain"]["auroc"], 2)
+        0.7...
+        >>> record.cost.images_seen
+        400
+        >>> medtransfer.Record.model_validate_json(record.line()) == record
+        True
+    """
 
     schema_: int = Field(default=SCHEMA, alias="schema", description="Version of this format.")
     encoder: EncoderRef = Field(description="Which encoder.")

@@ -14,6 +14,7 @@ from filelock import FileLock
 from medtransfer.core.documents import digest, read_yaml
 from medtransfer.core.errors import InputError, unwritable
 from medtransfer.core.files import replace
+from medtransfer.core.progress import JobProgress
 from medtransfer.data.files.cache import cache_folder, data_folder
 from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.data.split import TaskData
@@ -28,6 +29,7 @@ from medtransfer.specs.record import iterate_records
 from medtransfer.specs.score import FILE, ScoreRecord, read_scores
 from medtransfer.specs.task import Kind, TaskCard, find_task, load_tasks, resolve_tasks
 from medtransfer.transferability.material import Material
+from medtransfer.transferability.options import Request
 from medtransfer.transferability.registry import Score, choose_scores
 from medtransfer.transferability.scoring import (
     Planned,
@@ -37,24 +39,7 @@ from medtransfer.transferability.scoring import (
     score_all,
 )
 
-__all__ = ["Request", "Scoring", "ScoringProgress", "find_trajectory", "prepare", "score"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asks for; the fields are the options of ``bench score``."""
-
-    encoders: Sequence[str]
-    suite: str | None = None
-    tasks: Sequence[str] = ()
-    scores: Sequence[str] = ()
-    protocol: str = "v1"
-    out: Path = Path("submissions")
-    data: Path | None = None
-    task_folder: Path | None = None
-    device: str = "auto"
-    sweep: bool = False
-    sources: bool = False
+__all__ = ["Request", "Scoring", "find_trajectory", "prepare", "score"]
 
 
 @dataclass(frozen=True)
@@ -80,21 +65,15 @@ class Scoring:
     notes: tuple[str, ...] = ()
 
 
-class ScoringProgress:
-    """Is told how far it is; does nothing."""
-
-    def begin(self, total: int) -> None:
-        """So many encoders and tasks are to be scored."""
-
-    def advance(self, encoder: str, task: str, *, made: int, kept: int) -> None:
-        """One encoder's scores on one task are there, so many of them from earlier."""
-
-    def end(self) -> None:
-        """All are there, or the work was stopped."""
-
-
-def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
+def prepare(
+    request: Request, progress: Progress = SILENT, *, with_sources: bool = False
+) -> Scoring:
     """Check a request. Nothing is written but downloads and decoded data.
+
+    Args:
+        request: The options.
+        progress: Callbacks of downloads and decoding.
+        with_sources: Whether the tasks that encoders were pre-trained on are scored, too.
 
     Raises:
         InputError: For the first thing that is wrong with it.
@@ -135,7 +114,7 @@ def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
     data = {name: _open(card, folder, progress) for name, card in cards.items()}
     sources: dict[str, TaskData] = {}
     known = {**load_tasks(), **(load_tasks(request.task_folder) if request.task_folder else {})}
-    for name in _sources(encoders) if request.sources else ():
+    for name in _sources(encoders) if with_sources else ():
         card = find_task(name, known)
         try:
             if card is None:
@@ -211,7 +190,7 @@ def _check_folder(folder: Path, located: EncoderSource) -> None:
         raise InputError(f"--out: {existing} cannot be written: permission denied")
 
 
-def score(scoring: Scoring, progress: ScoringProgress | None = None) -> list[ScoreRecord]:
+def score(scoring: Scoring, progress: JobProgress | None = None) -> list[ScoreRecord]:
     """Compute what is not there yet, and write each score down as it is done.
 
     Returns:
@@ -220,17 +199,18 @@ def score(scoring: Scoring, progress: ScoringProgress | None = None) -> list[Sco
     Raises:
         RunError: When a score fails in another way than by having no value.
     """
-    progress = progress or ScoringProgress()
+    progress = progress or JobProgress()
     found: list[ScoreRecord] = []
     tasks = {**scoring.data, **scoring.sources}
-    progress.begin(len(scoring.encoders) * len(tasks))
+    progress.begin(len(scoring.encoders) * len(tasks), unit="sets of scores")
     try:
         for located in scoring.encoders:
             work = _Work(scoring, located)
             for name, data in tasks.items():
                 own, made = work.of(name, data)
                 found += own
-                progress.advance(located.card.name, name, made=made, kept=len(own) - made)
+                kept = f", {len(own) - made} kept from before" if len(own) > made else ""
+                progress.finished(f"{located.card.name}, {name}: {made} new{kept}")
     finally:
         progress.end()
     return found

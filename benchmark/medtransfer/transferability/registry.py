@@ -129,6 +129,18 @@ def register_score(
 
     Raises:
         InputError: When the name is taken, or a parameter is none of :data:`INPUTS`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medtransfer.transferability.registry import register_score, registered_scores
+        >>> @register_score(title="Spread of the features", paper="none", kinds=["multiclass"])
+        ... def spread(features, *, power=2):
+        ...     return float((abs(features - features.mean(axis=0)) ** power).mean())
+        ...
+        >>> spread(np.array([[1.0, 2.0], [3.0, 4.0]]))
+        1.0
+        >>> registered_scores()["spread"].needs
+        ('features',)
     """
 
     def decorate(function: Function) -> Function:

@@ -1,9 +1,8 @@
-"""A file that is published on the web, and what a front end shows while it is fetched."""
+"""Files published on the web, and progress callbacks of downloads and decoding."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 __all__ = ["RemoteFile", "Progress", "SILENT"]
 
@@ -29,42 +28,23 @@ class RemoteFile:
     folder: str = ""
 
 
-class Progress(Protocol):
-    """What a front end implements to show how data are fetched and decoded."""
+class Progress:
+    """Progress callbacks; no-ops by default, overridden by the CLI."""
 
     def announce(self, file: RemoteFile, url: str) -> None:
-        """Before the first byte: the name, size and licence, and the address that is asked."""
+        """Start a download from ``url``."""
 
     def advance(self, file: RemoteFile, done: int, total: int | None) -> None:
-        """So many bytes are here, of ``total`` where the server said it."""
+        """Report the bytes received so far; ``total`` is ``None`` where the server gave none."""
 
     def warn(self, message: str) -> None:
-        """Something went wrong that needs no action yet: one line."""
+        """Show a note that needs no action yet: one line."""
 
     def finish(self, file: RemoteFile) -> None:
-        """The file is complete and its checksum is right."""
+        """End a download whose checksum is right."""
 
     def decode(self, what: str, size: int) -> None:
-        """A split of so many bytes is decoded now."""
+        """Start to decode a split of ``size`` bytes."""
 
 
-class _Silent:
-    """Show nothing."""
-
-    def announce(self, file: RemoteFile, url: str) -> None:
-        """Nothing."""
-
-    def advance(self, file: RemoteFile, done: int, total: int | None) -> None:
-        """Nothing."""
-
-    def warn(self, message: str) -> None:
-        """Nothing."""
-
-    def finish(self, file: RemoteFile) -> None:
-        """Nothing."""
-
-    def decode(self, what: str, size: int) -> None:
-        """Nothing."""
-
-
-SILENT: Progress = _Silent()
+SILENT = Progress()
