@@ -14,24 +14,11 @@ import pytest
 
 import medtransfer
 from tests.conftest import ROOT
+from tests.helpers.rooms import FLOORS
 
 SOURCE = ROOT / "benchmark" / "medtransfer"
 TESTS = ROOT / "tests"
 
-# Floors of the house: a package may import those on floors below its own, and nothing beside it.
-FLOORS = [
-    {"core"},
-    {"specs"},
-    {"protocols", "phantoms", "corruptions", "metrics", "ranking"},
-    {"data"},
-    {"encoders"},
-    {"cost"},
-    {"adaptation"},
-    {"evaluation"},
-    {"pretraining", "transferability"},
-    {"verification", "contact_sheets"},
-    {"cli"},
-]
 # Packages that a finished command, a list or the leaderboard imports: they must stay light.
 LIGHT = {"core": {"torch", "pandas"}, "specs": {"torch", "pandas"}, "ranking": {"torch"}}
 

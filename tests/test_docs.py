@@ -30,7 +30,7 @@ from medtransfer.encoders.loading import load_encoder
 from medtransfer.specs.pretraining import Grid, load_recipe
 from medtransfer.transferability import registry as scores
 from tests.conftest import ROOT, Bench
-from tests.test_architecture import FLOORS
+from tests.helpers.rooms import FLOORS
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
