@@ -52,8 +52,9 @@ def test_no_sideways_scroll_on_a_phone(open_page: Open, boards_file: Path) -> No
 
 
 def test_no_serious_barrier(open_page: Open, boards_file: Path) -> None:
-    """axe-core finds nothing serious in light or dark, contrast included."""
-    for scheme in ("light", "dark"):
+    """axe-core finds nothing serious; in the dark, where only colours differ, no bad contrast."""
+    contrast = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+    for scheme, options in (("light", None), ("dark", contrast)):
         page = open_page("", boards_file, color_scheme=scheme)
         for state in ["", *STATES[1:], PUBLISHED]:
             if state:
@@ -62,7 +63,7 @@ def test_no_serious_barrier(open_page: Open, boards_file: Path) -> None:
                 summary.click()
             found = [
                 (one["id"], one["nodes"][0]["html"][:120])
-                for one in axe.Axe().run(page).response["violations"]
+                for one in axe.Axe().run(page, options=options).response["violations"]
                 if one["impact"] in ("serious", "critical")
             ]
             assert found == [], (scheme, state)
