@@ -30,6 +30,7 @@ from tests.conftest import (
     write_card,
     write_npz,
 )
+from tests.helpers.replicates import load_arrays
 
 TINY = """
 import torch
@@ -155,7 +156,7 @@ def test_records_can_be_verified_from_their_arrays(small: Small, tmp_path: Path)
     weights = item_weights("small", "in_domain", 36)
     for record in records:
         assert record.replicates is not None
-        stored = np.load(tmp_path / "pixels" / record.replicates.file)
+        stored = load_arrays(tmp_path / "pixels" / record.replicates.file)
         replicates = stored[f"{record.replicates.key}/in_domain"]
         assert replicates.shape == (200,)
         if record.predictions is None:
@@ -345,7 +346,7 @@ def test_fresh_forgets_what_is_asked_for_only(small: Small, tmp_path: Path, benc
     assert bench(*command).code == 0
     folder = tmp_path / "pixels"
     before = {record.cell: record for record in read_records(folder / "records.jsonl")}
-    replicates = dict(np.load(folder / "replicates.npz"))
+    replicates = load_arrays(folder / "replicates.npz")
     outcome = bench(*command, "--task", "other", "--budget", "full", "--fresh")
     assert outcome.code == 0, outcome.err
     assert "note: --fresh: forgets 1 of 14 earlier records" in outcome.out
@@ -354,7 +355,7 @@ def test_fresh_forgets_what_is_asked_for_only(small: Small, tmp_path: Path, benc
     assert len(after) == 14
     for cell, record in after.items():
         assert record == before[cell] or (cell.task, cell.budget) == ("other", "full")
-    kept = dict(np.load(folder / "replicates.npz"))
+    kept = load_arrays(folder / "replicates.npz")
     assert {key for key in replicates if key.startswith("small/")} < set(kept)
     assert sum(key.startswith("other/") for key in kept) == 14  # two test splits of each cell
     np.testing.assert_equal(

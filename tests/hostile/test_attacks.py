@@ -111,7 +111,7 @@ def test_arrays_with_code(small: Small, tmp_path: Path, submission: Path, bench:
     np.savez(submission / "replicates.npz", **{**arrays, name: objects(tmp_path)})
     command = ("leaderboard", "--submissions", submission.parent, "--out", tmp_path / "board")
     refuse(bench(*command), harm, "replicates.npz")
-    refuse(bench("verify", submission), harm, "replicates.npz", "pickled objects")
+    refuse(bench("verify", submission), harm, "replicates.npz", "pickled Python objects")
 
 
 @pytest.mark.parametrize("what", ["replicates.npz", "predictions/phantom_ct.npz"])

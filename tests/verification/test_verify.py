@@ -27,6 +27,7 @@ from medtransfer.verification.rerun import Rerun, choose_cells, compare
 from medtransfer.verification.tasks import open_tasks
 from tests.conftest import ROOT, Bench, Outcome, draw_images, write_card, write_npz
 from tests.evaluation.test_segmentation import MAPS, draw_discs
+from tests.helpers.replicates import load_arrays, save_arrays
 
 Line = dict[str, Any]
 
@@ -123,10 +124,9 @@ def put(*path: Any) -> Callable[[Line], None]:
 
 def rewrite(folder: Path, file: str, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the arrays of an archive."""
-    with np.load(folder / file) as archive:
-        arrays = dict(archive)
+    arrays = load_arrays(folder / file)
     change(arrays)
-    np.savez_compressed(folder / file, **arrays)
+    save_arrays(folder / file, arrays)
 
 
 def repair(folder: Path, field: str, cell: str = "small 10-shot linear 0") -> None:
@@ -134,11 +134,11 @@ def repair(folder: Path, field: str, cell: str = "small 10-shot linear 0") -> No
 
     def change(line: Line) -> None:
         reference = line[field]
-        with np.load(folder / reference["file"]) as archive:
-            names = dict.fromkeys(name.partition("/")[0] for name in line["metrics"])
-            if field == "predictions":
-                names = dict.fromkeys(name for name in line["metrics"] if "/" not in name)
-            content = b"".join(archive[f"{reference['key']}/{name}"].tobytes() for name in names)
+        arrays = load_arrays(folder / reference["file"])
+        names = dict.fromkeys(name.partition("/")[0] for name in line["metrics"])
+        if field == "predictions":
+            names = dict.fromkeys(name for name in line["metrics"] if "/" not in name)
+        content = b"".join(arrays[f"{reference['key']}/{name}"].tobytes() for name in names)
         reference["sha256"] = hashlib.sha256(content).hexdigest()
 
     edit(folder, change, cell=cell)
@@ -228,13 +228,14 @@ def lead_out(folder: Path) -> None:
 
 
 def pickle_array(folder: Path) -> None:
-    arrays = dict(np.load(folder / "replicates.npz"))
+    arrays = load_arrays(folder / "replicates.npz")
     objects = np.array([{"a": 1}] * 200, dtype=object)
     arrays["small/10-shot/linear/0/in_domain"] = objects
     np.savez_compressed(folder / "replicates.npz", allow_pickle=True, **arrays)
 
 
 def add_member_twice(folder: Path) -> None:
+    np.savez(folder / "replicates.npz", **load_arrays(folder / "replicates.npz"))
     with zipfile.ZipFile(folder / "replicates.npz", "a") as archive:
         content = archive.read("small/full/knn/0/in_domain.npy")
         with pytest.warns(UserWarning, match="Duplicate name"):
@@ -280,7 +281,7 @@ def add_mark(folder: Path) -> None:
 
 def inflate_array(folder: Path) -> None:
     """A small file that is a gigabyte of zeros after a header of 200 numbers."""
-    arrays = dict(np.load(folder / "replicates.npz"))
+    arrays = load_arrays(folder / "replicates.npz")
     with zipfile.ZipFile(folder / "replicates.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as member:
@@ -410,7 +411,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         change_array("replicates.npz", REPLICATE, spoil(np.nan), "replicates"),
         "in_domain.auroc",
     ),
-    "replicates pickled": (pickle_array, f"replicates.npz: {REPLICATE}: holds pickled objects"),
+    "replicates pickled": (
+        pickle_array,
+        f"replicates.npz: {REPLICATE}: holds pickled Python objects",
+    ),
     "replicates left out": (
         lambda f: rewrite(f, "replicates.npz", lambda arrays: drop(arrays, REPLICATE)),
         f"replicates.npz: {REPLICATE}: is missing",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from medtransfer.core.documents import read_yaml
 from medtransfer.core.errors import InputError, RunError, suggest, unwritable
+from medtransfer.core.files import release
 from medtransfer.core.files import replace as write
 from medtransfer.encoders.registry import registered
 from medtransfer.encoders.resolution import dump_card, locate_untrained
@@ -228,9 +228,7 @@ class Study:
             lost.add(member.name)
             finished.failures.append(f"{member.name}: {error}")
         finally:
-            with suppress(OSError):  # while it is held, so that nobody else's is deleted
-                Path(lock.lock_file).unlink()
-            lock.release()
+            release(lock)
         return True
 
     def _lock(self, member: Member) -> FileLock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from medtransfer.core.errors import InputError, suggest, unwritable
+from medtransfer.core.files import replacing
 from medtransfer.ranking.published.names import misspelt
 from medtransfer.ranking.published.study import PublishedRecord, RowCondition, Study, load_study
 
@@ -85,18 +85,15 @@ def write_study(imported: Imported, mapping: Path, out: Path) -> Path:
     """
     folder = out / imported.study.name
     lines = "".join(f"{record.line()}\n" for record in imported.records)
-    files = {"records.jsonl": lines.encode(), "study.yaml": mapping.read_bytes()}
-    parts = {name: folder / f".{name}.{os.getpid()}.part" for name in files}
+    content = mapping.read_bytes()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, content in files.items():
-                parts[name].write_bytes(content)
-            for name, part in parts.items():
-                part.replace(folder / name)
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
+        with (
+            replacing(folder / "study.yaml") as study,
+            replacing(folder / "records.jsonl") as ledger,
+        ):
+            study.write_bytes(content)
+            ledger.write_bytes(lines.encode())
     except OSError as error:
         raise unwritable(f"--out: {folder}", error) from None
     return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from medtransfer.core.files import replace
 from medtransfer.ranking.boards.board import Board
 from medtransfer.ranking.predictions.score_validation import Judgement
 from medtransfer.ranking.published.board import Published
@@ -122,12 +122,7 @@ def write_leaderboard(
     for name, content in files.items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        replace(path, content)
     for name in _left_over(files, out):
         (out / name).unlink()
     return list(files)
