@@ -1,1 +1,1 @@
-"""The tests; helpers are in ``conftest``."""
+"""The tests; fixtures are in ``conftest``, helpers in ``helpers``."""

@@ -15,6 +15,9 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+# Before any of them is imported: failed assertions in helpers show their values, too.
+pytest.register_assert_rewrite("tests.helpers")
+
 ROOT = Path(__file__).parents[1]
 REAL_DATA = Path(os.environ.get("BENCH_DATA") or ROOT.parent / "shared" / "data")
 needs_real_data = pytest.mark.skipif(
@@ -202,6 +205,11 @@ def report(record_property: Callable[[str, object], None]) -> Callable[..., None
         record_property("row", [str(value) for value in values])
 
     return add
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups that one process must run: at the end the other would wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

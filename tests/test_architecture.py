@@ -16,6 +16,7 @@ import medtransfer
 from tests.conftest import ROOT
 
 SOURCE = ROOT / "benchmark" / "medtransfer"
+TESTS = ROOT / "tests"
 
 # Floors of the house: a package may import those on floors below its own, and nothing beside it.
 FLOORS = [
@@ -166,14 +167,27 @@ def test_public_names() -> None:
 
 
 def test_modules_stay_short() -> None:
-    """No module is over 400 lines."""
+    """No module is over 400 lines, and no test file either."""
     long = {
-        path.name: count
-        for folder in (SOURCE, ROOT / "baselines")
+        str(path.relative_to(ROOT)): count
+        for folder in (SOURCE, ROOT / "baselines", TESTS)
         for path in folder.rglob("*.py")
         if (count := len(path.read_text().splitlines())) > 400
     }
     assert not long
+
+
+def test_tests_mirror_the_package() -> None:
+    """Every folder of tests has the name of a package, or is one that all of them share."""
+    shared = {"golden", "helpers", "performance", "faults", "hostile"}
+    folders = {path.name for path in TESTS.iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders <= set.union(*FLOORS) | shared
+
+
+def test_no_test_file_imports_another() -> None:
+    """Several test files share what is in ``tests.helpers`` or a ``conftest``."""
+    names = {name for path in TESTS.rglob("*.py") for name in imports(path)}
+    assert not [name for name in names if name.startswith("tests.") and ".test_" in name]
 
 
 def test_every_package_ships() -> None:

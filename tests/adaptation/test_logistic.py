@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from sklearn.linear_model import LogisticRegression
 
 from medtransfer.adaptation import logistic
 from medtransfer.adaptation.lbfgs import _History
@@ -20,6 +19,7 @@ from medtransfer.adaptation.logistic import (
     predict_logistic,
     rotate,
 )
+from tests.helpers.logistic import fit_sklearn
 
 L2 = [1e-6, 1e-4, 1e-2, 1.0]
 
@@ -56,15 +56,6 @@ def fit(features, labels, l2, *, masks=None):
     slopes = torch.einsum("dr,mlrc->mldc", axes.basis, fitted[:, :, :-1])
     bias = fitted[:, :, -1] - torch.einsum("d,mldc->mlc", axes.mean, slopes)
     return torch.cat([slopes, bias.unsqueeze(2)], dim=2).numpy()
-
-
-def fit_sklearn(features, labels, l2):
-    """Scikit-learn's fit of the same objective: sum of losses + 1 / 2C |w|^2."""
-    share = 1 if labels.max() > 1 else 0.5  # see test_two_classes_are_the_binary_fit...
-    model = LogisticRegression(
-        C=1 / (len(labels) * l2 * share), solver="newton-cg", tol=1e-9, max_iter=10_000
-    )
-    return model.fit(features, labels)
 
 
 def compute_objective(weights, features, labels, l2):

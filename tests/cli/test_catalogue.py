@@ -16,7 +16,7 @@ from medtransfer.data.files import http
 from medtransfer.specs.record import read_records
 from medtransfer.specs.task import find_task, load_suites, load_tasks
 from tests.conftest import REAL_DATA, Bench, Small, needs_real_data, write_card
-from tests.data.test_official import md5, official_arrays
+from tests.helpers.official import md5, official_arrays
 from tests.helpers.server import Published, Server, serve
 
 LICENCE = "CC BY 4.0"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,8 +19,9 @@ from medtransfer.evaluation.executors.local import build_runner
 from medtransfer.evaluation.executors.ray import pack, unpack
 from medtransfer.evaluation.request import Request, prepare
 from medtransfer.specs.record import read_records
-from tests.conftest import ROOT, Bench, Small, spawn_bench
-from tests.evaluation.test_evaluate import arguments, results, write_encoder
+from tests.conftest import Bench, Small, spawn_bench
+from tests.helpers.cluster import Nodes
+from tests.helpers.evaluation import arguments, results, write_encoder
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -115,32 +114,6 @@ def test_wrong_options(small: Small, tmp_path: Path, bench: Bench) -> None:
         outcome = bench(*arguments(small, "pixels", tmp_path / "out", *options))
         assert outcome.code == 2 and message in outcome.err, outcome.err
     assert not (tmp_path / "out").exists()
-
-
-class Nodes:
-    """A cluster of nodes with a core each, on this machine; the first one is there already."""
-
-    def __init__(self) -> None:
-        """Start it."""
-        self.process = subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "helpers" / "ray_nodes.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.address = self._read("address ").split()[1]
-
-    def _read(self, beginning: str) -> str:
-        assert self.process.stdout is not None
-        return next(line for line in self.process.stdout if line.startswith(beginning))
-
-    def ask(self, what: str) -> None:
-        """Have a node added ("add"), the first of these killed ("kill"), or the head ("behead")."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{what}\n")
-        self.process.stdin.flush()
-        self._read("done")
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from medtransfer.evaluation.progress import RunProgress
 from medtransfer.evaluation.request import Request, prepare
 from medtransfer.specs.record import Cell, Record
 from tests.conftest import Small, write_card, write_npz
-from tests.evaluation.test_evaluate import write_encoder
-from tests.evaluation.test_segmentation import MAPS, draw_discs
+from tests.helpers.evaluation import write_encoder
+from tests.helpers.segmentation import MAPS, draw_discs
 
 # What is measured, and so differs from run to run.
 MEASURED = ("seconds", "peak_memory_bytes", "energy_joules")

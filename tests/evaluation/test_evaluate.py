@@ -1,90 +1,24 @@
-"""`bench evaluate`, the real one, on small images: plan, records, resume, failures."""
+"""`bench evaluate` on small images: its plan, its records, and what changes no number."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 
 import medtransfer
 from medtransfer.metrics import evaluate as measure
 from medtransfer.metrics import item_weights
 from medtransfer.specs.record import read_records
 from medtransfer.specs.task import load_suites
-from tests.conftest import (
-    REAL_DATA,
-    Bench,
-    Small,
-    needs_real_data,
-    spawn_bench,
-    write_card,
-    write_npz,
-)
+from tests.conftest import REAL_DATA, Bench, Small, needs_real_data, write_card, write_npz
+from tests.helpers.evaluation import arguments, results, write_encoder
 from tests.helpers.replicates import load_arrays
-
-TINY = """
-import torch
-from medtransfer import EncoderCard, register
-from medtransfer.encoders.registry import built_by
-
-class Tiny(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
-            torch.nn.Conv2d(8, 16, 3, 2, 1), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(),
-        )
-
-    def forward(self, images):
-        {forward}
-        return self.layers(images)
-
-def build():
-    return Tiny()
-
-register(EncoderCard(name="{name}", architecture=built_by(build), input={{"size": 16}}), build)
-"""
-
-
-def write_encoder(folder: Path, name: str = "tiny", forward: str = "") -> Path:
-    """A user's own Python file with a small convolutional network."""
-    path = folder / f"{name}.py"
-    path.write_text(TINY.format(name=name, forward=forward))
-    return path
-
-
-def arguments(small: Small, encoder: object, out: Path, *more: object) -> list[object]:
-    """The options of a quick evaluation on the small task."""
-    return [
-        *("evaluate", "--encoder", encoder, "--protocol", "quick", "--out", out),
-        *("--tasks", small.cards, "--data", small.data, *more),
-    ]
-
-
-def results(ledger: Path) -> dict[Any, Any]:
-    """What must not depend on how often a run was interrupted, by cell."""
-    lines = [
-        json.loads(line)
-        for line in ledger.read_bytes().splitlines(keepends=True)
-        if line[-1:] == b"\n"
-    ]
-    names = ("budget", "adaptation", "draw")
-    cells = [(line["task"]["name"], *map(line.get, names)) for line in lines]
-    assert len(set(cells)) == len(cells), "a cell was written twice"
-    return {
-        record.cell: (record.status, record.selected, record.metrics, record.intervals)
-        for record in read_records(ledger)
-    }
 
 
 def test_a_whole_evaluation(small: Small, tmp_path: Path, bench: Bench) -> None:
@@ -170,77 +104,6 @@ def test_records_can_be_verified_from_their_arrays(small: Small, tmp_path: Path)
         np.testing.assert_array_equal(again.replicates["auroc"].astype(np.float32), replicates)
 
 
-def test_a_finished_evaluation_is_not_run_again(small: Small, tmp_path: Path, bench: Bench) -> None:
-    """The same command again runs no cell and changes no byte."""
-    command = arguments(small, "pixels", tmp_path, "--adaptation", "knn")
-    assert bench(*command).code == 0
-    before = {p: p.read_bytes() for p in (tmp_path / "pixels").rglob("*") if p.is_file()}
-    again = bench(*command)
-    assert again.code == 0 and "[" not in again.out.split("\n")[0]
-    assert before == {p: p.read_bytes() for p in (tmp_path / "pixels").rglob("*") if p.is_file()}
-
-
-def test_kill_9_loses_nothing(small: Small, tmp_path: Path, bench: Bench) -> None:
-    """Killed at arbitrary moments and started again, with two processes: the results of one."""
-    encoder = write_encoder(tmp_path)
-    assert bench(*arguments(small, encoder, tmp_path / "a", "--jobs", 1)).code == 0
-    ledger = tmp_path / "b" / "tiny" / "records.jsonl"
-    for lines, jobs in ((1, 2), (9, 1), (14, 2)):
-        process = spawn_bench(*arguments(small, encoder, tmp_path / "b", "--jobs", jobs))
-        while process.poll() is None:
-            if ledger.exists() and ledger.read_bytes().count(b"\n") >= lines:
-                process.kill()
-                break
-            time.sleep(0.005)
-        process.communicate()
-    with ledger.open("a") as file:
-        file.write('{"schema": 1, "encoder": {"na')  # what a kill inside a write leaves
-    assert bench(*arguments(small, encoder, tmp_path / "b", "--jobs", 1)).code == 0
-    assert results(ledger) == results(tmp_path / "a" / "tiny" / "records.jsonl")
-
-
-def test_interrupt_keeps_what_is_finished(small: Small, tmp_path: Path) -> None:
-    """Ctrl-C ends with 130 and one line, also with several processes; the rest is run later."""
-    encoder = write_encoder(tmp_path)
-    ledger = tmp_path / "out" / "tiny" / "records.jsonl"
-    process = spawn_bench(*arguments(small, encoder, tmp_path / "out", "--jobs", 2))
-    while process.poll() is None and not (ledger.exists() and ledger.read_bytes().count(b"\n") > 2):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert errors.strip().splitlines()[-1].startswith("interrupted")
-    assert "Traceback" not in errors
-    assert 3 <= len(results(ledger)) < 16
-
-
-def descendants(process: int) -> list[int]:
-    """The numbers of a process's children, and of theirs."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [number for child in map(int, children) for number in (child, *descendants(child))]
-
-
-def test_workers_end_with_their_driver(small: Small, tmp_path: Path) -> None:
-    """A driver that is killed leaves no process behind."""
-    encoder = write_encoder(tmp_path)
-    ledger = tmp_path / "out" / "tiny" / "records.jsonl"
-    driver = spawn_bench(*arguments(small, encoder, tmp_path / "out", "--jobs", 2))
-    while driver.poll() is None and not ledger.exists():
-        time.sleep(0.01)
-    if not Path(f"/proc/{driver.pid}/task/{driver.pid}/children").exists():
-        driver.kill()
-        pytest.skip("no list of child processes on this system")
-    workers = [Path(f"/proc/{pid}") for pid in descendants(driver.pid)]
-    assert len(workers) >= 4  # two workers, the server that forked them, and Python's tracker
-    driver.kill()
-    driver.communicate()
-    for _ in range(600):
-        if not any(worker.exists() for worker in workers):
-            break
-        time.sleep(0.05)
-    assert not [worker for worker in workers if worker.exists()]
-
-
 def test_names_change_nothing(small: Small, tmp_path: Path, bench: Bench) -> None:
     """Identical weights under two names give identical metrics."""
     import timm
@@ -277,163 +140,6 @@ def test_order_of_the_items_does_not_change_the_counts(small: Small, tmp_path: P
     half = len(records) // 2
     by_task = sorted(records, key=lambda record: (record.task.name, record.cell))
     assert [r.counts for r in by_task[:half]] == [r.counts for r in by_task[half:]]
-
-
-def test_a_failure_is_recorded_and_tried_again(small: Small, tmp_path: Path, bench: Bench) -> None:
-    """A cell that crashes is said, the run goes on, and the next run tries that cell again."""
-    flag = tmp_path / "broken"
-    flag.touch()
-    forward = f"""
-        import pathlib
-        if self.training and pathlib.Path({str(flag)!r}).exists():
-            raise RuntimeError("out of luck")
-    """
-    encoder = write_encoder(tmp_path, forward=forward.strip())
-    outcome = bench(*arguments(small, encoder, tmp_path / "out"))
-    assert outcome.code == 1
-    assert "failed: RuntimeError: out of luck" in outcome.out
-    ledger = tmp_path / "out" / "tiny" / "records.jsonl"
-    assert sorted({r.status for r in read_records(ledger)}) == ["failed", "ok"]
-    lines = len(ledger.read_text().splitlines())
-
-    flag.unlink()
-    assert bench(*arguments(small, encoder, tmp_path / "out")).code == 0
-    assert {r.status for r in read_records(ledger)} == {"ok"}
-    assert len(ledger.read_text().splitlines()) == lines + 2
-
-
-def test_a_budget_in_disguise_does_not_apply(small: Small, tmp_path: Path, bench: Bench) -> None:
-    """A few-shot budget of nearly the whole training split is recorded as not applicable."""
-    write_npz(small.data / "few.npz", train=36)
-    write_card(small.cards, "few", "few.npz")
-    outcome = bench(*arguments(small, "pixels", tmp_path, "--task", "few", "--adaptation", "knn"))
-    assert outcome.code == 0, outcome.err
-    status = {r.budget: r.status for r in read_records(tmp_path / "pixels" / "records.jsonl")}
-    assert status == {"1-shot": "ok", "10-shot": "not_applicable", "full": "ok"}
-
-
-def test_a_ledger_is_not_mixed(small: Small, tmp_path: Path, bench: Bench) -> None:
-    """Records of another protocol, other data or another encoder are never added to."""
-    command = arguments(small, "pixels", tmp_path, "--adaptation", "knn")
-    assert bench(*command).code == 0
-    ledger = tmp_path / "pixels" / "records.jsonl"
-    before = ledger.read_bytes()
-
-    def refused(message: str, *changed: object) -> None:
-        outcome = bench(*changed)
-        assert outcome.code == 2 and message in outcome.err, outcome.err
-        assert "--fresh" in outcome.err and len(outcome.err.splitlines()) == 1
-        assert ledger.read_bytes() == before
-
-    refused("made under protocol quick, not v1", *(x if x != "quick" else "v1" for x in command))
-    images = np.load(small.npz)["test_images"]
-    images[0, 0, 0] ^= 1
-    write_npz(small.npz, test_images=images)
-    refused("other data", *command)
-    write_npz(small.npz)
-    ledger.write_bytes(before := before.replace(b'"sha256":"', b'"sha256":"0'))
-    refused("another encoder of the name pixels", *command)
-
-    outcome = bench(*command, "--fresh")
-    assert outcome.code == 0, outcome.err
-    assert len(results(ledger)) == 7
-
-
-def test_fresh_forgets_what_is_asked_for_only(small: Small, tmp_path: Path, bench: Bench) -> None:
-    """All else keeps its records and arrays, and it is said how many are forgotten."""
-    write_card(small.cards, "other", "small.npz")
-    command = arguments(small, "pixels", tmp_path, "--adaptation", "knn")
-    assert bench(*command).code == 0
-    folder = tmp_path / "pixels"
-    before = {record.cell: record for record in read_records(folder / "records.jsonl")}
-    replicates = load_arrays(folder / "replicates.npz")
-    outcome = bench(*command, "--task", "other", "--budget", "full", "--fresh")
-    assert outcome.code == 0, outcome.err
-    assert "note: --fresh: forgets 1 of 14 earlier records" in outcome.out
-    after = {record.cell: record for record in read_records(folder / "records.jsonl")}
-    assert {cell for cell in before if cell.task == "small"} < set(after)
-    assert len(after) == 14
-    for cell, record in after.items():
-        assert record == before[cell] or (cell.task, cell.budget) == ("other", "full")
-    kept = load_arrays(folder / "replicates.npz")
-    assert {key for key in replicates if key.startswith("small/")} < set(kept)
-    assert sum(key.startswith("other/") for key in kept) == 14  # two test splits of each cell
-    np.testing.assert_equal(
-        {k: kept[k] for k in replicates if k.startswith("small/")},
-        {k: v for k, v in replicates.items() if k.startswith("small/")},
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--encoder", "resnt18"], "unknown encoder 'resnt18'; did you mean 'resnet18'?"),
-        (["--encoder", "nowhere.pt"], "nowhere.pt: no such file"),
-        (["--suite", "fantom"], "unknown suite 'fantom'; did you mean 'phantom'?"),
-        (["--task", "phantom_tc"], "unknown task 'phantom_tc'; did you mean 'phantom_ct'?"),
-        (["--protocol", "quik"], "unknown protocol 'quik'; did you mean 'quick'?"),
-        (["--budget", "10-shots"], "no budget '10-shots'; did you mean '10-shot'?"),
-        (["--budget", "5-shot"], "no budget '5-shot'; it has: 1-shot, 10-shot, full"),
-        (["--adaptation", "fine-tune"], "no adaptation 'fine-tune'; did you mean 'finetune'?"),
-        (["--task", "nope"], "--task: unknown task 'nope' (`bench list tasks` shows the shipped"),
-        (["--tasks", "nowhere"], "--tasks: nowhere: no such folder of task cards"),
-        (["--encoder", ""], "--encoder: is empty"),
-        (["--encodr", "pixels"], "--encodr"),
-        (["--jobs", "0"], "--jobs"),
-        (["--jobs", "two"], "--jobs"),
-        (["--device", "gpu"], "'gpu'"),
-        (["--architecture", "resnet18"], "--architecture: only goes with a checkpoint file"),
-    ],
-)
-def test_misspelt_options(
-    options: list[str], message: str, tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A misspelt option ends in exit code 2 and one line that says what would be right."""
-    monkeypatch.chdir(tmp_path)
-    base = {"--encoder": "pixels", "--protocol": "quick"} | {options[0]: options[1]}
-    outcome = bench("evaluate", *(part for pair in base.items() for part in pair))
-    assert outcome.code == 2
-    assert outcome.err.startswith("error: ") and message in outcome.err, outcome.err
-    assert len(outcome.err.splitlines()) == 1
-    assert not (tmp_path / "submissions").exists()
-
-
-def test_output_that_cannot_be_written(small: Small, tmp_path: Path, bench: Bench) -> None:
-    """An output that is a file, or that the system refuses, is said before any cell runs."""
-    (tmp_path / "file").write_text("mine")
-    outcome = bench(*arguments(small, "pixels", tmp_path / "file" / "x"))
-    assert outcome.code == 2 and "--out:" in outcome.err
-    assert (tmp_path / "file").read_text() == "mine"
-    if Path("/proc/self").exists():
-        outcome = bench(*arguments(small, "pixels", "/proc/nowhere"))
-        assert outcome.code == 2 and "cannot be written" in outcome.err, outcome.err
-
-
-def test_two_evaluations_do_not_write_into_one_folder(
-    small: Small, tmp_path: Path, bench: Bench
-) -> None:
-    """While one evaluation writes to a submission, a second one is refused."""
-    folder = tmp_path / "pixels"
-    folder.mkdir()
-    with FileLock(folder / "records.jsonl.lock"):
-        outcome = bench(*arguments(small, "pixels", tmp_path))
-    assert outcome.code == 2, outcome.err
-    said = "another evaluation is writing there; wait for it, or choose another --out"
-    assert said in outcome.err
-    assert not (folder / "records.jsonl").exists()
-
-
-def test_a_protocol_without_segmentation_skips_it_saying_so(
-    small: Small, tmp_path: Path, bench: Bench
-) -> None:
-    """A kind that the protocol does not have is named and left out; alone it is an error."""
-    write_card(small.cards, "masks", "small.npz", kind="segmentation", metric="dice")
-    command = [x if x != "quick" else "medmnist" for x in arguments(small, "pixels", tmp_path)]
-    outcome = bench(*command, "--dry-run")
-    assert outcome.code == 0, outcome.err
-    assert "skipped masks: protocol medmnist has no segmentation" in outcome.out
-    alone = bench(*command, "--task", "masks")
-    assert alone.code == 2 and "no cell is left to run: protocol medmnist has no segm" in alone.err
 
 
 def test_diverged_is_a_result(small: Small, tmp_path: Path) -> None:

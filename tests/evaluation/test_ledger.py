@@ -15,7 +15,7 @@ from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import Record, read_records
 from medtransfer.specs.replicates import FILE, read_rows
 from tests.conftest import ROOT, Bench, Small
-from tests.evaluation.test_evaluate import arguments
+from tests.helpers.evaluation import arguments
 from tests.helpers.kills import kill_at_each_step
 from tests.helpers.replicates import load_arrays
 

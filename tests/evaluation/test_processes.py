@@ -18,7 +18,7 @@ from medtransfer.evaluation.executors.processes import available_cores, choose_j
 from medtransfer.evaluation.ledger import _extend
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Small, spawn_bench
-from tests.evaluation.test_evaluate import arguments, results, write_encoder
+from tests.helpers.evaluation import arguments, results, write_encoder
 from tests.helpers.replicates import load_arrays
 
 

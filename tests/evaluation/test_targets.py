@@ -25,7 +25,7 @@ from medtransfer.metrics.multilabel import MULTILABEL
 from medtransfer.specs.record import read_records
 from medtransfer.specs.task import TaskCard, load_card
 from tests.conftest import Bench, write_card, write_npz
-from tests.evaluation.test_evaluate import write_encoder
+from tests.helpers.evaluation import write_encoder
 from tests.helpers.replicates import load_arrays
 
 Arrays = dict[str, Any]

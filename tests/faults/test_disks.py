@@ -14,13 +14,11 @@ import pytest
 
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Outcome, Small, spawn_bench
-from tests.evaluation.test_evaluate import arguments, results
 from tests.faults.table import TRIES, Report
+from tests.helpers.evaluation import arguments, results
 from tests.helpers.replicates import load_arrays
 
 Disk = Callable[[str], Path]
-
-pytestmark = pytest.mark.xdist_group("faults")
 
 
 @pytest.fixture
@@ -43,10 +41,15 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     subprocess.run(["umount", folder], check=True, timeout=10)
 
 
+def neighbours(small: Small, out: Path, *more: object) -> list[object]:
+    """Options of an evaluation of 7 cells that train nothing: disks fail alike for all cells."""
+    return arguments(small, "pixels", out, "--adaptation", "knn", *more)
+
+
 @pytest.fixture
 def whole(small: Small, tmp_path: Path, bench: Bench) -> dict[object, object]:
     """The results of an evaluation that nothing happened to."""
-    assert bench(*arguments(small, "pixels", tmp_path / "whole")).code == 0
+    assert bench(*neighbours(small, tmp_path / "whole")).code == 0
     return results(tmp_path / "whole" / "pixels" / "records.jsonl")
 
 
@@ -64,7 +67,7 @@ def test_a_full_disk(
     seen = set()
     for size in sorted({round(1 + step * pages / TRIES) for step in range(TRIES)}):
         out = disk(f"remount,size={4 * size}k")
-        outcome = bench(*arguments(small, "pixels", out))
+        outcome = bench(*neighbours(small, out))
         assert outcome.code in (0, 1) and "Traceback" not in outcome.err
         if outcome.code:
             assert is_one_line(outcome), outcome.err
@@ -74,7 +77,7 @@ def test_a_full_disk(
         found = results(ledger) if ledger.exists() else {}
         assert found == {cell: whole[cell] for cell in found}  # type: ignore[index]
         disk("remount,size=8m")
-        assert bench(*arguments(small, "pixels", out)).code == 0
+        assert bench(*neighbours(small, out)).code == 0
         assert results(ledger) == whole
         assert not [f.name for f in out.rglob("*") if f.name.startswith(".records")]
         shutil.rmtree(out / "pixels")
@@ -97,7 +100,7 @@ def test_a_full_cache(
     for trial in range(TRIES):
         disk(f"remount,size={8 + 12 * trial}k")
         out = tmp_path / f"out-{trial}"
-        outcome = bench(*arguments(small, "pixels", out))
+        outcome = bench(*neighbours(small, out))
         assert "Traceback" not in outcome.err
         assert outcome.code in (0, 1)
         if outcome.err:
@@ -112,7 +115,7 @@ def test_a_full_cache(
             assert all(any(text in str(r.error) for text in said) for r in failed), failed
             seen.add("failed cells, with the reason")
         disk("remount,size=8m")
-        assert bench(*arguments(small, "pixels", out)).code == 0
+        assert bench(*neighbours(small, out)).code == 0
         assert {r.cell for r in read_records(out / "pixels" / "records.jsonl")} == set(whole)  # type: ignore[call-overload]
         for entry in folder.iterdir():
             shutil.rmtree(entry)
@@ -138,7 +141,7 @@ def test_a_disk_that_is_read_only(small: Small, bench: Bench, disk: Disk, report
     """Found before anything runs."""
     out = disk("remount,ro")
     for _ in range(TRIES):
-        outcome = bench(*arguments(small, "pixels", out / "results"))
+        outcome = bench(*neighbours(small, out / "results"))
         assert outcome.code == 2 and is_one_line(outcome), outcome.err
         assert "cannot be written" in outcome.err
     disk("remount,rw")
@@ -149,7 +152,7 @@ def test_two_at_once(small: Small, tmp_path: Path, whole: object, report: Report
     """One writes, the other is told; whatever the order, each cell is there once."""
     refused = 0
     for trial in range(TRIES):
-        command = arguments(small, "pixels", tmp_path / f"both-{trial}", "--jobs", 1)
+        command = neighbours(small, tmp_path / f"both-{trial}", "--jobs", 1)
         pair = [spawn_bench(*command) for _ in range(2)]
         errors = [process.communicate()[1] for process in pair]
         codes = sorted(process.returncode for process in pair)
@@ -173,7 +176,7 @@ def test_damaged_ledgers(
         folder = tmp_path / f"torn-{trial}" / "pixels"
         shutil.copytree(tmp_path / "whole" / "pixels", folder)
         ledger = folder / "records.jsonl"
-        command = arguments(small, "pixels", folder.parent)
+        command = neighbours(small, folder.parent)
 
         ledger.write_bytes(original[: rng.randrange(1, len(original))])
         assert bench(*command).code == 0
@@ -216,8 +219,8 @@ def test_a_finished_folder_is_mended(
             file.write(b"\0\xff")
         verify = ("verify", folder, "--tasks", small.cards, "--data", small.data)
         assert bench("validate", folder).code == bench(*verify).code == 2, name
-        outcome = bench(*arguments(small, "pixels", tmp_path / "whole"))
-        assert outcome.code == 0 and "all 16 cells are there already" in outcome.out, outcome.err
+        outcome = bench(*neighbours(small, tmp_path / "whole"))
+        assert outcome.code == 0 and "all 7 cells" in outcome.out, outcome.err
         assert bench("validate", folder).code == bench(*verify).code == 0, name
         assert results(folder / "records.jsonl") == whole
     report("leftovers in a finished folder", 6, "every cell", "nothing; validate and verify pass")
@@ -234,14 +237,14 @@ def test_truncated_caches(
     """A file of the cache that is cut off is made again."""
     cache, rng, tried = tmp_path / "cache", random.Random(0), 0
     monkeypatch.setenv("BENCH_CACHE", str(cache))
-    assert bench(*arguments(small, "pixels", tmp_path / "first")).code == 0
+    assert bench(*neighbours(small, tmp_path / "first")).code == 0
     for trial in range(TRIES):
         files = sorted(f for f in cache.rglob("*") if f.is_file() and f.stat().st_size)
         for file in rng.sample(files, 2):
             os.truncate(file, rng.randrange(file.stat().st_size))
             tried += 1
         out = tmp_path / f"cut-{trial}"
-        outcome = bench(*arguments(small, "pixels", out))
+        outcome = bench(*neighbours(small, out))
         assert outcome.code == 0, outcome.err
         assert results(out / "pixels" / "records.jsonl") == whole
     report("cache entry cut off", tried, "the same numbers", "damaged; the split is decoded again")
@@ -262,7 +265,7 @@ def test_a_clock_that_jumps_back(
     monkeypatch.setattr(time, "time", lambda: real() - rng.uniform(0, 1e6))
     for trial in range(TRIES):
         out = tmp_path / f"clock-{trial}"
-        assert bench(*arguments(small, "pixels", out)).code == 0
+        assert bench(*neighbours(small, out)).code == 0
         records = read_records(out / "pixels" / "records.jsonl")
         assert results(out / "pixels" / "records.jsonl") == whole
         assert all(r.cost is None or 0 <= r.cost.seconds < 600 for r in records)
@@ -277,7 +280,7 @@ def test_arrays_of_a_lost_record_are_replaced(
     before = load_arrays(folder / "replicates.npz")
     ledger = folder / "records.jsonl"
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-3]))
-    assert bench(*arguments(small, "pixels", tmp_path / "whole")).code == 0
+    assert bench(*neighbours(small, tmp_path / "whole")).code == 0
     after = load_arrays(folder / "replicates.npz")
     assert set(before) == set(after)
     assert all(np.array_equal(before[key], after[key]) for key in before)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import Small, spawn_bench, write_card, write_npz
-from tests.evaluation.test_evaluate import arguments, results, write_encoder
 from tests.faults.table import TRIES, Report, takes_minutes
+from tests.helpers.evaluation import arguments, results, write_encoder
 from tests.helpers.replicates import load_arrays
 
 pytestmark = [pytest.mark.xdist_group("faults"), takes_minutes]

@@ -8,8 +8,8 @@ import pytest
 
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Small, spawn_bench
-from tests.evaluation.test_evaluate import arguments, results, write_encoder
 from tests.faults.table import Report, takes_minutes
+from tests.helpers.evaluation import arguments, results, write_encoder
 
 pytestmark = pytest.mark.xdist_group("faults")
 

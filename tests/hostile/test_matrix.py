@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medtransfer.specs.replicates import FILE, read_rows, write_rows
 from tests.conftest import ROOT, Bench
-from tests.hostile.test_attacks import GIBIBYTE, bomb, refuse
+from tests.helpers.hostile import GIBIBYTE, bomb, refuse
 
 SHIPPED = ROOT / "submissions" / "hog"
 FIRST = sorted(read_rows(SHIPPED / FILE))[0]

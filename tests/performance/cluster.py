@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from medtransfer.specs.record import read_records
-from tests.evaluation.test_cluster import Nodes
+from tests.helpers.cluster import Nodes
 from tests.performance.measure import Measured, Row
 
 __all__ = ["ROWS"]

@@ -26,7 +26,7 @@ from medtransfer.evaluation.progress import RunProgress  # noqa: E402
 from medtransfer.evaluation.request import Request, prepare  # noqa: E402
 from medtransfer.specs.record import Record  # noqa: E402
 from tests.conftest import write_card, write_npz  # noqa: E402
-from tests.evaluation.test_evaluate import write_encoder  # noqa: E402
+from tests.helpers.evaluation import write_encoder  # noqa: E402
 
 TASKS = 60  # of a round, each of 16 cells
 

@@ -23,7 +23,7 @@ from medtransfer.ranking import Board, Submission
 from medtransfer.ranking.report.charts import draw
 from medtransfer.ranking.report.figures import Figure, figures
 from medtransfer.specs.record import Cell
-from tests.ranking.test_ranking import MIXED, MIXED_SUITES, QUICK, card, rank, submission
+from tests.helpers.boards import MIXED, MIXED_SUITES, QUICK, card, rank, submission
 
 ROOT = Path(__file__).parents[2]
 FILES = ["README.md", "leaderboard.csv", "scores.csv"]

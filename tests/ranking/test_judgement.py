@@ -23,10 +23,9 @@ from medtransfer.ranking.predictions.score_validation import (
     weighted_tau,
 )
 from medtransfer.ranking.predictions.scores_csv import read_outcomes, read_scores_csv
-from medtransfer.ranking.records.submissions import Submission
 from medtransfer.specs.record import EncoderRef
-from medtransfer.specs.score import ScoreRecord
-from tests.ranking.test_ranking import rank, submission
+from tests.helpers.boards import rank, submission
+from tests.helpers.scores import scored, several
 
 
 @settings(max_examples=60, deadline=None)
@@ -174,38 +173,6 @@ def test_tables_for_people() -> None:
     assert rows[0][2] == "better than chance" and rows[0][-1] == "10 %" and rows[-1][2] == "-"
 
 
-# On a board.
-
-
-def scored(name: str, value: float, **changes: object) -> Submission:
-    """An encoder of the boards' tests with a metric everywhere, and two scores of each task."""
-    one = submission(name, value=value)
-    scores = [
-        ScoreRecord.model_validate(
-            {
-                "encoder": made.encoder,
-                "task": made.task,
-                "protocol": "quick",
-                "score": score,
-                "fingerprint": f"{score} 1",
-                "value": found,
-                "images": 10,
-                "flops": 10**10,
-                "seconds": 1,
-                "finished": made.finished,
-                **changes,
-            }
-        )
-        for made in {r.task.name: r for r in one.records}.values()
-        for score, found in (("logme", value), ("gbc", -value), ("robustness[0,map,mse,1]", value))
-    ]
-    return Submission.of(one.card, one.records, scores=scores)
-
-
-def several() -> list[Submission]:
-    return [scored(name, 0.5 + number / 20) for number, name in enumerate("abcdef")]
-
-
 def test_a_board_judges_the_scores_of_its_encoders(tmp_path: Path) -> None:
     """A view, and a table of single tasks; parts of a sweep are not among them."""
     board = rank(*several())
@@ -236,8 +203,6 @@ def test_scores_of_other_data_weights_or_values_are_not_mixed_in() -> None:
     assert rank(*several(), scored("x", 0.4)).judgement.tasks["encoders"].eq(7).all()
     assert rank(submission("a"), submission("b")).judgement.summary.empty
 
-
-# Imported numbers.
 
 SCORES_CSV = "encoder,task,score,value\na,t,s,1\nb,t,s,2\nc,t,s,\n"
 

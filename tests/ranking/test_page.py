@@ -11,11 +11,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from medtransfer import ranking
-from medtransfer.ranking import Board, Submission
+from medtransfer.ranking import Submission
 from medtransfer.ranking.published.board import published_board
 from medtransfer.ranking.published.page import describe_study
 from medtransfer.ranking.report.charts import chart_library, chart_specifications
@@ -25,8 +24,7 @@ from medtransfer.ranking.report.site.columns import page_columns
 from medtransfer.ranking.report.site.payload import SCALE, embed_json, payload
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite
-from tests.ranking.test_published import finding, publish, varied
-from tests.ranking.test_ranking import (
+from tests.helpers.boards import (
     CELLS,
     DOMAINS,
     FAILURE,
@@ -37,10 +35,8 @@ from tests.ranking.test_ranking import (
     rank,
     submission,
 )
-
-ATTACK = (
-    '</script><script>hacked=1</script><img src=x onerror="hacked=1">|`x`\n=cmd()\u202e\u2028&amp;'
-)
+from tests.helpers.page import ATTACK, many
+from tests.helpers.published import finding, publish, varied
 
 
 def render(*submissions: Submission) -> str:
@@ -285,25 +281,6 @@ def test_charts_name_no_data() -> None:
         assert chart.pop("$schema").startswith("https://vega.github.io/schema/")
         assert "http" not in json.dumps(chart) and chart["data"] == {"name": "rows"}
     assert "</script" not in chart_library().lower()
-
-
-def many(count: int, *, tasks: int = 1) -> tuple[Board, list[str]]:
-    """A board of many encoders: the tasks of one, so many times over, with other numbers."""
-    one = rank(submission("a"))
-    names = [f"encoder-{position:03d}" for position in range(count)]
-    rng = np.random.default_rng(0)
-    rows = [
-        one.results.assign(encoder=name, task=one.results["task"] + "x" * copy)
-        for name in names
-        for copy in range(tasks)
-    ]
-    results = pd.concat(rows, ignore_index=True)
-    for column in ("mean", "low", "high"):
-        results[column] = rng.uniform(0.5, 1, len(results))
-    table = pd.concat([one.table] * count).set_axis(pd.Index(names, name="encoder"))
-    table["in_domain"] = np.sort(rng.uniform(0, 1, count))[::-1]
-    table["rank"] = pd.array(range(1, count + 1), dtype="Int64")
-    return replace(one, table=table, results=results), names
 
 
 def test_two_hundred_encoders_on_twenty_tasks_fit() -> None:

@@ -11,7 +11,7 @@ import pytest
 import medtransfer
 from tests.conftest import ROOT, Bench, Small, write_card, write_npz
 from tests.helpers.replicates import load_arrays, save_arrays
-from tests.verification.test_verify import double_record
+from tests.helpers.tampering import double_record
 
 
 @pytest.fixture
