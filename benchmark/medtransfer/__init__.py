@@ -14,7 +14,7 @@ from medtransfer.core.version import __version__ as __version__
 if TYPE_CHECKING:
     from medtransfer.encoders.loading import load_encoder
     from medtransfer.encoders.registry import register
-    from medtransfer.evaluation.evaluation import evaluate
+    from medtransfer.evaluation.evaluate import evaluate
     from medtransfer.ranking import leaderboard
     from medtransfer.specs.encoder import EncoderCard
     from medtransfer.specs.record import Record
@@ -24,7 +24,7 @@ __all__ = ["EncoderCard", "Record", "evaluate", "leaderboard", "load_encoder", "
 _HOME = {
     "EncoderCard": "medtransfer.specs.encoder",
     "Record": "medtransfer.specs.record",
-    "evaluate": "medtransfer.evaluation.evaluation",
+    "evaluate": "medtransfer.evaluation.evaluate",
     "leaderboard": "medtransfer.ranking",
     "load_encoder": "medtransfer.encoders.loading",
     "register": "medtransfer.encoders.registry",

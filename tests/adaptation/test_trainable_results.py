@@ -87,8 +87,8 @@ def test_results_repeat_and_leave_torchs_generator_alone(data: TaskData) -> None
 def test_optional_adaptations_are_run_only_when_named(data: TaskData) -> None:
     """By default a plan has the ranked ones alone."""
     cards = {"small": data.card}
-    assert not {cell.adaptation for cell in plan_cells(cards, PROTOCOL)} & set(OPTIONAL)
-    named = plan_cells(cards, PROTOCOL, adaptations=["lora", "linear"])
+    assert not {cell.adaptation for cell in plan_cells(cards, PROTOCOL).cells} & set(OPTIONAL)
+    named = plan_cells(cards, PROTOCOL, adaptations=["lora", "linear"]).cells
     assert {cell.adaptation for cell in named} == {"lora", "linear"}
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medtransfer.contact_sheets.selection import read_sheets
-from medtransfer.evaluation.evaluation import evaluate
+from medtransfer.evaluation.evaluate import evaluate
 from tests.conftest import Bench, Outcome, write_card, write_npz
 from tests.helpers.segmentation import MAPS, draw_discs
 from tests.helpers.sheets import GROUND, PREDICTION, TRUTH

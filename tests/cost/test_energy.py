@@ -16,7 +16,7 @@ import torch
 
 from medtransfer.cost import energy as energy_module
 from medtransfer.cost.energy import Energy, measure_energy
-from medtransfer.evaluation.executors.processes import process_context
+from medtransfer.evaluation.executors.jobs import process_context
 from tests.helpers.cost import CPU, Processor, _remove_all
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medtransfer.encoders.resolution import locate
+from medtransfer.encoders.resolution import resolve_encoder
 from medtransfer.specs.encoder import EncoderCard
 from tests.conftest import Harmful
 from tests.helpers.encoders import SMALL, first_weight, load, refusal, truncate
@@ -178,5 +178,5 @@ def test_any_file_name_gives_a_valid_encoder_name(state: dict[str, Tensor], tmp_
     """Long names and foreign letters become a name that a card may have."""
     for stem in ("x" * 120, "Épreuve (2) = 0.9", "___"):
         torch.save(state, tmp_path / f"{stem}.pt")
-        card = locate(str(tmp_path / f"{stem}.pt"), architecture=SMALL).card
+        card = resolve_encoder(str(tmp_path / f"{stem}.pt"), architecture=SMALL).card
         assert EncoderCard.model_validate(card.model_dump()) == card

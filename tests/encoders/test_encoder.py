@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medtransfer.core.errors import InputError
 from medtransfer.encoders import encoder as encoder_module
 from medtransfer.encoders.encoder import check_encoder, resolve_device
-from medtransfer.encoders.resolution import locate
+from medtransfer.encoders.resolution import resolve_encoder
 from tests.helpers.encoders import SCRIPT, SMALL, images, pooled, wrap, write_folder, write_script
 
 BAD_NETWORKS: dict[str, tuple[Callable[[Tensor], Any], list[str]]] = {
@@ -105,8 +105,8 @@ def test_identity_is_that_of_the_output(state: dict[str, Tensor], tmp_path: Path
         "weights": {"path": "renamed.pt"},
     }
     (same / "encoder.yaml").write_text(yaml.safe_dump(card))
-    identity = locate(str(here)).identity
-    assert locate(str(same)).identity == identity
+    identity = resolve_encoder(str(here)).identity
+    assert resolve_encoder(str(same)).identity == identity
 
     changes: list[dict[str, Any]] = [
         {"input": {"size": 32}},
@@ -117,11 +117,13 @@ def test_identity_is_that_of_the_output(state: dict[str, Tensor], tmp_path: Path
     ]
     identities = {identity}
     for number, change in enumerate(changes):
-        identities.add(locate(str(write_folder(tmp_path / f"{number}", state, **change))).identity)
-    identities.add(locate(str(write_folder(tmp_path / "random", None))).identity)
+        identities.add(
+            resolve_encoder(str(write_folder(tmp_path / f"{number}", state, **change))).identity
+        )
+    identities.add(resolve_encoder(str(write_folder(tmp_path / "random", None))).identity)
     name = next(iter(state))
     changed = {**state, name: state[name] + 1}
-    identities.add(locate(str(write_folder(tmp_path / "changed", changed))).identity)
+    identities.add(resolve_encoder(str(write_folder(tmp_path / "changed", changed))).identity)
     assert len(identities) == len(changes) + 3
 
 
@@ -132,7 +134,7 @@ def test_two_names_of_one_checkpoint_are_one_encoder(
     for name in ("a.pt", "b.pth"):
         torch.save(state, tmp_path / "saved.pt")
         (tmp_path / "saved.pt").rename(tmp_path / name)
-    a, b = (locate(str(tmp_path / name), architecture=SMALL) for name in ("a.pt", "b.pth"))
+    a, b = (resolve_encoder(str(tmp_path / name), architecture=SMALL) for name in ("a.pt", "b.pth"))
     assert a.card.name != b.card.name and a.identity == b.identity
 
 
@@ -147,7 +149,7 @@ def test_builders_source_enters_the_identity(tmp_path: Path) -> None:
         path = write_script(tmp_path, text)
         weights = {"0.weight": torch.ones(4, 3, 32, 32), "0.bias": torch.zeros(4)}
         torch.save(weights, tmp_path / "w.pt")
-        identities.add(locate(str(path)).identity)
+        identities.add(resolve_encoder(str(path)).identity)
     assert len(identities) == 2
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medtransfer.encoders import registry
 from medtransfer.encoders.registry import registered
-from medtransfer.encoders.resolution import dump_card, locate
+from medtransfer.encoders.resolution import dump_card, resolve_encoder
 from medtransfer.specs.encoder import Architecture, EncoderCard, Weights
 from tests.helpers.encoders import (
     SCRIPT,
@@ -50,9 +50,9 @@ def test_folder_with_weights(state: dict[str, Tensor], tmp_path: Path) -> None:
 def test_dumped_card_is_read_back(state: dict[str, Tensor], tmp_path: Path) -> None:
     """A card that was written is the card that is read."""
     folder = write_folder(tmp_path / "mine", state, input={"size": 32, "range": [-1, 1]})
-    card = locate(str(folder)).card
+    card = resolve_encoder(str(folder)).card
     (folder / "encoder.yaml").write_text(dump_card(card))
-    assert locate(str(folder)).card == card
+    assert resolve_encoder(str(folder)).card == card
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_script_names_weights_beside_it(state: dict[str, Tensor], tmp_path: Path
     )
     path = write_script(tmp_path, text)
     assert torch.equal(first_weight(load(path)), next(iter(state.values())))
-    before = locate(str(path)).identity
+    before = resolve_encoder(str(path)).identity
     torch.save(small_weights(seed=1), tmp_path / "w.pt")
-    assert locate(str(path)).identity != before
+    assert resolve_encoder(str(path)).identity != before
     write_script(tmp_path, text.replace("w.pt", "../w.pt"))
     assert "weights.path: must stay inside the folder" in refusal(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,8 @@ import yaml
 from safetensors.torch import save_file
 
 from medtransfer.core.errors import InputError
-from medtransfer.evaluation.executors.local import build_runner
-from medtransfer.evaluation.executors.ray import pack, unpack
 from medtransfer.evaluation.request import Request, prepare
+from medtransfer.evaluation.setup import build_runner, pack_files, set_up_worker
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Small, spawn_bench
 from tests.helpers.cluster import Nodes
@@ -85,10 +85,11 @@ def test_what_travels(kind: str, small: Small, tmp_path: Path) -> None:
     )
     prepared = prepare(request)
     runner = build_runner(prepared)
-    parcel = pack(prepared, runner)
+    setup = pack_files(set_up_worker(prepared, runner, threads=1), prepared.encoder)
+    setup = pickle.loads(pickle.dumps(setup))
     shutil.rmtree(tmp_path / "e", ignore_errors=True)
     shutil.rmtree(small.cards)
-    received = unpack(parcel)
+    received = setup.build()
     assert received.encoder.identity == runner.encoder.identity
     assert received.encoder.state == runner.encoder.state
     assert received.encoder.card == runner.encoder.card
@@ -98,10 +99,10 @@ def test_what_travels(kind: str, small: Small, tmp_path: Path) -> None:
     for change, message in (
         ({"version": "9.9"}, "9.9 on the driver"),
         ({"fingerprints": {"small": "0"}}, "other data of task small"),
-        ({"state": "0"}, "than the driver's"),
+        ({"weights": "0"}, "than the driver's"),
     ):
         with pytest.raises(InputError, match=message):
-            unpack(replace(parcel, **change))
+            replace(setup, **change).build()
 
 
 def test_wrong_options(small: Small, tmp_path: Path, bench: Bench) -> None:

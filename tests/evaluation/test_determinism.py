@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medtransfer.evaluation import evaluation
-from medtransfer.evaluation.executors.local import build_runner
+from medtransfer.evaluation import evaluate
 from medtransfer.evaluation.progress import RunProgress
 from medtransfer.evaluation.request import Request, prepare
+from medtransfer.evaluation.setup import build_runner
 from medtransfer.specs.record import Cell, Record
 from tests.conftest import Small, write_card, write_npz
 from tests.helpers.evaluation import write_encoder
@@ -54,7 +54,7 @@ def run(both: Small, encoder: Path, out: Path, **options: Any) -> dict[Cell, dic
         device="cpu",
         **{"jobs": 1, **options},
     )
-    records = evaluation.run(prepare(request), RunProgress())
+    records = evaluate.run(prepare(request), RunProgress())
     assert all(record.status in ("ok", "not_applicable") for record in records)
     return {record.cell: contents(record) for record in records}
 

@@ -13,8 +13,8 @@ import torch
 
 from medtransfer.core.errors import InputError
 from medtransfer.cost.machine import keep_freed_memory
-from medtransfer.evaluation.executors import processes
-from medtransfer.evaluation.executors.processes import available_cores, choose_jobs
+from medtransfer.evaluation.executors import jobs as choice
+from medtransfer.evaluation.executors.jobs import available_cores, choose_jobs
 from medtransfer.evaluation.ledger import _extend
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Small, spawn_bench
@@ -38,7 +38,7 @@ def test_processes_fit_the_machine(
 ) -> None:
     """As many as cores, cells and memory allow, eight at most; a GPU is filled by one."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
-    monkeypatch.setattr(processes, "_available_memory", lambda: gibibytes * 2**30)
+    monkeypatch.setattr(choice, "_available_memory", lambda: gibibytes * 2**30)
     assert available_cores() == cores
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert choose_jobs(None, device="auto", cells=cells) == jobs
@@ -59,7 +59,7 @@ def test_a_thread_count_that_is_none_is_not_heeded(
 def test_the_memory_of_this_machine_is_known() -> None:
     """More than this process holds, less than a petabyte."""
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert held / 4 < processes._available_memory() < 2**50
+    assert held / 4 < choice._available_memory() < 2**50
 
 
 def test_processes_by_default(small: Small, tmp_path: Path, trap: Path, bench: Bench) -> None:
@@ -68,7 +68,7 @@ def test_processes_by_default(small: Small, tmp_path: Path, trap: Path, bench: B
     The longest cell is begun first, the results are those of one process of one thread, and no
     process imports what lies in the current folder.
     """
-    if processes._available_memory() < 2 * processes.CELL_MEMORY:
+    if choice._available_memory() < 2 * choice.CELL_MEMORY:
         pytest.skip("too little memory for two processes")
     encoder = write_encoder(tmp_path)
     process = spawn_bench(

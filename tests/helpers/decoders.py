@@ -9,7 +9,7 @@ from medtransfer.adaptation.decoder import Segmenter
 from medtransfer.adaptation.trainable import prepare_encoder
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.loading import build_encoder
-from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.specs.encoder import RANDOM_WEIGHTS, Architecture, EncoderCard, Input
 from medtransfer.specs.protocol import load_protocol
 
@@ -28,7 +28,7 @@ def card(*, timm_name: str | None = None, size: int) -> EncoderCard:
 
 def build(name: str = SMALL, *, size: int = 64) -> Encoder:
     """A timm network with random weights."""
-    located = Located(card(timm_name=name, size=size))
+    located = EncoderSource(card(timm_name=name, size=size))
     return build_encoder(located, max_size=size, device=torch.device("cpu"))
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from medtransfer.data.split import Split
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.encoders.registry import find
-from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.pretraining.objectives import Batch, Objective
 from medtransfer.pretraining.pool import Pool, Source
 from medtransfer.specs.task import load_tasks
@@ -48,7 +48,7 @@ def make_encoder(name: str = "resnet_mini", *, size: int = 32, **architecture: o
         "input": card.input.model_copy(update={"size": size}),
         "architecture": card.architecture.model_copy(update=architecture),
     }
-    return build_encoder(Located(card.model_copy(update=update)), max_size=size, device=CPU)
+    return build_encoder(EncoderSource(card.model_copy(update=update)), max_size=size, device=CPU)
 
 
 def make_batch(pool: Pool, *, views: int, size: int, draws: int = 0) -> Batch:

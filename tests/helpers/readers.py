@@ -27,7 +27,7 @@ from medtransfer.data.sources import npz
 from medtransfer.data.sources.folder_table import list_table
 from medtransfer.encoders.checkpoints import read_checkpoint
 from medtransfer.encoders.registry import registered
-from medtransfer.encoders.resolution import dump_card, locate
+from medtransfer.encoders.resolution import dump_card, resolve_encoder
 from medtransfer.pretraining.grid import load_grid
 from medtransfer.pretraining.state import read_state
 from medtransfer.ranking.predictions.scores_csv import read_outcomes, read_scores_csv
@@ -206,7 +206,7 @@ READERS = {
     "encoder card": Reader(
         "encoder.yaml",
         lambda: dump_card(registered()["resnet18"].card).encode(),
-        lambda path: locate(str(path.parent)),
+        lambda path: resolve_encoder(str(path.parent)),
         hostile_yaml,
     ),
     "recipe": Reader(

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medtransfer.core.errors import InputError
-from medtransfer.encoders.resolution import locate
+from medtransfer.encoders.resolution import resolve_encoder
 from medtransfer.specs.task import resolve_tasks
 from tests.faults.table import Report
 from tests.helpers.readers import READERS, SUBMISSION
@@ -144,7 +144,11 @@ def test_names(what: str, report: Report, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.chdir(tmp_path)
 
     def read(text: str) -> object:
-        return locate(text) if what == "--encoder" else resolve_tasks(names=[text], suite=None)
+        return (
+            resolve_encoder(text)
+            if what == "--encoder"
+            else resolve_tasks(names=[text], suite=None)
+        )
 
     cases = _TEXT.filter(lambda text: not text.startswith("hf-hub:"))  # which asks the network
     attack(what, cases, lambda text: check(read, text, ()), report)

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 FOLDER = tempfile.TemporaryDirectory(prefix="soak-")
 os.environ["BENCH_CACHE"] = f"{FOLDER.name}/cache"
 
-from medtransfer.evaluation import evaluation  # noqa: E402
+from medtransfer.evaluation import evaluate  # noqa: E402
 from medtransfer.evaluation.progress import RunProgress  # noqa: E402
 from medtransfer.evaluation.request import Request, prepare  # noqa: E402
 from medtransfer.specs.record import Record  # noqa: E402
@@ -82,7 +82,7 @@ def main(minutes: float) -> None:
             jobs=1,
             device="cpu",
         )
-        evaluation.run(prepare(request), watch)
+        evaluate.run(prepare(request), watch)
         rounds += 1
     print(f"{watch.cells} cells in {rounds} evaluations, {watch.failed} of them failed")
     cells, memory, files = zip(*watch.seen[len(watch.seen) // 10 :], strict=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from medtransfer.core.errors import InputError
 from medtransfer.cost.flops import forward_flops, training_flops
-from medtransfer.encoders.resolution import locate, locate_untrained
+from medtransfer.encoders.resolution import resolve_encoder, resolve_untrained
 from medtransfer.pretraining.freezing import choose_trainable, find_prefix
 from medtransfer.pretraining.objectives import OBJECTIVES
 from medtransfer.pretraining.prices import Predictor
@@ -169,11 +169,14 @@ def test_more_stages_than_there_are_cannot_be_dropped() -> None:
 
 def test_identity_of_cards_without_dropped_stages_is_as_it_was() -> None:
     """The field does not change what records of earlier versions were made with."""
-    assert locate("resnet18").identity == (
+    assert resolve_encoder("resnet18").identity == (
         "fde376ae5fb402fef0e7b4f5f4b076e73c2062d7b909eddb7a3897c526056a06"
     )
-    card = locate_untrained("resnet18").card
+    card = resolve_untrained("resnet18").card
     cut = card.model_copy(
         update={"architecture": card.architecture.model_copy(update={"drop_stages": 1})}
     )
-    assert replace(locate("resnet18"), card=cut).identity != locate("resnet18").identity
+    assert (
+        replace(resolve_encoder("resnet18"), card=cut).identity
+        != resolve_encoder("resnet18").identity
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medtransfer.encoders.resolution import locate
+from medtransfer.encoders.resolution import resolve_encoder
 from medtransfer.specs.pretraining import Grid
 from tests.conftest import ROOT, Bench, Small
 from tests.helpers.pretraining import hash_weights, read_card
@@ -73,7 +73,7 @@ def test_shipped_grids_are_right(path: Path) -> None:
     grid = load_grid(path)
     assert {task for tasks in grid.sources.values() for task in tasks} <= set(load_tasks())
     for name in grid.architectures:
-        assert locate(name).card.pretraining.objective == "none"
+        assert resolve_encoder(name).card.pretraining.objective == "none"
     for recipe in [*grid.recipes, *(further.by for further in grid.adapt)]:
         load_recipe(recipe)
     for further in grid.adapt:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medtransfer.encoders.resolution import locate
+from medtransfer.encoders.resolution import resolve_encoder
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.verification import read_status
 from medtransfer.verification.entries import Entry, read_entries
@@ -65,7 +65,7 @@ def test_a_close_choice_is_run_as_it_was_made(made: Path) -> None:
     entry = find_entry(entries, "small full linear 0")
     task = open_tasks(["small"], task_folder=made / "cards", data=made)["small"]
     assert task.data is not None
-    rerun = Rerun(locate("pixels"), folder, data={"small": task.data}, device="cpu")
+    rerun = Rerun(resolve_encoder("pixels"), folder, data={"small": task.data}, device="cpu")
     protocol = load_protocol("quick")
     assert not list(rerun.run(entry, protocol, {}))
     chosen = entry.record.selected["l2"]

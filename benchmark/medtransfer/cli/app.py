@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,12 +47,12 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(str(error))
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:
         if error.errno not in DISK | _PATH:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        _print_error(f"{error.filename or 'a file'}: {error.strerror}")
         sys.exit(2 if error.errno in _PATH else 1)
     except Exception as error:
         # typer's of the options: click's classes once, and its own since it brings click along.
@@ -59,6 +60,14 @@ def main() -> None:
             raise
         print(_explain_usage(error), file=sys.stderr)
         sys.exit(2)
+
+
+def _print_error(line: str) -> None:
+    """Print one line about the error that is handled; with ``--debug`` its traceback."""
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    else:
+        print(f"error: {line}", file=sys.stderr)
 
 
 def _explain_usage(error: Any) -> str:
@@ -151,10 +160,11 @@ def evaluate(
             "--fresh", help="Forget this encoder's earlier records in --out of what is asked for."
         ),
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Evaluate an encoder: probe and fine-tune it on every task of a suite."""
     from medtransfer.cli import console
-    from medtransfer.evaluation import evaluation
+    from medtransfer.evaluation.evaluate import run
     from medtransfer.evaluation.request import Request, prepare
 
     request = Request(
@@ -189,7 +199,8 @@ def evaluate(
     if not prepared.pending:
         print(f"all {len(prepared.cells)} cells are there already")
     try:
-        records = evaluation.run(prepared, console.ConsoleProgress())
+        show = sys.stderr.write if debug else None
+        records = run(prepared, console.ConsoleProgress(), on_failure=show)
     except KeyboardInterrupt:
         raise _interrupted(", without --fresh," if fresh else "") from None
     console.print_evaluation(prepared, records)

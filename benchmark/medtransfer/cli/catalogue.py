@@ -18,12 +18,12 @@ from medtransfer.data.files.remote import RemoteFile
 from medtransfer.data.survey import Found, Survey, survey_files, survey_task
 from medtransfer.encoders.registry import registered
 from medtransfer.specs.protocol import BUDGETS, list_protocols, load_protocol, shots
+from medtransfer.specs.split_name import SplitName
 from medtransfer.specs.task import (
     TaskCard,
     find_task,
     load_suites,
     load_tasks,
-    split_family,
 )
 from medtransfer.transferability.registry import INPUTS, Score, registered_scores
 
@@ -107,7 +107,9 @@ def _out_of_domain(card: TaskCard, survey: Survey) -> str:
         if name in card.sources:
             texts.append(f"{name} {_number(survey.items[name])}")
         else:
-            sizes = [n for split, n in survey.items.items() if split_family(split) == name]
+            sizes = [
+                n for split, n in survey.items.items() if SplitName.parse(split).family == name
+            ]
             texts.append(f"{name} {len(sizes)} x {_number(sizes[0])}")
     return ", ".join(texts) or "-"
 
@@ -188,8 +190,8 @@ def _facts(card: TaskCard, data: Path | None) -> dict[str, Any]:
     survey = survey_task(card, data)
     splits: dict[str, Any] = {}
     for name, items in survey.items.items():
-        if (family := split_family(name)) != name:
-            entry = splits.setdefault(family, {"splits": [], "items": items})
+        if (split := SplitName.parse(name)).corrupted:
+            entry = splits.setdefault(split.family, {"splits": [], "items": items})
             entry["splits"].append(name)
             continue
         splits[name] = {"items": items}

@@ -23,10 +23,11 @@ from rich.status import Status
 from rich.table import Table
 
 from medtransfer.core.errors import plain
+from medtransfer.evaluation.failures import ERROR_LOG
 from medtransfer.evaluation.progress import RunProgress
 from medtransfer.specs.protocol import OPTIONAL
 from medtransfer.specs.record import Cell, Record
-from medtransfer.specs.task import split_family
+from medtransfer.specs.split_name import SplitName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,7 +195,7 @@ def _outcome(record: Record) -> str:
         return f"{record.status.replace('_', ' ')}: {record.error}"
     families: dict[str, list[float | None]] = {}
     for split, metrics in record.metrics.items():
-        families.setdefault(split_family(split), []).append(metrics[record.task.metric])
+        families.setdefault(SplitName.parse(split).family, []).append(metrics[record.task.metric])
     values = []
     for name, found in families.items():
         known = [value for value in found if value is not None]
@@ -345,12 +346,13 @@ def print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
     from medtransfer.core.documents import packaged
     from medtransfer.ranking import Submission, compare_records, load_submissions, tabulate
 
-    card = prepared.located.card
+    card = prepared.encoder.card
     failed = [record for record in records if record.status == "failed"]
     for record in failed:
         print(f"failed: {record.cell}: {record.error}")
     shipped = [s for s in load_submissions([packaged("submissions")]) if s.card.name != card.name]
     if failed:
+        print(f"tracebacks: {prepared.ledger.folder / ERROR_LOG}")
         print("no comparison: some cells failed; the same command tries them again")
     else:
         _print_comparisons([*shipped, Submission.of(card, records)], prepared, records)
@@ -372,7 +374,7 @@ def _print_comparisons(
     """
     from medtransfer.ranking import summary
 
-    name, protocol = prepared.located.card.name, prepared.protocol
+    name, protocol = prepared.encoder.card.name, prepared.protocol
     cells = {record.cell: record.task.kind for record in records}
     chosen = {cell for cell in cells if cell.adaptation not in OPTIONAL} or set(cells)
     classes = {cell for cell in chosen if cells[cell] != "segmentation"}

@@ -24,7 +24,8 @@ from medtransfer.metrics.evaluation import Floats, average_defined
 from medtransfer.metrics.segmentation import score_overlap
 from medtransfer.ranking import load_submission
 from medtransfer.specs.record import ArrayRef, Record
-from medtransfer.specs.task import find_task, load_tasks, split_family
+from medtransfer.specs.split_name import SplitName
+from medtransfer.specs.task import find_task, load_tasks
 
 __all__ = ["GROUPS", "SHOWN", "Band", "Mask", "Sheet", "Tile", "read_sheets"]
 
@@ -169,7 +170,7 @@ def _read_sheet(folder: Path, record: Record, task: TaskData) -> Sheet:
     splits = {
         name: task.tests[name]
         for name in record.metrics
-        if split_family(name) == name and name in task.tests
+        if not SplitName.parse(name).corrupted and name in task.tests
     }
     classes = len(task.card.classes)
     predictions = _read_predictions(folder, record.predictions, splits, classes=classes)

@@ -7,7 +7,7 @@ import torch
 from medtransfer.core.errors import InputError
 from medtransfer.encoders.checkpoints import Checkpoint, read_checkpoint
 from medtransfer.encoders.encoder import Encoder, check_encoder, resolve_device
-from medtransfer.encoders.resolution import Located, locate
+from medtransfer.encoders.resolution import EncoderSource, resolve_encoder
 from medtransfer.encoders.small_maps import multiply_small_maps
 from medtransfer.encoders.timm_networks import TimmNetwork, build_timm
 from medtransfer.specs.encoder import EncoderCard
@@ -35,11 +35,13 @@ def load_encoder(
         InputError: Naming the file and what is wrong with it.
     """
     return build_encoder(
-        locate(encoder, architecture=architecture), max_size=max_size, device=resolve_device(device)
+        resolve_encoder(encoder, architecture=architecture),
+        max_size=max_size,
+        device=resolve_device(device),
     )
 
 
-def build_encoder(located: Located, *, max_size: int, device: torch.device) -> Encoder:
+def build_encoder(located: EncoderSource, *, max_size: int, device: torch.device) -> Encoder:
     """Build an encoder that was found.
 
     Raises:
@@ -63,7 +65,7 @@ def build_encoder(located: Located, *, max_size: int, device: torch.device) -> E
     return encoder
 
 
-def _build_python(located: Located, checkpoint: Checkpoint | None) -> torch.nn.Module:
+def _build_python(located: EncoderSource, checkpoint: Checkpoint | None) -> torch.nn.Module:
     """Call the registered builder; its random numbers come from a generator of their own."""
     assert located.builder is not None
     card: EncoderCard = located.card

@@ -1,4 +1,4 @@
-"""From what the user typed after ``--encoder`` to a card, and to where its weights are."""
+"""Resolve ``--encoder`` to a card, the code that builds it, and its weights."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from medtransfer.specs.encoder import (
     Weights,
 )
 
-__all__ = ["CHECKPOINTS", "Located", "dump_card", "locate", "locate_untrained"]
+__all__ = ["CHECKPOINTS", "EncoderSource", "dump_card", "resolve_encoder", "resolve_untrained"]
 
 _LONGEST = 4000  # Linux takes paths of 4095 bytes
 CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".safetensors")  # .pth.tar: timm's training script
 
 
 @dataclass(frozen=True)
-class Located:
-    """An encoder before it is built.
+class EncoderSource:
+    """Everything that an encoder is built from.
 
     Attributes:
         card: Its card.
         builder: Makes the network, unless timm does.
         weights: The weights' file, if there is one on this machine.
         notes: What the user should know, one line each.
-        source: The file that the user named, or the card in the folder; ``None`` for a name.
+        file: The file that the user named, or the card in the folder; ``None`` for a name.
     """
 
     card: EncoderCard
     builder: Builder | None = None
     weights: Path | None = None
     notes: tuple[str, ...] = ()
-    source: Path | None = None
+    file: Path | None = None
 
     @property
     def identity(self) -> str:
@@ -61,8 +61,8 @@ class Located:
         return self.card.identity(weights.sha256 or weights.hub or "random")
 
 
-def locate(encoder: str, *, architecture: str | None = None) -> Located:
-    """Find an encoder.
+def resolve_encoder(encoder: str, *, architecture: str | None = None) -> EncoderSource:
+    """Find an encoder without building it.
 
     Args:
         encoder: A registered name, ``timm:NAME``, ``hf-hub:OWNER/NAME``, a checkpoint, a folder
@@ -97,10 +97,10 @@ def locate(encoder: str, *, architecture: str | None = None) -> Located:
             f"{encoder}: weights.path: beside which file? Pass the .py file that registers it, or "
             "a folder with encoder.yaml"
         )
-    return Located(registration.card, registration.builder)
+    return EncoderSource(registration.card, registration.builder)
 
 
-def locate_untrained(architecture: str) -> Located:
+def resolve_untrained(architecture: str) -> EncoderSource:
     """An architecture with random weights: a registered encoder's, with its input, or timm's.
 
     Raises:
@@ -120,9 +120,9 @@ def locate_untrained(architecture: str) -> Located:
             input=_timm_input(architecture, origin="--architecture"),
             pretraining=RANDOM_WEIGHTS,
         )
-        return Located(card)
+        return EncoderSource(card)
     random = {"title": "", "weights": Weights(), "pretraining": RANDOM_WEIGHTS}
-    return Located(known.card.model_copy(update=random), known.builder)
+    return EncoderSource(known.card.model_copy(update=random), known.builder)
 
 
 def dump_card(card: EncoderCard) -> str:
@@ -164,7 +164,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _checkpoint(path: Path, architecture: str | None) -> Located:
+def _checkpoint(path: Path, architecture: str | None) -> EncoderSource:
     _existing(path)
     if architecture is None:
         # Here, and not above: a finished evaluation must not wait for torch.
@@ -186,14 +186,14 @@ def _checkpoint(path: Path, architecture: str | None) -> Located:
     unknown = {"weights": Weights(path=str(path.name)), "pretraining": PretrainingCard()}
     if known is not None:
         card = known.card.model_copy(update={"name": name, "title": "", **unknown})
-        return Located(card, known.builder, path, (_preprocessing(card, architecture),), path)
+        return EncoderSource(card, known.builder, path, (_preprocessing(card, architecture),), path)
     card = EncoderCard(
         name=name,
         architecture=Architecture(timm=architecture),
         input=_timm_input(architecture, origin="--architecture"),
         weights=Weights(path=path.name),
     )
-    return Located(card, None, path, (_preprocessing(card, architecture),), path)
+    return EncoderSource(card, None, path, (_preprocessing(card, architecture),), path)
 
 
 def _preprocessing(card: EncoderCard, architecture: str) -> str:
@@ -222,7 +222,7 @@ def _timm_input(name: str, *, origin: str) -> Input:
     return Input(size=cfg.input_size[-1], mean=list(cfg.mean), std=list(cfg.std))
 
 
-def _hub(encoder: str) -> Located:
+def _hub(encoder: str) -> EncoderSource:
     """Timm's weights by name; nothing is fetched here."""
     kind, _, name = encoder.partition(":")
     if kind == "timm":
@@ -232,7 +232,7 @@ def _hub(encoder: str) -> Located:
             weights=Weights(hub=name),
             input=_timm_input(name, origin="--encoder"),
         )
-        return Located(card)
+        return EncoderSource(card)
     from medtransfer.encoders.timm_networks import hub_input
 
     card = EncoderCard(
@@ -241,10 +241,10 @@ def _hub(encoder: str) -> Located:
         weights=Weights(hub=encoder),
         input=hub_input(encoder),
     )
-    return Located(card)
+    return EncoderSource(card)
 
 
-def _script(path: Path) -> Located:
+def _script(path: Path) -> EncoderSource:
     """Run the user's file and take the encoder that it registers."""
     before = set(registered())
     new: list[Registration] = []
@@ -256,10 +256,10 @@ def _script(path: Path) -> Located:
         found = ", ".join(registration.card.name for registration in new) or "none"
         raise InputError(f"{path}: must register exactly one encoder; it registered {found}")
     card = new[0].card
-    return Located(card, new[0].builder, _weights_beside(card, path), source=path)
+    return EncoderSource(card, new[0].builder, _weights_beside(card, path), file=path)
 
 
-def _folder(path: Path) -> Located:
+def _folder(path: Path) -> EncoderSource:
     """A folder with ``encoder.yaml`` and the weights it names. No code is run."""
     file = path / "encoder.yaml"
     if not file.is_file():
@@ -270,7 +270,7 @@ def _folder(path: Path) -> Located:
     card = EncoderCard.parse(data, origin=str(file))
     if card.architecture.timm is None:
         raise InputError(f"{file}: architecture: only timm's can be named here; use a .py file")
-    return Located(card, None, _weights_beside(card, file), source=file)
+    return EncoderSource(card, None, _weights_beside(card, file), file=file)
 
 
 def _weights_beside(card: EncoderCard, file: Path) -> Path | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from medtransfer.core.errors import InputError, reason
 from medtransfer.encoders.checkpoints import read_checkpoint
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.encoders.timm_networks import TimmNetwork
 
 __all__ = ["HEAD", "SourceHead", "find_source_head", "head_identity"]
@@ -46,13 +46,13 @@ class SourceHead:
         return probabilities
 
 
-def head_identity(located: Located) -> str | None:
+def head_identity(located: EncoderSource) -> str | None:
     """SHA-256 of the classifier that ``bench pretrain`` kept; timm's are part of their weights."""
     run = located.card.pretraining.run
     return run.source_head if run is not None else None
 
 
-def find_source_head(located: Located, encoder: Encoder) -> SourceHead | None:
+def find_source_head(located: EncoderSource, encoder: Encoder) -> SourceHead | None:
     """The classifier that ``bench pretrain`` kept, or that stands in timm's own weights.
 
     ``None`` where there is none, or where it is no linear layer on the encoder's vectors.

@@ -1,17 +1,20 @@
-"""The plan: which cells an evaluation consists of, decided from cards and protocol alone."""
+"""Plan which cells an evaluation consists of. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from medtransfer.core.errors import InputError, suggest
 from medtransfer.data.draws import feasible, groups
-from medtransfer.data.split import TaskData
 from medtransfer.specs.protocol import ADAPTATIONS, BUDGETS, Protocol, shots
 from medtransfer.specs.record import Cell
-from medtransfer.specs.task import TaskCard
+from medtransfer.specs.task import Kind, TaskCard
 
-__all__ = ["check_choices", "infeasible", "plan_cells"]
+__all__ = ["Limits", "Plan", "check_choices", "choose_runs", "find_obstacle", "plan_cells"]
+
+# Reasons why an encoder cannot be adapted, by kind of task and adaptation.
+Limits = Mapping[tuple[Kind, str], str]
 
 
 def check_choices(
@@ -37,48 +40,105 @@ def check_choices(
                 )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The cells of an evaluation.
+
+    Attributes:
+        cells: In the order in which they run: quick ones of a task first.
+        not_applicable: Those whose budget does not apply to their task, and why.
+        notes: What the encoder cannot do, one line a reason.
+    """
+
+    cells: tuple[Cell, ...]
+    not_applicable: Mapping[Cell, str]
+    notes: tuple[str, ...] = ()
+
+
+def choose_runs(
+    kind: Kind, protocol: Protocol, *, budgets: Iterable[str], adaptations: Iterable[str]
+) -> list[tuple[str, str, int]]:
+    """List adaptation, budget and number of draws of what is asked for of a kind of task.
+
+    Optional adaptations are run only when they are named.
+
+    Args:
+        kind: Kind of task.
+        protocol: The protocol.
+        budgets: Only these; empty is all.
+        adaptations: Only these; empty is all that are ranked.
+    """
+    ranked = protocol.adaptations(kind)
+    wanted, wanted_budgets = set(adaptations) or ranked, set(budgets)
+    return [
+        (adaptation, budget, draws)
+        for adaptation in (*ranked, *protocol.optional(kind))
+        if adaptation in wanted
+        for budget, draws in protocol.budgets(adaptation, kind).items()
+        if not wanted_budgets or budget in wanted_budgets
+    ]
+
+
 def plan_cells(
     tasks: Mapping[str, TaskCard],
     protocol: Protocol,
     *,
     budgets: Iterable[str] = (),
     adaptations: Iterable[str] = (),
-) -> list[Cell]:
-    """All cells in the order in which they run: quick ones of a task first.
-
-    Optional adaptations are run only when they are named.
+    items: Mapping[str, int] | None = None,
+    limits: Limits | None = None,
+) -> Plan:
+    """Plan an evaluation: every filter is applied here, and nowhere else.
 
     Args:
         tasks: The tasks by name.
         protocol: The protocol.
         budgets: Only these; empty is all.
         adaptations: Only these; empty is all that are ranked.
+        items: Training items of each task; without them every budget is taken to apply.
+        limits: What the encoder cannot do; without them it is taken to do everything.
+
+    Raises:
+        InputError: When these leave no cell.
     """
-    wanted_budgets, wanted = set(budgets), set(adaptations)
-    return [
-        Cell(task, budget, adaptation, draw)
-        for task, card in tasks.items()
-        for adaptation in (*protocol.adaptations(card.kind), *protocol.optional(card.kind))
-        if adaptation in (wanted or protocol.adaptations(card.kind))
-        for budget, draws in protocol.budgets(adaptation, card.kind).items()
-        if not wanted_budgets or budget in wanted_budgets
-        for draw in range(draws)
-    ]
+    limits, wanted = limits or {}, {"budgets": tuple(budgets), "adaptations": tuple(adaptations)}
+    cells: list[Cell] = []
+    not_applicable: dict[Cell, str] = {}
+    skipped: dict[str, dict[str, None]] = {}
+    for task, card in tasks.items():
+        runs = choose_runs(card.kind, protocol, **wanted)
+        impossible = {name: limits.get((card.kind, name)) for name, _, _ in runs}
+        for adaptation, reason in impossible.items():
+            if reason is not None:
+                left = any(other is None for other in impossible.values())
+                skipped.setdefault(reason, {})[f"{adaptation} of {task}" if left else task] = None
+        for adaptation, budget, draws in runs:
+            if impossible[adaptation] is not None:
+                continue
+            added = [Cell(task, budget, adaptation, draw) for draw in range(draws)]
+            cells += added
+            if items and (reason := find_obstacle(card, budget, items[task], protocol)):
+                not_applicable |= dict.fromkeys(added, reason)
+    if skipped and not cells:
+        raise InputError(next(iter(skipped)))
+    notes = (f"skipped {', '.join(names)}: {reason}" for reason, names in skipped.items())
+    return Plan(tuple(cells), not_applicable, tuple(notes))
 
 
-def infeasible(cell: Cell, data: Mapping[str, TaskData], protocol: Protocol) -> str | None:
-    """Why a cell does not apply to its task, or ``None`` when it does.
+def find_obstacle(card: TaskCard, budget: str, items: int, protocol: Protocol) -> str | None:
+    """Say why a budget does not apply to a task, or return ``None`` when it does.
 
     The same for every encoder, so that a cell left out is left out for all.
+
+    Args:
+        card: The task.
+        budget: The budget.
+        items: Number of training items.
+        protocol: The protocol.
     """
-    task = data[cell.task]
-    items, taken = len(task.splits["train"]), groups(task.card.kind, len(task.card.classes))
-    count = shots(cell.budget)
-    if feasible(items=items, groups=taken, shots=count, share=protocol.infeasible_share):
+    taken, share = groups(card.kind, len(card.classes)), protocol.infeasible_share
+    if feasible(items=items, groups=taken, shots=shots(budget), share=share):
         return None
-    what = {"multiclass": "classes", "multilabel": "groups (labels, and none)"}
-    of = f" of {taken} {what[task.card.kind]}" if task.card.kind in what else ""
-    return (
-        f"{cell.budget}{of} would use "
-        f"{protocol.infeasible_share:.0%} or more of the {items} training items"
-    )
+    names = {"multiclass": "classes", "multilabel": "groups (labels, and none)"}
+    of = f" of {taken} {names[card.kind]}" if card.kind in names else ""
+    return f"{budget}{of} would use {share:.0%} or more of the {items} training items"

@@ -1,4 +1,4 @@
-"""What an evaluation will cost, before it runs."""
+"""Estimate what an evaluation will cost, before it runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from medtransfer.adaptation.finetune import batch_size, build_learner
 from medtransfer.adaptation.optimiser import ClippingAdamW
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.memory import by_halves, out_of_memory, release_memory
-from medtransfer.evaluation.cells import infeasible
-from medtransfer.evaluation.executors.local import build_runner, fit_plan
-from medtransfer.evaluation.executors.processes import choose_jobs
+from medtransfer.evaluation.executors.jobs import choose_jobs
 from medtransfer.evaluation.request import Prepared
 from medtransfer.evaluation.runner import Runner
+from medtransfer.evaluation.setup import build_runner
 from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 
@@ -51,15 +50,11 @@ def estimate(prepared: Prepared) -> Estimate:
     task's test splits anew.
     """
     runner = build_runner(prepared)
-    known = len(prepared.notes)
-    prepared = fit_plan(prepared, runner)
-    pending = prepared.pending
+    plan = prepared.plan(limits=runner.find_limits(prepared.cells))
+    pending = prepared.find_pending(plan.cells)
     request = prepared.request
     jobs = choose_jobs(request.jobs, device=request.device, cells=len(pending))
-    flops = {
-        cell: None if infeasible(cell, runner.data, runner.protocol) else runner.flops(cell)
-        for cell in pending
-    }
+    flops = {cell: None if cell in plan.not_applicable else runner.flops(cell) for cell in pending}
     running = [cell for cell in pending if flops[cell] is not None]
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // jobs))  # as each process will have
@@ -69,9 +64,9 @@ def estimate(prepared: Prepared) -> Estimate:
         torch.set_num_threads(threads)
     return Estimate(
         flops=flops,
-        total=len(prepared.cells),
+        total=len(plan.cells),
         seconds=seconds / jobs,
-        notes=(*prepared.notes[known:], *runner.encoder.notes),
+        notes=(*plan.notes, *runner.encoder.notes),
     )
 
 

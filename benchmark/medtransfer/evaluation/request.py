@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from medtransfer.core.errors import InputError, unwritable
 from medtransfer.data.files.cache import data_folder
 from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.data.split import TaskData
 from medtransfer.data.store import open_task
-from medtransfer.encoders.resolution import Located, locate
-from medtransfer.evaluation.cells import check_choices, plan_cells
+from medtransfer.encoders.resolution import EncoderSource, resolve_encoder
+from medtransfer.evaluation.cells import Plan, check_choices, choose_runs, plan_cells
 from medtransfer.evaluation.ledger import Ledger
 from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budgets
 
-__all__ = ["EXECUTORS", "Prepared", "Request", "check_weights", "leave_out", "prepare"]
+__all__ = ["EXECUTORS", "Prepared", "Request", "check_weights", "prepare"]
 
 _REMEDY = "choose another --out, or --fresh, which deletes what is there"
 
@@ -59,9 +61,10 @@ class Prepared:
     Attributes:
         request: The request.
         protocol: Its protocol.
-        located: The encoder, not yet built.
+        encoder: Where the encoder comes from; it is not built yet.
         data: The tasks, decoded.
-        cells: Every cell that was asked for.
+        plan: Plans the cells; see `plan_cells`. Takes as ``limits`` what the encoder cannot do,
+            which is known when it is built.
         existing: The records that are already there.
         ledger: Where records go.
         notes: What the user should know, one line each.
@@ -69,21 +72,27 @@ class Prepared:
 
     request: Request
     protocol: Protocol
-    located: Located
+    encoder: EncoderSource
     data: dict[str, TaskData]
-    cells: list[Cell]
+    plan: Callable[..., Plan]
     existing: dict[Cell, Record]
     ledger: Ledger
     notes: tuple[str, ...]
 
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell that was asked for, those that the encoder cannot do included."""
+        return self.plan().cells
+
     @property
     def pending(self) -> list[Cell]:
-        """The cells that still have to be run."""
-        return [
-            cell
-            for cell in self.cells
-            if cell not in self.existing or not self.existing[cell].settled
-        ]
+        """Those that still have to be run; where there are none, no encoder is needed."""
+        return self.find_pending(self.cells)
+
+    def find_pending(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those of some cells that have no settled record."""
+        there = {cell for cell, record in self.existing.items() if record.settled}
+        return [cell for cell in cells if cell not in there]
 
 
 def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True) -> Prepared:
@@ -97,16 +106,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     Raises:
         InputError: For the first thing that is wrong with it.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
-        raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
-    if request.jobs is not None and (not isinstance(request.jobs, int) or request.jobs < 1):
-        raise InputError(f"jobs: {request.jobs!r} is no number of processes; 1 or more is")
-    if request.executor not in EXECUTORS:
-        raise InputError(f"--executor: '{request.executor}' is not one of {', '.join(EXECUTORS)}")
-    if request.executor == "local" and request.address is not None:
-        raise InputError("--address: of a Ray cluster; it goes with --executor ray")
-    if request.executor == "ray" and request.device.startswith("cuda:"):
-        raise InputError(f"--device: {request.device}: Ray chooses the GPU; use auto, cpu or cuda")
+    _check_options(request)
     protocol = load_protocol(request.protocol)
     if "lora" in request.adaptations and find_spec("peft") is None:
         raise InputError("--adaptation: lora needs peft: pip install 'medtransfer[lora]'")
@@ -114,15 +114,14 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     cards = resolve_tasks(
         names=list(request.tasks), suite=request.suite, folder=request.task_folder
     )
+    encoder = resolve_encoder(request.encoder, architecture=request.architecture)
     budgets = request.budgets or suite_budgets(request.suite)
-    located = locate(request.encoder, architecture=request.architecture)
-    cells = plan_cells(cards, protocol, budgets=budgets, adaptations=request.adaptations)
-    planned = {cell.task for cell in cells}
-    offers = {n: _offer(protocol, card.kind) for n, card in cards.items() if n not in planned}
-    if not cells:
+    wanted: dict[str, Any] = {"budgets": budgets, "adaptations": request.adaptations}
+    chosen = {n: card for n, card in cards.items() if choose_runs(card.kind, protocol, **wanted)}
+    offers = {n: _list_offer(protocol, card.kind) for n, card in cards.items() if n not in chosen}
+    if not chosen:
         raise InputError(f"no cell is left to run: {'; '.join(dict.fromkeys(offers.values()))}")
     notes = [f"skipped {name}: {offer}" for name, offer in offers.items()]
-    chosen = {name: card for name, card in cards.items() if name in planned}
     folder = data_folder(request.data)
     if request.task_folder is not None and request.suite is not None:
         notes.append(f"--suite {request.suite} is run; --tasks only adds cards to choose from")
@@ -138,71 +137,60 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
         for name, card in chosen.items()
     }
     _check_writable(request.out)
-    ledger = Ledger(request.out / located.card.name)
-    existing, fingerprints = ledger.read(), protocol.fingerprints
+    plan = partial(
+        plan_cells,
+        chosen,
+        protocol,
+        **wanted,
+        items={name: len(task.splits["train"]) for name, task in data.items()},
+    )
+    ledger = Ledger(request.out / encoder.card.name)
+    records = ledger.read()
+    against = (protocol, protocol.fingerprints, encoder.identity if records else "", data)
+    differences = [_find_difference(record, *against) for record in records]
     if request.fresh:
-        found, chosen_cells = len(existing), set(cells)
-        existing = [
+        asked, count = set(plan().cells), len(records)
+        records = [
             record
-            for record in existing
-            if record.cell not in chosen_cells
-            and (
-                record.task.name not in data
-                or record.task.fingerprint == data[record.task.name].fingerprint
-            )
-            and record.encoder.sha256 == located.identity
-            and record.protocol.fingerprint
-            == fingerprints.get((record.task.kind, record.adaptation))
+            for record, difference in zip(records, differences, strict=True)
+            if record.cell not in asked and difference is None
         ]
-        notes.append(f"--fresh: forgets {found - len(existing)} of {found} earlier records")
-    prepared = Prepared(
+        notes.append(f"--fresh: forgets {count - len(records)} of {count} earlier records")
+    elif difference := next(filter(None, differences), None):
+        raise InputError(f"{ledger.path}: {difference}; {_REMEDY}")
+    return Prepared(
         request=request,
         protocol=protocol,
-        located=located,
+        encoder=encoder,
         data=data,
-        cells=cells,
-        existing={record.cell: record for record in existing},
+        plan=plan,
+        existing={record.cell: record for record in records},
         ledger=ledger,
-        notes=(*notes, *located.notes),
+        notes=(*notes, *encoder.notes),
     )
-    for record in existing:
-        current = fingerprints.get((record.task.kind, record.adaptation))
-        _check_continues(prepared, record, current)
-    return prepared
 
 
-def _offer(protocol: Protocol, kind: Kind) -> str:
-    """What a protocol has for a kind of task."""
+def _check_options(request: Request) -> None:
+    """Refuse options that are wrong by themselves or together."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
+        raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
+    if request.jobs is not None and (not isinstance(request.jobs, int) or request.jobs < 1):
+        raise InputError(f"jobs: {request.jobs!r} is no number of processes; 1 or more is")
+    if request.executor not in EXECUTORS:
+        raise InputError(f"--executor: '{request.executor}' is not one of {', '.join(EXECUTORS)}")
+    if request.executor == "local" and request.address is not None:
+        raise InputError("--address: of a Ray cluster; it goes with --executor ray")
+    if request.executor == "ray" and request.device.startswith("cuda:"):
+        raise InputError(f"--device: {request.device}: Ray chooses the GPU; use auto, cpu or cuda")
+
+
+def _list_offer(protocol: Protocol, kind: Kind) -> str:
+    """List what a protocol has for a kind of task."""
     names = (*protocol.adaptations(kind), *protocol.optional(kind))
     if not names:
         return f"protocol {protocol.name} has no {kind}"
     at = [f"{name} ({', '.join(protocol.budgets(name, kind))})" for name in names]
     return f"protocol {protocol.name} has, for {kind}, {', '.join(at)}"
-
-
-def leave_out(prepared: Prepared, reasons: Mapping[tuple[Kind, str], str]) -> Prepared:
-    """The request without the cells that the encoder cannot do.
-
-    Args:
-        prepared: The request.
-        reasons: Why, for each kind of task and adaptation.
-
-    Raises:
-        InputError: When no cell is left.
-    """
-    kinds = {name: data.card.kind for name, data in prepared.data.items()}
-    cells = [cell for cell in prepared.cells if (kinds[cell.task], cell.adaptation) not in reasons]
-    if not cells:
-        raise InputError(next(iter(reasons.values())))
-    remaining = {cell.task for cell in cells}
-    skipped: dict[str, dict[str, None]] = {}
-    for cell in prepared.cells:
-        reason = reasons.get((kinds[cell.task], cell.adaptation))
-        if reason is not None:
-            what = f"{cell.adaptation} of {cell.task}" if cell.task in remaining else cell.task
-            skipped.setdefault(reason, {})[what] = None
-    notes = [f"skipped {', '.join(what)}: {reason}" for reason, what in skipped.items()]
-    return replace(prepared, cells=cells, notes=(*prepared.notes, *notes))
 
 
 def check_weights(prepared: Prepared, state: str) -> None:
@@ -234,25 +222,27 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"--out: {existing} cannot be written: permission denied")
 
 
-def _check_continues(prepared: Prepared, record: Record, fingerprint: str | None) -> None:
-    """Refuse to add to records of another protocol, encoder or data."""
-    path = prepared.ledger.path
-    protocol, task = prepared.protocol, prepared.data.get(record.task.name)
-    if record.protocol.fingerprint != fingerprint:
+def _find_difference(
+    record: Record,
+    protocol: Protocol,
+    fingerprints: Mapping[tuple[str, str], str],
+    identity: str,
+    data: Mapping[str, TaskData],
+) -> str | None:
+    """Say why a record may not be added to, or return ``None`` when it may."""
+    if record.protocol.fingerprint != fingerprints.get((record.task.kind, record.adaptation)):
         detail = (
             f"protocol {record.protocol.name}"
             if record.protocol.name != protocol.name
             else f"another version of protocol {protocol.name}"
         )
-        raise InputError(
-            f"{path}: made under {detail}, not {protocol.name} as it is now; {_REMEDY}"
+        return f"made under {detail}, not {protocol.name} as it is now"
+    if record.encoder.sha256 != identity:
+        return (
+            f"made with another encoder of the name {record.encoder.name} (weights, architecture "
+            "or input differ)"
         )
-    if record.encoder.sha256 != prepared.located.identity:
-        raise InputError(
-            f"{path}: made with another encoder of the name {record.encoder.name} (weights, "
-            f"architecture or input differ); {_REMEDY}"
-        )
+    task = data.get(record.task.name)
     if task is not None and record.task.fingerprint != task.fingerprint:
-        raise InputError(
-            f"{path}: made from other data or another card of task {record.task.name}; {_REMEDY}"
-        )
+        return f"made from other data or another card of task {record.task.name}"
+    return None

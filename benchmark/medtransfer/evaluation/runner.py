@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,17 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from medtransfer.adaptation import ADAPTATIONS, Job, Outcome
-from medtransfer.core.errors import describe
+from medtransfer.adaptation.trainable import prepare_encoder
+from medtransfer.core.errors import InputError, describe
 from medtransfer.cost.energy import Energy, measure_energy
 from medtransfer.cost.machine import device_name, peak_memory, reset_peak_memory, versions
 from medtransfer.cost.profile import Profile
 from medtransfer.data.split import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.evaluation.cells import infeasible
 from medtransfer.metrics import Evaluation, evaluate, interval, item_weights
-from medtransfer.specs.protocol import Protocol
+from medtransfer.specs.protocol import PROBES, Protocol
 from medtransfer.specs.record import Cell, Cost, EncoderRef, ProtocolRef, Record, TaskRef
-from medtransfer.specs.task import split_family
+from medtransfer.specs.split_name import SplitName
+from medtransfer.specs.task import Kind
 
 __all__ = ["Finished", "Runner"]
 
@@ -40,11 +42,13 @@ class Finished:
             corruptions, of their mean.
         predictions: Probabilities (N, C) or class ids (N, H, W) per test split, of draw 0 only;
             not of corruptions, which are twenty times as many.
+        traceback: Of the error of a cell that failed; empty where there is none.
     """
 
     record: Record
     replicates: Arrays = field(default_factory=dict)
     predictions: Arrays = field(default_factory=dict)
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Runner:
     _profiles: dict[tuple[str, str, int], Profile] = field(default_factory=dict, repr=False)
 
     def profile(self, cell: Cell) -> Profile:
-        """What one image costs in a cell; counted once for all cells that are alike."""
+        """Count the cost of one image in a cell, once for all cells that are alike."""
         job = self.job(cell)
         key = (cell.adaptation, job.data.card.kind, job.classes)
         if key not in self._profiles:
@@ -71,7 +75,7 @@ class Runner:
         return self._profiles[key]
 
     def job(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Job:
-        """Everything that the cell's adaptation needs."""
+        """Collect everything that the cell's adaptation needs."""
         return Job(
             encoder=self.encoder,
             data=self.data[cell.task],
@@ -82,10 +86,29 @@ class Runner:
             adaptation=cell.adaptation,
         )
 
+    def find_limits(self, cells: Iterable[Cell]) -> dict[tuple[Kind, str], str]:
+        """Find what the encoder cannot do, such as segmentation where it gives no feature maps.
+
+        Args:
+            cells: Those that were asked for.
+
+        Returns:
+            The reason, by kind of task and adaptation.
+        """
+        kinds = {name: data.card.kind for name, data in self.data.items()}
+        limits: dict[tuple[Kind, str], str] = {}
+        for kind, adaptation in dict.fromkeys((kinds[c.task], c.adaptation) for c in cells):
+            if adaptation in PROBES:
+                continue
+            maps = kind == "segmentation"
+            try:
+                prepare_encoder(self.encoder, adaptation, self.protocol, maps=maps)
+            except InputError as error:
+                limits[kind, adaptation] = str(error)
+        return limits
+
     def flops(self, cell: Cell, *, profile: Profile | None = None) -> int:
-        """Adaptation FLOPs of a cell, known before it runs; zero where it does not apply."""
-        if infeasible(cell, self.data, self.protocol) is not None:
-            return 0
+        """Adaptation FLOPs of a cell, known before it runs."""
         # A later draw will reuse some learning rate of draw 0; which one costs the same.
         job = self.job(cell, {"lr": 0.0} if cell.draw else None)
         return ADAPTATIONS[cell.adaptation].flops(job, profile or self.profile(cell))
@@ -98,9 +121,6 @@ class Runner:
             previous: What draw 0 selected, for the draws that reuse it.
         """
         started, clock = _now(), time.perf_counter()
-        reason = infeasible(cell, self.data, self.protocol)
-        if reason is not None:
-            return Finished(self._record(cell, started, status="not_applicable", error=reason))
         reset_peak_memory(self.encoder.device)
         try:
             job = self.job(cell, previous)
@@ -119,11 +139,16 @@ class Runner:
             environment = self._environment(job.data, outcome.part, energy)
             return self._measure(cell, job, outcome, cost, environment, started)
         except Exception as error:
-            return Finished(self._record(cell, started, status="failed", error=describe(error)))
+            record = self._record(cell, started, status="failed", error=describe(error))
+            return Finished(record, traceback=traceback.format_exc())
 
     def fail(self, cell: Cell, error: str) -> Finished:
-        """The record of a cell whose process is gone."""
+        """Make the record of a cell whose process is gone."""
         return Finished(self._record(cell, _now(), status="failed", error=error))
+
+    def leave_out(self, cell: Cell, reason: str) -> Finished:
+        """Make the record of a cell that does not apply to its task."""
+        return Finished(self._record(cell, _now(), status="not_applicable", error=reason))
 
     def _measure(
         self,
@@ -149,7 +174,7 @@ class Runner:
         weights: dict[str, NDArray[np.float64]] = {}
         replicates: dict[str, list[NDArray[np.float64]]] = {}
         for name, split in job.data.tests.items():
-            family = split_family(name)
+            family = SplitName.parse(name).family
             # The corruptions of a split share their weights, so that their mean has replicates;
             # where patients are known, whole patients are drawn.
             if family not in weights:
@@ -187,7 +212,7 @@ class Runner:
         predictions = {
             name: array
             for name, array in outcome.predictions.items()
-            if cell.draw == 0 and split_family(name) == name
+            if cell.draw == 0 and not SplitName.parse(name).corrupted
         }
         return Finished(
             record, {name: mean.astype(np.float32) for name, mean in means.items()}, predictions

@@ -18,9 +18,9 @@ from medtransfer.core.errors import InputError, RunError, suggest, unwritable
 from medtransfer.core.files import release
 from medtransfer.core.files import replace as write
 from medtransfer.encoders.registry import registered
-from medtransfer.encoders.resolution import dump_card, locate_untrained
-from medtransfer.evaluation import evaluation
+from medtransfer.encoders.resolution import dump_card, resolve_untrained
 from medtransfer.evaluation.cells import check_choices
+from medtransfer.evaluation.evaluate import run as run_evaluation
 from medtransfer.evaluation.progress import RunProgress
 from medtransfer.evaluation.request import Request as EvaluationRequest
 from medtransfer.evaluation.request import prepare as prepare_evaluation
@@ -134,7 +134,7 @@ def check_grid(grid: Grid, task_folder: Path | None = None) -> None:
             if find_task(task, cards) is None:
                 raise InputError(f"sources.{source}: unknown task '{task}'{suggest(task, cards)}")
     for architecture in grid.architectures:
-        locate_untrained(architecture)
+        resolve_untrained(architecture)
     recipes = [load_recipe(recipe) for recipe in grid.recipes]
     for number, further in enumerate(grid.adapt):
         epochs = grid.epochs or load_recipe(further.by).epochs
@@ -268,7 +268,7 @@ class Study:
                 task_folder=self.task_folder,
                 device=self.device,
             )
-            records = evaluation.run(prepare_evaluation(request), self.evaluating())
+            records = run_evaluation(prepare_evaluation(request), self.evaluating())
             finished.failures += [
                 f"{member.name}: {record.cell}: {record.error}"
                 for record in records
@@ -277,7 +277,7 @@ class Study:
 
     def _find_random(self, architecture: str) -> str:
         """An architecture with random weights, at the grid's input size: listed, or a folder."""
-        card = locate_untrained(architecture).card
+        card = resolve_untrained(architecture).card
         size = self.grid.size or card.input.size
         if architecture in registered() and size == card.input.size:
             return architecture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medtransfer.core.documents import read_yaml
 from medtransfer.core.errors import InputError
-from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.pretraining.pool import Pool
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.pretraining import Recipe, Trainable
@@ -73,7 +73,7 @@ class Plan:
     recipe: Recipe
     trainable: Trainable
     pool: Pool
-    start: Located
+    start: EncoderSource
     parent: EncoderCard | None
     folder: Path
     fingerprint: str

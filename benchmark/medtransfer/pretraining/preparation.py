@@ -16,7 +16,7 @@ from medtransfer.data.files.cache import data_folder
 from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.data.store import open_split
 from medtransfer.encoders.registry import registered
-from medtransfer.encoders.resolution import Located, locate, locate_untrained
+from medtransfer.encoders.resolution import EncoderSource, resolve_encoder, resolve_untrained
 from medtransfer.pretraining.plan import Plan, Request
 from medtransfer.pretraining.pool import Pool, Source, choose_items, share_out
 from medtransfer.specs.encoder import EncoderCard, Input
@@ -80,7 +80,7 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
         recipe=recipe,
         trainable=trainable,
         pool=pool,
-        start=Located(named, None, start.weights, start.notes),
+        start=EncoderSource(named, None, start.weights, start.notes),
         parent=parent,
         folder=folder_of_run,
         fingerprint=digest(decisive),
@@ -187,18 +187,20 @@ def _name_split(source: TaskSource) -> tuple[str, str, str | None]:
     return source.corpus, getattr(source, "split", ""), getattr(source, "table", None)
 
 
-def _find_start(request: Request) -> tuple[Located, EncoderCard | None]:
+def _find_start(request: Request) -> tuple[EncoderSource, EncoderCard | None]:
     """What training begins from: an encoder, or an architecture with random weights."""
     if request.init is None and request.architecture is None:
         raise InputError("--architecture: name one (timm's name, or a listed encoder's), or --init")
     if request.init is None:
         assert request.architecture is not None
-        found = locate_untrained(request.architecture)
+        found = resolve_untrained(request.architecture)
     else:
         checkpoint = Path(request.init).is_file() and Path(request.init).suffix != ".py"
-        found = locate(request.init, architecture=request.architecture if checkpoint else None)
+        found = resolve_encoder(
+            request.init, architecture=request.architecture if checkpoint else None
+        )
         if request.architecture is not None and not checkpoint:
-            wanted = locate_untrained(request.architecture).card.architecture
+            wanted = resolve_untrained(request.architecture).card.architecture
             given = found.card.architecture
             if (wanted.timm, wanted.options) != (given.timm, given.options):
                 raise InputError(
@@ -225,7 +227,7 @@ def _find_start(request: Request) -> tuple[Located, EncoderCard | None]:
     update: dict[str, Any] = {"architecture": architecture, "input": seen}
     card = card.model_copy(update=update)
     trained = card.pretraining.objective != "none"
-    return Located(card, None, found.weights, found.notes), found.card if trained else None
+    return EncoderSource(card, None, found.weights, found.notes), found.card if trained else None
 
 
 def _keep_parent(init: str | None, folder: Path) -> None:
@@ -237,7 +239,7 @@ def _keep_parent(init: str | None, folder: Path) -> None:
 
 
 def _name_encoder(
-    request: Request, recipe: Recipe, start: Located, cards: Sequence[TaskCard]
+    request: Request, recipe: Recipe, start: EncoderSource, cards: Sequence[TaskCard]
 ) -> str:
     parts = [start.card.name, recipe.name, *(card.name for card in cards)]
     if request.trainable != "full":

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from medtransfer.cost.flops import forward_flops, training_flops
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.loading import build_encoder
-from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.pretraining.objectives import OBJECTIVES, Objective
 from medtransfer.pretraining.plan import Plan
 from medtransfer.specs.encoder import Weights
@@ -55,5 +55,7 @@ def price_whole(plan: Plan) -> int:
     dropped = card.architecture.drop_stages - plan.request.drop_stages
     whole = card.architecture.model_copy(update={"drop_stages": dropped})
     card = card.model_copy(update={"architecture": whole, "weights": Weights()})
-    encoder = build_encoder(Located(card), max_size=card.input.size, device=torch.device("cpu"))
+    encoder = build_encoder(
+        EncoderSource(card), max_size=card.input.size, device=torch.device("cpu")
+    )
     return price_training(OBJECTIVES[plan.recipe.objective](encoder, plan.recipe, plan.pool))

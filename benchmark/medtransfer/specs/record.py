@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from medtransfer.core.errors import InputError, reason
 from medtransfer.specs.base import Spec, explain, refuse_newer
+from medtransfer.specs.split_name import IN_DOMAIN, SplitName
 from medtransfer.specs.task import CHANCE, Kind, Name, Slug
 
 __all__ = [
@@ -148,8 +149,9 @@ class Record(Spec):
                 f"{CHANCE[self.task.metric]:g}"
             )
         for split, values in self.metrics.items():
-            if split.startswith("in_domain/"):
-                raise ValueError(f"metrics.{split}: only in_domain is in-domain")
+            if split.startswith(f"{IN_DOMAIN}/"):
+                raise ValueError(f"metrics.{split}: only {IN_DOMAIN} is in-domain")
+            SplitName.parse(split)
             value = values.get(self.task.metric)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(

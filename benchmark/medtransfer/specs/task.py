@@ -13,6 +13,7 @@ from medtransfer.core.errors import InputError, suggest
 from medtransfer.specs.base import Spec
 from medtransfer.specs.corruptions import kinds_of
 from medtransfer.specs.source import CorruptSource, MedmnistSource, Source, choose_source
+from medtransfer.specs.split_name import IN_DOMAIN, SplitName
 
 __all__ = [
     "CHANCE",
@@ -24,7 +25,6 @@ __all__ = [
     "load_suites",
     "load_tasks",
     "resolve_tasks",
-    "split_family",
     "suite_budgets",
 ]
 
@@ -174,9 +174,9 @@ class TaskCard(Spec):
     def test_splits(self) -> dict[str, Source | CorruptSource]:
         """All test splits by name; ``in_domain`` comes first.
 
-        Graded corruptions become one split a kind and severity, ``corrupted/<kind>/<severity>``.
+        Graded corruptions become one split a kind and severity; see `SplitName`.
         """
-        splits: dict[str, Source | CorruptSource] = {"in_domain": self.in_domain}
+        splits: dict[str, Source | CorruptSource] = {IN_DOMAIN: self.in_domain}
         for name, source in self.out_of_domain.items():
             if isinstance(source, Source):
                 splits[name] = source
@@ -184,7 +184,7 @@ class TaskCard(Spec):
             for kind in source.kinds or kinds_of(self.domain):
                 for severity in source.severities:
                     single = source.model_copy(update={"kinds": [kind], "severities": [severity]})
-                    splits[f"{name}/{kind}/{severity}"] = single
+                    splits[str(SplitName(name, kind, severity))] = single
         return splits
 
     @property
@@ -311,11 +311,6 @@ def load_suites(path: Path | None = None) -> dict[str, Suite]:
         )
         for name, value in suites.items()
     }
-
-
-def split_family(name: str) -> str:
-    """The out-of-domain split that a test split belongs to: ``corrupted`` of every corruption."""
-    return name.partition("/")[0]
 
 
 def suite_budgets(name: str | None) -> list[Budget]:

@@ -20,7 +20,7 @@ from medtransfer.data.split import TaskData
 from medtransfer.data.store import open_task
 from medtransfer.encoders.encoder import Encoder, resolve_device
 from medtransfer.encoders.loading import build_encoder
-from medtransfer.encoders.resolution import Located, dump_card, locate
+from medtransfer.encoders.resolution import EncoderSource, dump_card, resolve_encoder
 from medtransfer.encoders.source_head import find_source_head, head_identity
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol, load_protocol
@@ -73,7 +73,7 @@ class Scoring:
 
     request: Request
     protocol: Protocol
-    encoders: list[Located]
+    encoders: list[EncoderSource]
     data: dict[str, TaskData]
     scores: list[Score]
     sources: dict[str, TaskData] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def prepare(request: Request, progress: Progress = SILENT) -> Scoring:
     ]
     if len(notes) == len(cards):
         raise InputError(f"--score: {notes[0]}")
-    encoders = [locate(encoder) for encoder in request.encoders]
+    encoders = [resolve_encoder(encoder) for encoder in request.encoders]
     names = [located.card.name for located in encoders]
     for place, name in enumerate(names):
         if request.encoders[place] in request.encoders[:place]:
@@ -155,7 +155,7 @@ def _open(card: TaskCard, folder: Path | None, progress: Progress) -> TaskData:
     return open_task(card, folder=folder, progress=progress, corruptions=False)
 
 
-def _sources(encoders: Sequence[Located]) -> list[str]:
+def _sources(encoders: Sequence[EncoderSource]) -> list[str]:
     """Names of the tasks that encoders were pre-trained on."""
     runs = [located.card.pretraining.run for located in encoders]
     return list(dict.fromkeys(name for run in runs if run is not None for name in run.tasks))
@@ -185,7 +185,7 @@ def find_trajectory(folder: Path) -> list[Path]:
     return [found[steps] for steps in sorted(found)]
 
 
-def _check_folder(folder: Path, located: Located) -> None:
+def _check_folder(folder: Path, located: EncoderSource) -> None:
     """Refuse to add to what stands there of another encoder.
 
     Raises:
@@ -239,7 +239,7 @@ def score(scoring: Scoring, progress: ScoringProgress | None = None) -> list[Sco
 class _Work:
     """The scores of one encoder, which is built when the first one is missing."""
 
-    def __init__(self, scoring: Scoring, located: Located) -> None:
+    def __init__(self, scoring: Scoring, located: EncoderSource) -> None:
         self.scoring, self.located = scoring, located
         self.folder = scoring.request.out / located.card.name
         self.encoder: Encoder | None = None

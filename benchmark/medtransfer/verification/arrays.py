@@ -15,7 +15,7 @@ from medtransfer.core.errors import InputError
 from medtransfer.specs.record import Record
 from medtransfer.specs.replicates import FILE as REPLICATES
 from medtransfer.specs.replicates import MEMBERS, Matrix, read_matrix
-from medtransfer.specs.task import split_family
+from medtransfer.specs.split_name import SplitName
 
 __all__ = ["REPLICATES", "Archives", "Wanted", "list_predictions", "list_replicates"]
 
@@ -102,7 +102,7 @@ def list_replicates(record: Record) -> Wanted | None:
     """List the replicates that a record needs; ``None`` where it has none."""
     if record.status != "ok":
         return None
-    families = tuple(dict.fromkeys(split_family(name) for name in record.metrics))
+    families = tuple(dict.fromkeys(SplitName.parse(name).family for name in record.metrics))
     return Wanted(REPLICATES, record.cell.replicates_key, families)
 
 
@@ -110,5 +110,5 @@ def list_predictions(record: Record) -> Wanted | None:
     """List the predictions that a record needs: of draw 0 only, and not of corruptions."""
     if record.status != "ok" or record.draw != 0:
         return None
-    splits = tuple(name for name in record.metrics if split_family(name) == name)
+    splits = tuple(name for name in record.metrics if not SplitName.parse(name).corrupted)
     return Wanted(record.cell.predictions_file, record.cell.predictions_key, splits)

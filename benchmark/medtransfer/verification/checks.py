@@ -11,7 +11,7 @@ from typing import Any
 from medtransfer.core.documents import read_yaml, refuse_links
 from medtransfer.core.errors import InputError
 from medtransfer.data.files.remote import SILENT, Progress
-from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
@@ -22,7 +22,7 @@ from medtransfer.verification.claims import (
     check_claims,
     find_identity,
     find_protocols,
-    locate_card,
+    resolve_card,
 )
 from medtransfer.verification.copies import find_borrowed, find_copies
 from medtransfer.verification.costs import check_alike, check_cost
@@ -97,7 +97,7 @@ def verify(
     whole = not problems
     located = None
     if rerun or encoder is not None:
-        located = locate_card(card, folder, encoder)
+        located = resolve_card(card, folder, encoder)
     if encoder is not None and located is not None:
         _refuse_another(encoder, located, entries)
     problems += find_doubles(entries)
@@ -139,7 +139,7 @@ def _open_card(folder: Path) -> EncoderCard:
     return EncoderCard.parse(read_yaml(file), origin=str(file))
 
 
-def _refuse_another(encoder: str, located: Located, entries: Sequence[Entry]) -> None:
+def _refuse_another(encoder: str, located: EncoderSource, entries: Sequence[Entry]) -> None:
     """Refuse to take an encoder for the one that the records are of."""
     recorded = {entry.record.encoder.sha256 for entry in entries}
     if recorded and located.identity not in recorded:
@@ -179,7 +179,7 @@ class _Verification:
     card: EncoderCard
     entries: list[Entry]
     archives: Archives
-    located: Located | None
+    located: EncoderSource | None
     whole: bool
     protocols: dict[str, Protocol] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)

@@ -9,20 +9,20 @@ from pathlib import Path
 
 from medtransfer.core.errors import InputError, suggest
 from medtransfer.encoders.registry import Builder, registered
-from medtransfer.encoders.resolution import CHECKPOINTS, Located, locate
-from medtransfer.evaluation.cells import infeasible
+from medtransfer.encoders.resolution import CHECKPOINTS, EncoderSource, resolve_encoder
+from medtransfer.evaluation.cells import find_obstacle
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import PROBES, Protocol, list_protocols, load_protocol
 from medtransfer.specs.record import SCHEMA, Record
 from medtransfer.verification.entries import Entry
 from medtransfer.verification.tasks import Task
 
-__all__ = ["check_card", "check_claims", "find_identity", "find_protocols", "locate_card"]
+__all__ = ["check_card", "check_claims", "find_identity", "find_protocols", "resolve_card"]
 
 _CLOCKS = timedelta(days=1)  # how far the clocks of two machines may be apart
 
 
-def locate_card(card: EncoderCard, folder: Path, encoder: str | None = None) -> Located:
+def resolve_card(card: EncoderCard, folder: Path, encoder: str | None = None) -> EncoderSource:
     """Find the encoder of a submission, to run it.
 
     Args:
@@ -36,9 +36,9 @@ def locate_card(card: EncoderCard, folder: Path, encoder: str | None = None) -> 
     """
     path = Path(encoder or "")
     if path.name.endswith(CHECKPOINTS) and path.is_file():
-        return Located(card, _find_builder(card), path)
+        return EncoderSource(card, _find_builder(card), path)
     if encoder is not None:
-        return replace(locate(encoder), card=card)
+        return replace(resolve_encoder(encoder), card=card)
     weights = folder / (card.weights.path or "encoder.yaml")
     if not (weights.resolve().is_relative_to(folder.resolve()) and weights.is_file()):
         raise InputError(
@@ -46,8 +46,8 @@ def locate_card(card: EncoderCard, folder: Path, encoder: str | None = None) -> 
             "there, or name with --encoder what was evaluated"
         )
     if (builder := _find_builder(card)) is None:
-        return locate(str(folder.resolve()))
-    return Located(card, builder, None if card.weights.path is None else weights)
+        return resolve_encoder(str(folder.resolve()))
+    return EncoderSource(card, builder, None if card.weights.path is None else weights)
 
 
 def _find_builder(card: EncoderCard) -> Builder | None:
@@ -73,11 +73,11 @@ def find_identity(card: EncoderCard, folder: Path) -> str | None:
     at_hand = weights.path is None or (folder / weights.path).is_file()
     if card.architecture.python is not None:
         try:
-            return locate_card(card, folder).identity
+            return resolve_card(card, folder).identity
         except InputError:
             return None
     if at_hand and weights.url is None:
-        return locate_card(card, folder).identity
+        return resolve_card(card, folder).identity
     return card.identity(weights.sha256) if weights.sha256 else None
 
 
@@ -196,7 +196,7 @@ def _check_cell(entry: Entry, protocol: Protocol, task: Task) -> Iterator[str]:
             "draw", f"{record.draw}; protocol {protocol.name} has 0 to {draws[record.budget] - 1}"
         )
     if task.data is not None and record.status != "failed":
-        reason = infeasible(record.cell, {task.card.name: task.data}, protocol)
+        reason = find_obstacle(task.card, record.budget, len(task.data.splits["train"]), protocol)
         if (reason is not None) != (record.status == "not_applicable"):
             text = reason or "the budget applies to this task, and the cell must be run"
             yield entry.fault("status", f"'{record.status}', but {text}")

@@ -46,7 +46,7 @@ def measure_coverage(
     name, cards = _find_suite(tasks)
     found = []
     for protocol in protocols:
-        planned = plan_cells(cards, protocol)
+        planned = plan_cells(cards, protocol).cells
         missing = tuple(cell for cell in planned if (protocol.name, cell) not in cells)
         found.append(Coverage(protocol.name, name, len(planned), missing))
     return found

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medtransfer.core.errors import InputError, suggest
+from medtransfer.evaluation.failures import ERROR_LOG
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import ArrayRef, Record
 from medtransfer.specs.score import FILE as SCORES
@@ -68,7 +69,7 @@ def _check_reference(
 def check_files(folder: Path, card: EncoderCard, entries: Sequence[Entry]) -> Iterator[str]:
     """Files that do not belong to a submission."""
     wanted = [list_predictions(entry.record) for entry in entries]
-    known = {"encoder.yaml", LEDGER, REPLICATES, FILE, SCORES, card.weights.path}
+    known = {"encoder.yaml", LEDGER, REPLICATES, FILE, SCORES, ERROR_LOG, card.weights.path}
     known |= {predictions.file for predictions in wanted if predictions is not None}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

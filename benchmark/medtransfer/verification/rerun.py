@@ -14,7 +14,7 @@ from medtransfer.cost.machine import device_name, keep_freed_memory, versions
 from medtransfer.data.split import TaskData
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
-from medtransfer.encoders.resolution import Located
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.evaluation.runner import Runner
 from medtransfer.specs.protocol import PROBES, Protocol
 from medtransfer.specs.record import Cell, Record
@@ -44,7 +44,7 @@ class Rerun:
     """
 
     def __init__(
-        self, located: Located, folder: Path, *, data: Mapping[str, TaskData], device: str
+        self, located: EncoderSource, folder: Path, *, data: Mapping[str, TaskData], device: str
     ) -> None:
         """Name the encoder; it is built when the first cell of a protocol is run."""
         self._folder = folder

@@ -17,7 +17,8 @@ from medtransfer.data.split import Split, TaskData
 from medtransfer.data.store import open_task
 from medtransfer.metrics import Evaluation, evaluate, item_weights
 from medtransfer.specs.protocol import shots
-from medtransfer.specs.task import TaskCard, find_task, load_tasks, split_family
+from medtransfer.specs.split_name import SplitName
+from medtransfer.specs.task import TaskCard, find_task, load_tasks
 
 __all__ = ["Draw", "Task", "open_tasks"]
 
@@ -96,7 +97,7 @@ class Task:
         """The weights (B, N) of a test split's bootstrap replicates."""
         return item_weights(
             self.card.name,
-            split_family(name),
+            SplitName.parse(name).family,
             len(split),
             replicates=replicates,
             groups=split.patients,

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medtransfer.metrics import METRICS, interval
-from medtransfer.specs.task import Kind, split_family
+from medtransfer.specs.split_name import SplitName
+from medtransfer.specs.task import Kind
 from medtransfer.verification.entries import Entry
 from medtransfer.verification.tasks import Task
 
@@ -47,8 +48,9 @@ def check_metrics(entry: Entry, task: Task) -> Iterator[str]:
         source="the card's test splits are",
     )
     names = set(METRICS[card.kind])
-    clean = {name for name in record.metrics if split_family(name) == name}
-    families = {split_family(name) for name in record.metrics}
+    splits = [SplitName.parse(name) for name in record.metrics]
+    clean = {split.family for split in splits if not split.corrupted}
+    families = {split.family for split in splits}
     primary: set[str] = {card.metric}
     right = {name: names if name in clean else primary for name in families}
     found = {name: set(values) for name, values in record.intervals.items()}
@@ -143,7 +145,9 @@ def check_replicates(entry: Entry, arrays: Arrays) -> Iterator[str]:
             )
             continue
         points = [
-            m[primary] for split, m in record.metrics.items() if split_family(split) == family
+            values[primary]
+            for name, values in record.metrics.items()
+            if SplitName.parse(name).family == family
         ]
         numbers = [point for point in points if point is not None]
         undefined = family in record.metrics and not numbers

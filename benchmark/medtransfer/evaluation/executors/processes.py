@@ -1,104 +1,156 @@
-"""How many processes an evaluation uses, and a server that forks them where one is to be had."""
+"""The process executor: several cells at a time, in processes of this machine."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
-from multiprocessing.context import BaseContext
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
 
+from medtransfer.core.errors import InputError, RunError, reason
 from medtransfer.core.plugins import safe_path
+from medtransfer.evaluation.executors.jobs import process_context
+from medtransfer.evaluation.executors.scheduling import WorkerCrash
+from medtransfer.evaluation.runner import Finished
+from medtransfer.evaluation.setup import WorkerSetup
+from medtransfer.specs.record import Cell
 
-__all__ = ["CELL_MEMORY", "available_cores", "choose_jobs", "process_context", "start_server"]
-
-_MOST = 8  # beyond, threads share the work of a cell
-CELL_MEMORY = 8 * 2**30  # bytes that a process may need: a batch of 64 images of 224 px in training
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+__all__ = ["ProcessExecutor"]
 
 
-def choose_jobs(asked: int | None, *, device: str, cells: int) -> int:
-    """Number of processes: what is asked for, or what suits the machine.
+class ProcessExecutor:
+    """Several cells at a time, each in a process of this machine.
 
-    A network of a few million parameters trains faster in two processes of one thread each than
-    in one of two threads, which wait for each other; a GPU is filled by one.
-
-    Args:
-        asked: By the user.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        cells: How many are to be run.
+    Each process has a pipe of its own, so that it is known which cell one was at when it died,
+    and the others go on.
     """
-    if asked is not None:
-        return asked
-    if device != "cpu":
-        import torch  # not above: a finished evaluation does not wait for it
 
-        if torch.cuda.is_available():
-            return 1
-    memory = _available_memory() // CELL_MEMORY
-    return max(1, min(available_cores(), memory, cells, _MOST))
+    def __init__(self, setup: WorkerSetup, jobs: int) -> None:
+        """Start so many processes, which build the encoder by themselves."""
+        self._setup = setup
+        self._workers = [_Worker(setup) for _ in range(jobs)]
 
+    def slots(self) -> int:
+        """As many as there are processes."""
+        return len(self._workers)
 
-def available_cores() -> int:
-    """Those that this process may use: ``OMP_NUM_THREADS``, or what the system lets it have."""
-    named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    if named.isdigit() and int(named) > 0:
-        return int(named)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+    def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
+        """Give the cell to a process that has none."""
+        worker = next(worker for worker in self._workers if worker.cell is None)
+        worker.give(cell, previous)
 
+    def wait(self) -> list[tuple[Cell, Finished | WorkerCrash]]:
+        """Wait for the first process that answers or dies; a new one takes a dead one's place.
 
-def _available_memory() -> int:
-    """Bytes that can be had: free of the machine's, at most what a container is given."""
-    return min([_free_memory(), *filter(None, map(_read_limit, _LIMITS))])
+        Raises:
+            InputError: When a process cannot be started, or cannot build the encoder.
+        """
+        ready = connection.wait([worker.pipe for worker in self._workers])
+        results: list[tuple[Cell, Finished | WorkerCrash]] = []
+        for place, worker in enumerate(self._workers):
+            if worker.pipe not in ready:
+                continue
+            answer, cell = worker.receive(), worker.cell
+            if isinstance(answer, InputError):
+                raise answer
+            if isinstance(answer, WorkerCrash):
+                if not worker.ready:
+                    raise InputError(
+                        "no process could be started, for the reason printed above; a script that "
+                        'calls evaluate with jobs needs the guard if __name__ == "__main__":'
+                    )
+                self._workers[place] = _Worker(self._setup)
+            if cell is not None and answer is not None:
+                worker.cell = None
+                results.append((cell, answer))
+        return results
 
-
-def _read_limit(path: str) -> int:
-    """Bytes, or 0 where there is no limit."""
-    try:
-        content = Path(path).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return 0
-    return int(content) if content.isdigit() else 0
-
-
-def _free_memory() -> int:
-    """Bytes that are free without swapping; all of the memory where that is not known."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        sizes = dict(line.split(":", 1) for line in lines)
-        return int(sizes["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return CELL_MEMORY
-
-
-def process_context() -> BaseContext:
-    """How processes are started: torch's threads do not survive a fork of this one."""
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["medtransfer.evaluation.executors.local"])
-    return context
+    def close(self) -> None:
+        """End the processes, in the middle of their cells if need be."""
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
 
 
-def start_server() -> None:
-    """Have the server import torch and the rest once, while this process does the same."""
-    if process_context().get_start_method() == "forkserver":
-        from multiprocessing import forkserver
+class _Worker:
+    """A process, this end of its pipe, and the cell that it is at."""
 
-        # It heeds Ctrl-C until it has imported everything, and would print a traceback.
-        main = threading.current_thread() is threading.main_thread()
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    def __init__(self, setup: WorkerSetup) -> None:
+        context = process_context()
+        self.pipe, other = context.Pipe()
+        self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(other, setup, dict(os.environ)), daemon=True
+        )
         try:
             with safe_path():
-                forkserver.ensure_running()
-        finally:
-            if main:
-                signal.signal(signal.SIGINT, handler)
+                self.process.start()
+        except (EOFError, OSError) as error:  # the former where the fork server has died
+            raise RunError(
+                f"no process could be started: {reason(error)}; with --jobs 1 none is needed"
+            ) from None
+        other.close()  # so that the pipe ends with the process
+        self.ready = False
+        self.cell: Cell | None = None
+
+    def give(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
+        """Send a cell; if the process is gone, that is found when its answer is waited for."""
+        self.cell = cell
+        with suppress(OSError):
+            self.pipe.send((cell, previous))
+
+    def receive(self) -> Finished | WorkerCrash | InputError | None:
+        """Receive an answer: ``None`` when the process serves, an error when it never will."""
+        try:
+            answer: Finished | InputError | None = self.pipe.recv()
+        except (EOFError, OSError):
+            self.pipe.close()
+            self.process.join()
+            return WorkerCrash(_describe_end(self.process.exitcode))
+        self.ready = True
+        return answer
+
+
+def _describe_end(code: int | None) -> str:
+    """Say how a process ended, for people."""
+    if code is None or code >= 0:
+        return f"its process ended by itself, with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    reason = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"its process was ended by {name}{reason}"
+
+
+def _serve(pipe: Connection, setup: WorkerSetup, environment: dict[str, str]) -> None:
+    """Run cells until the driver is gone; Ctrl-C is the driver's to handle."""
+    os.environ.clear()  # the server's is that of the driver's first evaluation
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    try:
+        runner = setup.build()
+    except InputError as error:
+        pipe.send(error)
+        return
+    pipe.send(None)
+    while True:
+        try:
+            cell, previous = pipe.recv()
+        except (EOFError, OSError):  # the latter of a driver that was killed
+            return
+        finished = runner.run(cell, previous)
+        with suppress(OSError):
+            pipe.send(finished)
+
+
+def _end_with_driver() -> None:
+    """Leave with the driver: one that was killed cannot tell its workers to stop."""
+    driver = parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)

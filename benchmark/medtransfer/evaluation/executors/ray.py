@@ -8,142 +8,43 @@ import platform
 import re
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from medtransfer.core.errors import InputError, RunError
-from medtransfer.core.version import __version__
-from medtransfer.evaluation.executors.local import build_runner
-from medtransfer.evaluation.executors.processes import CELL_MEMORY, available_cores
-from medtransfer.evaluation.executors.scheduling import Death
-from medtransfer.evaluation.request import Prepared, Request, prepare
+from medtransfer.evaluation.executors.jobs import CELL_MEMORY, available_cores
+from medtransfer.evaluation.executors.scheduling import WorkerCrash
 from medtransfer.evaluation.runner import Finished, Runner
+from medtransfer.evaluation.setup import WorkerSetup
 from medtransfer.specs.record import Cell
 
-__all__ = ["Cluster", "Parcel", "pack", "unpack"]
+__all__ = ["RayExecutor"]
 
 _PATIENCE = 2.0  # seconds after which it is looked whether the cluster has grown
 # Parameters up to which a cell asks for so much of a GPU. Small networks leave most of it idle;
 # a batch that does not fit beside the others goes through in parts.
 _GPU_SHARES = ((15e6, 0.25), (30e6, 0.5))
-_SETTINGS = ("BENCH_CACHE", "BENCH_DATA")  # of the environment, that decide where data are
 
 
-@dataclass(frozen=True)
-class Parcel:
-    """A checked request, as it travels: with the files that it names, and what it must come to.
-
-    Attributes:
-        request: Its paths of the encoder and of cards of one's own are names in ``files``.
-        files: By their paths in a temporary folder of the receiver.
-        fingerprints: Of each task.
-        identity: Of the encoder.
-        state: Of its weights.
-        settings: Environment variables.
-        version: Of medtransfer.
-    """
-
-    request: Request
-    files: dict[str, bytes]
-    fingerprints: dict[str, str]
-    identity: str
-    state: str
-    settings: dict[str, str]
-    version: str
-
-
-def pack(prepared: Prepared, runner: Runner) -> Parcel:
-    """Put a request together with the encoder's files and the user's own cards."""
-    request, located = prepared.request, prepared.located
-    files: dict[str, bytes] = {}
-    encoder, task_folder = request.encoder, request.task_folder
-    if (source := located.source) is not None:
-        # A folder gives a card without a name its own, a file its encoder.
-        folder = f"encoder/{source.parent.resolve().name}"
-        encoder = folder if source.name == "encoder.yaml" else f"{folder}/{source.name}"
-        files[f"{folder}/{source.name}"] = source.read_bytes()
-        if located.weights is not None:
-            inside = located.card.weights.path or located.weights.name
-            files[f"{folder}/{inside}"] = located.weights.read_bytes()
-    if task_folder is not None:
-        for path in sorted(task_folder.rglob("*.yaml")):
-            files[f"tasks/{path.relative_to(task_folder).as_posix()}"] = path.read_bytes()
-        task_folder = Path("tasks")
-    return Parcel(
-        request=replace(
-            request,
-            encoder=encoder,
-            task_folder=task_folder,
-            data=request.data.resolve() if request.data is not None else None,
-            fresh=False,
-            executor="local",
-            address=None,
-        ),
-        files=files,
-        fingerprints={name: data.fingerprint for name, data in prepared.data.items()},
-        identity=runner.encoder.identity,
-        state=runner.encoder.state,
-        settings={name: os.environ[name] for name in _SETTINGS if name in os.environ},
-        version=__version__,
-    )
-
-
-def unpack(parcel: Parcel) -> Runner:
-    """Build the runner of a parcel on the machine that received it.
-
-    Raises:
-        InputError: When it does not come to the encoder and the data that were sent.
-    """
-    if parcel.version != __version__:
-        raise InputError(f"medtransfer {__version__} is installed, {parcel.version} on the driver")
-    os.environ.update(parcel.settings)
-    with tempfile.TemporaryDirectory(prefix="medtransfer-") as name:
-        folder, request = Path(name), parcel.request
-        for inside, content in parcel.files.items():
-            path = folder / inside
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        encoder, task_folder = folder / request.encoder, request.task_folder
-        request = replace(
-            request,
-            encoder=str(encoder) if encoder.exists() else request.encoder,
-            task_folder=folder / task_folder if task_folder is not None else None,
-            out=folder / "out",  # nothing is written there: the driver alone has the ledger
-        )
-        runner = build_runner(prepare(request))
-    for task, data in runner.data.items():
-        if data.fingerprint != parcel.fingerprints[task]:
-            raise InputError(f"other data of task {task} than the driver's")
-    if (runner.encoder.identity, runner.encoder.state) != (parcel.identity, parcel.state):
-        raise InputError(
-            f"another {runner.encoder.card.name} than the driver's; code that reads further files "
-            "needs the same ones everywhere"
-        )
-    return runner
-
-
-class Cluster:
+class RayExecutor:
     """Cells as Ray tasks, each with a processor core, and a share of a GPU where there are any.
 
-    The parcel travels once to each node, through the object store; each of Ray's processes builds
-    its runner of it once. Ray itself tries nothing again: the driver counts the deaths.
+    The set-up travels once to each node, through the object store; each of Ray's processes builds
+    its runner of it once. Ray itself tries nothing again: the driver counts the crashes.
     """
 
     def __init__(
-        self, prepared: Prepared, runner: Runner, *, address: str | None, jobs: int | None
+        self, setup: WorkerSetup, *, parameters: int, address: str | None, jobs: int | None
     ) -> None:
         """Join a cluster, or start one on this machine where no address is known.
 
         Args:
-            prepared: The checked request.
-            runner: Built of it by the driver.
+            setup: For the nodes, with the encoder's files.
+            parameters: Of the encoder, which decide its share of a GPU.
             address: As ``ray.init`` takes it; by default ``RAY_ADDRESS``.
             jobs: Cells at a time; by default as many as the cluster has room for.
 
@@ -151,7 +52,7 @@ class Cluster:
             InputError: When Ray is not installed, or nothing answers.
         """
         self._ray = ray = _import_ray()
-        self._jobs, self._device = jobs, prepared.request.device
+        self._jobs, self._device, self._parameters = jobs, setup.device, parameters
         self._running: dict[Any, Cell] = {}
         self._own = not ray.is_initialized()
         if self._own:
@@ -159,13 +60,12 @@ class Cluster:
         if self._device == "cuda" and not ray.cluster_resources().get("GPU"):
             self.close()
             raise InputError("--device: cuda was asked for, but no node of the cluster has a GPU")
-        self._parameters = sum(p.numel() for p in runner.encoder.parameters())
-        self._parcel = ray.put(pack(prepared, runner))
+        self._setup = ray.put(setup)
         self._task = ray.remote(_run)
 
     @property
     def note(self) -> str:
-        """What the user should know."""
+        """Describe the cluster to the user."""
         nodes = sum(node["Alive"] for node in self._ray.nodes())
         room = self._room() if self._jobs is None else min(self._jobs, self._room())
         return f"on a Ray cluster of {nodes} node{'s'[: nodes > 1]}, with room for {room} at a time"
@@ -181,10 +81,10 @@ class Cluster:
     def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
         """Hand the cell to Ray."""
         options = {**self._needs(), "max_retries": 0, "name": str(cell)}
-        reference = self._task.options(**options).remote([self._parcel], cell, previous)
+        reference = self._task.options(**options).remote([self._setup], cell, previous)
         self._running[reference] = cell
 
-    def wait(self) -> list[tuple[Cell, Finished | Death]]:
+    def wait(self) -> list[tuple[Cell, Finished | WorkerCrash]]:
         """Wait for the first cell that ends, or until it is time to see whether nodes joined.
 
         Raises:
@@ -200,8 +100,8 @@ class Cluster:
                 "start, and the same command again"
             ) from None
 
-    def _receive(self, reference: Any) -> Finished | Death:
-        """What came of a cell that has ended."""
+    def _receive(self, reference: Any) -> Finished | WorkerCrash:
+        """Receive the result of a cell that has ended."""
         errors = self._ray.exceptions
         try:
             answer = self._ray.get(reference)
@@ -210,7 +110,7 @@ class Cluster:
         except errors.RayTaskError as error:
             raise InputError(_one_line(error)) from None
         except errors.RayError as error:
-            return Death(_REASONS.get(type(error).__name__, type(error).__name__))
+            return WorkerCrash(_REASONS.get(type(error).__name__, type(error).__name__))
         if isinstance(answer, _Unfit):
             raise InputError(f"node {answer.node}: {answer.reason}")
         finished: Finished = answer
@@ -227,13 +127,13 @@ class Cluster:
                 self._ray.shutdown()
 
     def _room(self) -> int:
-        """How many cells the cluster can run at a time, as it is now."""
+        """Count the cells that the cluster can run at a time, as it is now."""
         have, needs = self._ray.cluster_resources(), self._needs()
         names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
         return int(min(have.get(n, 0) / needs[own] for n, own in names.items() if needs[own]))
 
     def _needs(self) -> dict[str, float]:
-        """What a cell asks for: never more than the largest node has, or it would wait forever."""
+        """Choose what a cell asks for: at most what the largest node has, or it waits forever."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         gpus = max((node.get("GPU", 0) for node in nodes), default=0)
         memory = max((node.get("memory", 0) for node in nodes), default=0)
@@ -244,7 +144,7 @@ class Cluster:
         }
 
     def _gpu_share(self) -> float:
-        """The part of a GPU that a cell asks for."""
+        """Choose the part of a GPU that a cell asks for."""
         shares = (share for most, share in _GPU_SHARES if self._parameters <= most)
         return next(shares, 1.0)
 
@@ -340,17 +240,17 @@ class _Unfit:
 _runners: dict[Any, Runner] = {}
 
 
-def _run(parcel: list[Any], cell: Cell, previous: Mapping[str, Any] | None) -> Finished | _Unfit:
-    """Run a cell in one of Ray's processes, which keeps the runner of the last parcel.
+def _run(setup: list[Any], cell: Cell, previous: Mapping[str, Any] | None) -> Finished | _Unfit:
+    """Run a cell in one of Ray's processes, which keeps the runner of the last set-up.
 
     The reference comes in a list, or Ray would unpack megabytes for every cell.
     """
-    [reference] = parcel
+    [reference] = setup
     if reference not in _runners:
         _runners.clear()
-        torch.set_num_threads(1)
         try:
-            _runners[reference] = unpack(_import_ray().get(reference))
+            built: WorkerSetup = _import_ray().get(reference)
+            _runners[reference] = built.build()
         except InputError as error:
             return _Unfit(platform.node(), str(error))
     return _runners[reference].run(cell, previous)

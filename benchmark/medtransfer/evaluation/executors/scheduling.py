@@ -1,4 +1,4 @@
-"""Which cell runs when, and what becomes of one whose process dies. Knows no executor."""
+"""Schedule cells, and retry those whose worker died. Knows no executor."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from medtransfer.evaluation.runner import Finished
 from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 
-__all__ = ["TRIALS", "Death", "Executor", "schedule"]
+__all__ = ["TRIALS", "WorkerCrash", "Executor", "schedule"]
 
-TRIALS = 3  # deaths after which a cell is given up, whoever was to blame
+TRIALS = 3  # crashes after which a cell is given up, whoever was to blame
 
 
 @dataclass(frozen=True)
-class Death:
-    """A process is gone in the middle of a cell; the reason is for people."""
+class WorkerCrash:
+    """End of a process in the middle of a cell; the reason is for people."""
 
     reason: str
 
@@ -27,12 +27,12 @@ class Executor(Protocol):
     """Where cells run. It writes nothing: what comes out goes back to the driver."""
 
     def slots(self) -> int:
-        """How many cells may be under way; it may change while others run."""
+        """Count the cells that may be under way; it may change while others run."""
 
     def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
         """Begin a cell; see `Runner.run`."""
 
-    def wait(self) -> list[tuple[Cell, Finished | Death]]:
+    def wait(self) -> list[tuple[Cell, Finished | WorkerCrash]]:
         """Wait until some cells have ended, or for a while."""
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ def schedule(
         fail: Makes the record of a cell that is given up.
     """
     queue, running = list(cells), set[Cell]()
-    deaths: Counter[Cell] = Counter()
+    crashes: Counter[Cell] = Counter()
 
     def fill() -> None:
         """Begin as many cells as there are free slots."""
@@ -83,9 +83,9 @@ def schedule(
         ended = []
         for cell, result in executor.wait():
             running.discard(cell)
-            if isinstance(result, Death):
-                deaths[cell] += 1
-                if deaths[cell] < TRIALS:
+            if isinstance(result, WorkerCrash):
+                crashes[cell] += 1
+                if crashes[cell] < TRIALS:
                     queue.insert(0, cell)
                     continue
                 result = fail(cell, f"{result.reason}, {TRIALS} times")

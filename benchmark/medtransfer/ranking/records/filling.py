@@ -13,7 +13,7 @@ from medtransfer.ranking.records.grid import GROUP, Floats, Grid, Split, fold
 from medtransfer.ranking.records.submissions import COSTS
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import Cell
-from medtransfer.specs.task import split_family
+from medtransfer.specs.split_name import SplitName
 
 __all__ = ["broad_kind", "fill_grid", "find_cells"]
 
@@ -152,7 +152,7 @@ def _families(
     parts = {str(name): part for name, part in values.groupby("split", observed=True)}
     families: dict[str, list[str]] = {IN_DOMAIN: [IN_DOMAIN]}
     for name in sorted(set(parts) - {IN_DOMAIN}):  # a record refuses parts of in_domain
-        families.setdefault(split_family(name), []).append(name)
+        families.setdefault(SplitName.parse(name).family, []).append(name)
     for family, names in families.items():
         sums, count = np.zeros(shape), np.zeros(shape[0])
         for name in names:

@@ -1,14 +1,16 @@
-"""`medtransfer.evaluate`: from a request to records."""
+"""`medtransfer.evaluate`: request, data, encoder, plan, run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medtransfer.core.errors import InputError
-from medtransfer.evaluation.executors.processes import choose_jobs, start_server
+from medtransfer.evaluation.executors.jobs import choose_jobs, start_server
+from medtransfer.evaluation.failures import log_failure
 from medtransfer.evaluation.progress import RunProgress
 from medtransfer.evaluation.request import Prepared, Request, check_weights, prepare
 from medtransfer.specs.record import Record
@@ -94,65 +96,100 @@ def evaluate(
     return run(prepare(request))
 
 
-def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]:
+def run(
+    prepared: Prepared,
+    progress: RunProgress | None = None,
+    *,
+    on_failure: Callable[[str], object] | None = None,
+) -> list[Record]:
     """Run the pending cells of a checked request.
+
+    Args:
+        prepared: The request.
+        progress: Is told of each cell.
+        on_failure: Takes the traceback of each cell that failed; all are in the log, too.
 
     Returns:
         The records of all its cells, in the plan's order.
     """
     progress = progress or RunProgress()
+    ledger, request = prepared.ledger, prepared.request
     records = dict(prepared.existing)
     if not prepared.pending:
-        prepared.ledger.mend(prepared.located.card)
-    else:
-        request = prepared.request
-        jobs = 1
-        if request.executor == "local":
-            cells = len(prepared.pending)
-            jobs = choose_jobs(request.jobs, device=request.device, cells=cells)
-        if jobs > 1:
-            start_server()
-        # Here, and not above: a finished evaluation must not wait for torch.
-        from medtransfer.evaluation.executors.local import build_runner, fit_plan, run_cells
+        ledger.mend(prepared.encoder.card)
+        return [records[cell] for cell in prepared.cells]
+    jobs = 1
+    if request.executor == "local":
+        jobs = choose_jobs(request.jobs, device=request.device, cells=len(prepared.pending))
+    if jobs > 1:
+        start_server()
+    # Here, and not above: a finished evaluation must not wait for torch.
+    from medtransfer.evaluation.executors.scheduling import schedule
+    from medtransfer.evaluation.setup import build_runner
 
-        runner = build_runner(prepared)
-        known = len(prepared.notes)
-        prepared = fit_plan(prepared, runner)
-        notes = [*prepared.notes[known:], *runner.encoder.notes]
-        check_weights(prepared, runner.encoder.state)
-        flops = {cell: runner.flops(cell) for cell in prepared.pending}
-        ledger = prepared.ledger
-        keep = list(prepared.existing.values()) if request.fresh else None
-        executor, note = _start(prepared, runner, jobs)
-        with closing(executor):
-            ledger.open(prepared.located.card, keep=keep)
-            try:
-                progress.begin(flops, len(prepared.cells), [*note, *notes])
-                for finished in run_cells(prepared, runner, executor, started=progress.started):
-                    record = ledger.append(
-                        finished.record,
-                        replicates=finished.replicates,
-                        predictions=finished.predictions,
-                    )
-                    records[record.cell] = record
-                    progress.finished(record)
-            finally:
-                progress.end()
-                ledger.close()
-    return [records[cell] for cell in prepared.cells]
+    runner = build_runner(prepared)
+    plan = prepared.plan(limits=runner.find_limits(prepared.cells))
+    check_weights(prepared, runner.encoder.state)
+    pending = prepared.find_pending(plan.cells)
+    flops = {cell: 0 if cell in plan.not_applicable else runner.flops(cell) for cell in pending}
+    left_out = [cell for cell in pending if cell in plan.not_applicable]
+    cells = [cell for cell in pending if cell not in plan.not_applicable]
+    executor, notes = _start(prepared, runner, jobs)
+    if jobs > 1 or request.executor == "ray":
+        # The longest first, so that no process works on alone in the end.
+        cells.sort(key=flops.__getitem__, reverse=True)
+    with closing(executor):
+        ledger.open(prepared.encoder.card, keep=list(records.values()) if request.fresh else None)
+        try:
+            progress.begin(flops, len(plan.cells), [*notes, *plan.notes, *runner.encoder.notes])
+            for finished in chain(
+                schedule(
+                    cells,
+                    executor,
+                    selected={cell: record.selected for cell, record in records.items()},
+                    started=progress.started,
+                    fail=runner.fail,
+                ),
+                (runner.leave_out(cell, plan.not_applicable[cell]) for cell in left_out),
+            ):
+                record = finished.record
+                if record.status == "failed":
+                    log_failure(ledger.folder, record, finished.traceback)
+                    if on_failure is not None and finished.traceback:
+                        on_failure(finished.traceback)
+                records[record.cell] = ledger.append(
+                    record, replicates=finished.replicates, predictions=finished.predictions
+                )
+                progress.finished(records[record.cell])
+        finally:
+            progress.end()
+            ledger.close()
+    return [records[cell] for cell in plan.cells]
 
 
 def _start(prepared: Prepared, runner: Runner, jobs: int) -> tuple[Executor, list[str]]:
-    """The executor that was asked for, and what the user should know of it."""
+    """Start the executor that was asked for; with it comes what the user should know of it."""
+    import torch
+
+    from medtransfer.evaluation.setup import pack_files, set_up_worker
+
     request = prepared.request
     if request.executor == "ray":
-        from medtransfer.evaluation.executors.ray import Cluster
+        from medtransfer.evaluation.executors.ray import RayExecutor
 
-        cluster = Cluster(prepared, runner, address=request.address, jobs=request.jobs)
+        cluster = RayExecutor(
+            pack_files(set_up_worker(prepared, runner, threads=1), prepared.encoder),
+            parameters=sum(p.numel() for p in runner.encoder.parameters()),
+            address=request.address,
+            jobs=request.jobs,
+        )
         return cluster, [cluster.note]
-    from medtransfer.evaluation.executors.local import Here, Processes
-
     if jobs == 1:
-        return Here(runner), []
+        from medtransfer.evaluation.executors.serial import SerialExecutor
+
+        return SerialExecutor(runner), []
+    from medtransfer.evaluation.executors.processes import ProcessExecutor
+
+    setup = set_up_worker(prepared, runner, threads=max(1, torch.get_num_threads() // jobs))
     note = f"{jobs} cells at a time, in processes of their own (--jobs)"
-    return Processes(request, jobs), [note]
+    return ProcessExecutor(setup, jobs), [note]
