@@ -235,8 +235,8 @@ def drop_split(arrays: dict[str, NDArray[Any]]) -> None:
     [
         (change_one_pixel, False, "predictions.sha256: not the masks that the record was made"),
         (change_class, True, "class id 3; 0 to 2 is expected"),
-        (change_size, True, "shape (16, 8, 8); uint8 of shape (16, 32, 32) is expected"),
-        (change_type, True, "in_domain is int64 of shape"),
+        (change_size, True, "shape (16, 8, 8); uint8 of 16 x 32 x 32 is expected"),
+        (change_type, True, "in_domain: int64 of shape"),
         (drop_split, True, "10-shot/decoder/elsewhere"),
     ],
 )

@@ -18,6 +18,7 @@ from medtransfer.specs.record import read_records
 from medtransfer.specs.task import load_suites
 from tests.conftest import REAL_DATA, Bench, Small, needs_real_data, write_card, write_npz
 from tests.helpers.evaluation import arguments, results, write_encoder
+from tests.helpers.replicates import load_arrays
 
 
 def test_a_whole_evaluation(small: Small, tmp_path: Path, bench: Bench) -> None:
@@ -89,7 +90,7 @@ def test_records_can_be_verified_from_their_arrays(small: Small, tmp_path: Path)
     weights = item_weights("small", "in_domain", 36)
     for record in records:
         assert record.replicates is not None
-        stored = np.load(tmp_path / "pixels" / record.replicates.file)
+        stored = load_arrays(tmp_path / "pixels" / record.replicates.file)
         replicates = stored[f"{record.replicates.key}/in_domain"]
         assert replicates.shape == (200,)
         if record.predictions is None:

@@ -19,6 +19,7 @@ from medtransfer.evaluation.ledger import _extend
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Small, spawn_bench
 from tests.helpers.evaluation import arguments, results, write_encoder
+from tests.helpers.replicates import load_arrays
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_processes_by_default(small: Small, tmp_path: Path, trap: Path, bench: B
     tuned = [record.started for record in records if record.adaptation == "finetune"]
     rest = [record.started for record in records if record.adaptation != "finetune"]
     assert tuned and rest and max(tuned) <= min(rest)
-    arrays = [np.load(folder / "replicates.npz", allow_pickle=False) for folder in folders]
+    arrays = [load_arrays(folder / "replicates.npz") for folder in folders]
     assert set(arrays[0]) == set(arrays[1])
     for key in arrays[0]:
         np.testing.assert_array_equal(arrays[0][key], arrays[1][key])

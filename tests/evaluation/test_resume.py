@@ -12,6 +12,7 @@ import pytest
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Small, spawn_bench, write_card, write_npz
 from tests.helpers.evaluation import arguments, results, write_encoder
+from tests.helpers.replicates import load_arrays
 
 
 def test_a_finished_evaluation_is_not_run_again(small: Small, tmp_path: Path, bench: Bench) -> None:
@@ -152,7 +153,7 @@ def test_fresh_forgets_what_is_asked_for_only(small: Small, tmp_path: Path, benc
     assert bench(*command).code == 0
     folder = tmp_path / "pixels"
     before = {record.cell: record for record in read_records(folder / "records.jsonl")}
-    replicates = dict(np.load(folder / "replicates.npz"))
+    replicates = load_arrays(folder / "replicates.npz")
     outcome = bench(*command, "--task", "other", "--budget", "full", "--fresh")
     assert outcome.code == 0, outcome.err
     assert "note: --fresh: forgets 1 of 14 earlier records" in outcome.out
@@ -161,7 +162,7 @@ def test_fresh_forgets_what_is_asked_for_only(small: Small, tmp_path: Path, benc
     assert len(after) == 14
     for cell, record in after.items():
         assert record == before[cell] or (cell.task, cell.budget) == ("other", "full")
-    kept = dict(np.load(folder / "replicates.npz"))
+    kept = load_arrays(folder / "replicates.npz")
     assert {key for key in replicates if key.startswith("small/")} < set(kept)
     assert sum(key.startswith("other/") for key in kept) == 14  # two test splits of each cell
     np.testing.assert_equal(

@@ -26,6 +26,7 @@ from medtransfer.specs.record import read_records
 from medtransfer.specs.task import TaskCard, load_card
 from tests.conftest import Bench, write_card, write_npz
 from tests.helpers.evaluation import write_encoder
+from tests.helpers.replicates import load_arrays
 
 Arrays = dict[str, Any]
 
@@ -127,7 +128,7 @@ def test_corrupted_splits_are_scored_and_collapse(
     assert all(record.metrics[name]["n"] == 50 for name in names)
     assert list(record.intervals) == ["in_domain", "corrupted"]
     assert record.replicates is not None
-    stored = np.load(tmp_path / "out" / "pixels" / record.replicates.file, allow_pickle=False)
+    stored = load_arrays(tmp_path / "out" / "pixels" / record.replicates.file)
     assert f"{record.replicates.key}/corrupted" in stored
     assert f"{record.replicates.key}/{names[0]}" not in stored
     mean = np.mean([record.metrics[name]["auroc"] for name in names])
@@ -324,7 +325,7 @@ def test_patients_are_resampled_whole_and_never_shared(tmp_path: Path) -> None:
     # Three patients of both classes: resampling them never loses a class, resampling items would.
     assert records[0].status == "ok"
     assert records[0].replicates is not None
-    stored = np.load(tmp_path / "out" / "pixels" / records[0].replicates.file)
+    stored = load_arrays(tmp_path / "out" / "pixels" / records[0].replicates.file)
     assert np.isfinite(stored[f"{records[0].replicates.key}/in_domain"]).all()
 
     # Who is whose patient changes the intervals, so it changes the fingerprint.

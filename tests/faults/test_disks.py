@@ -16,6 +16,7 @@ from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Outcome, Small, spawn_bench
 from tests.faults.table import TRIES, Report
 from tests.helpers.evaluation import arguments, results
+from tests.helpers.replicates import load_arrays
 
 Disk = Callable[[str], Path]
 
@@ -276,10 +277,10 @@ def test_arrays_of_a_lost_record_are_replaced(
 ) -> None:
     """What was written of a cell whose record was not is replaced when it runs again."""
     folder = tmp_path / "whole" / "pixels"
-    before = {key: array for key, array in np.load(folder / "replicates.npz").items()}
+    before = load_arrays(folder / "replicates.npz")
     ledger = folder / "records.jsonl"
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-3]))
     assert bench(*neighbours(small, tmp_path / "whole")).code == 0
-    after = np.load(folder / "replicates.npz")
+    after = load_arrays(folder / "replicates.npz")
     assert set(before) == set(after)
     assert all(np.array_equal(before[key], after[key]) for key in before)

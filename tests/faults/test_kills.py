@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import Small, spawn_bench, write_card, write_npz
 from tests.faults.table import TRIES, Report, takes_minutes
 from tests.helpers.evaluation import arguments, results, write_encoder
+from tests.helpers.replicates import load_arrays
 
 pytestmark = [pytest.mark.xdist_group("faults"), takes_minutes]
 
@@ -94,7 +95,7 @@ def test_evaluate(executor: str, several: Small, tmp_path: Path, report: Report)
         finish(command)
         assert results(ledger) == expected
         for name in ("replicates.npz", "predictions/small.npz", "predictions/other.npz"):
-            whole, own = (np.load(f / "tiny" / name) for f in (tmp_path / "whole", out))
+            whole, own = (load_arrays(f / "tiny" / name) for f in (tmp_path / "whole", out))
             assert set(whole) == set(own)
             assert all(np.array_equal(whole[key], own[key]) for key in whole)
         round_number += 1

@@ -33,10 +33,10 @@ from medtransfer.pretraining.state import read_state
 from medtransfer.ranking.predictions.scores_csv import read_outcomes, read_scores_csv
 from medtransfer.ranking.published.csv_import import import_results
 from medtransfer.ranking.published.study import load_study, read_published
-from medtransfer.ranking.records.replicates import read_rows
 from medtransfer.ranking.records.submissions import load_submission
 from medtransfer.specs.pretraining import load_recipe
 from medtransfer.specs.record import read_records
+from medtransfer.specs.replicates import read_rows, write_rows
 from medtransfer.specs.score import read_scores
 from medtransfer.specs.task import card_files, load_card, load_suites
 from medtransfer.specs.verification import FILE as VERIFICATION
@@ -139,6 +139,13 @@ def _zip() -> bytes:
 
 
 def _rows() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "r.npz"
+        write_rows(path, {"t/full/knn/0/in_domain": np.zeros(9, np.float32)})
+        return path.read_bytes()
+
+
+def _arrays() -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **{"t/full/knn/0/in_domain": np.zeros(9, np.float32)})
     return buffer.getvalue()
@@ -235,8 +242,10 @@ READERS = {
         "records.jsonl", _records, lambda path: load_submission(path.parent), hostile_json
     ),
     "images, npz": Reader("d.npz", _npz, _read_split),
-    "replicates, npz": Reader("r.npz", _rows, read_rows, allowed=(ValueError, OSError)),
-    "arrays to verify, npz": Reader("r.npz", _rows, _read_member),
+    "replicates, npz": Reader("r.npz", _rows, read_rows),
+    "replicates of each array, npz": Reader("r.npz", _arrays, read_rows),
+    "rows to verify, npz": Reader("r.npz", _rows, _read_member),
+    "arrays to verify, npz": Reader("r.npz", _arrays, _read_member),
     "checkpoint, zip": Reader("c.pt", _checkpoint, read_checkpoint),
     "checkpoint, pickle": Reader("c.pt", lambda: _checkpoint(legacy=True), read_checkpoint),
     "checkpoint, safetensors": Reader(

@@ -16,6 +16,7 @@ import pytest
 
 from medtransfer.cli import main
 from tests.conftest import Bench, Outcome, draw_images
+from tests.helpers.replicates import load_arrays, save_arrays
 
 Line = dict[str, Any]
 
@@ -72,10 +73,9 @@ def put(*path: Any) -> Callable[[Line], None]:
 
 def rewrite(folder: Path, file: str, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the arrays of an archive."""
-    with np.load(folder / file) as archive:
-        arrays = dict(archive)
+    arrays = load_arrays(folder / file)
     change(arrays)
-    np.savez_compressed(folder / file, **arrays)
+    save_arrays(folder / file, arrays)
 
 
 def repair(folder: Path, field: str, cell: str = "small 10-shot linear 0") -> None:
@@ -83,11 +83,11 @@ def repair(folder: Path, field: str, cell: str = "small 10-shot linear 0") -> No
 
     def change(line: Line) -> None:
         reference = line[field]
-        with np.load(folder / reference["file"]) as archive:
-            names = dict.fromkeys(name.partition("/")[0] for name in line["metrics"])
-            if field == "predictions":
-                names = dict.fromkeys(name for name in line["metrics"] if "/" not in name)
-            content = b"".join(archive[f"{reference['key']}/{name}"].tobytes() for name in names)
+        arrays = load_arrays(folder / reference["file"])
+        names = dict.fromkeys(name.partition("/")[0] for name in line["metrics"])
+        if field == "predictions":
+            names = dict.fromkeys(name for name in line["metrics"] if "/" not in name)
+        content = b"".join(arrays[f"{reference['key']}/{name}"].tobytes() for name in names)
         reference["sha256"] = hashlib.sha256(content).hexdigest()
 
     edit(folder, change, cell=cell)
@@ -177,13 +177,14 @@ def lead_out(folder: Path) -> None:
 
 
 def pickle_array(folder: Path) -> None:
-    arrays = dict(np.load(folder / "replicates.npz"))
+    arrays = load_arrays(folder / "replicates.npz")
     objects = np.array([{"a": 1}] * 200, dtype=object)
     arrays["small/10-shot/linear/0/in_domain"] = objects
     np.savez_compressed(folder / "replicates.npz", allow_pickle=True, **arrays)
 
 
 def add_member_twice(folder: Path) -> None:
+    np.savez(folder / "replicates.npz", **load_arrays(folder / "replicates.npz"))
     with zipfile.ZipFile(folder / "replicates.npz", "a") as archive:
         content = archive.read("small/full/knn/0/in_domain.npy")
         with pytest.warns(UserWarning, match="Duplicate name"):
@@ -229,7 +230,7 @@ def add_mark(folder: Path) -> None:
 
 def inflate_array(folder: Path) -> None:
     """A small file that is a gigabyte of zeros after a header of 200 numbers."""
-    arrays = dict(np.load(folder / "replicates.npz"))
+    arrays = load_arrays(folder / "replicates.npz")
     with zipfile.ZipFile(folder / "replicates.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as member:

@@ -17,11 +17,10 @@ import torch
 import yaml
 from numpy.lib import format as npy
 
-from tests.conftest import ROOT, Bench, Harmful, Outcome, Small
+from tests.conftest import ROOT, Bench, Harmful, Small
 from tests.faults.table import Report
 from tests.helpers.evaluation import arguments
-
-GIBIBYTE = 2**30
+from tests.helpers.hostile import GIBIBYTE, bomb, refuse
 
 
 def save_checkpoint(folder: Path, *, legacy: bool) -> Path:
@@ -35,18 +34,6 @@ def save_checkpoint(folder: Path, *, legacy: bool) -> Path:
 def objects(folder: Path) -> np.ndarray:
     """An array of Python objects."""
     return np.array([Harmful(folder / "harm")] * 3, dtype=object)
-
-
-def bomb(path: Path, name: str, *, size: int) -> None:
-    """An archive of one member that packs so many bytes of zeros into a thousandth."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": (size // 4,)}
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-        archive.open(f"{name}.npy", "w", force_zip64=True) as member,
-    ):
-        npy.write_array_header_1_0(member, header)  # type: ignore[arg-type]
-        for _ in range(size // 2**24):
-            member.write(bytes(2**24))
 
 
 @pytest.fixture
@@ -63,15 +50,6 @@ def bounded() -> object:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < GIBIBYTE // 2
-
-
-def refuse(outcome: Outcome, harm: Path, *words: str) -> None:
-    """One line, exit code 2, and nothing ran."""
-    assert outcome.code == 2, outcome.out + outcome.err
-    assert "Traceback" not in outcome.err and "\x1b" not in outcome.err
-    assert not harm.exists()
-    for word in words:
-        assert word in outcome.err, outcome.err
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "pickle"])
@@ -111,7 +89,7 @@ def test_arrays_with_code(small: Small, tmp_path: Path, submission: Path, bench:
     np.savez(submission / "replicates.npz", **{**arrays, name: objects(tmp_path)})
     command = ("leaderboard", "--submissions", submission.parent, "--out", tmp_path / "board")
     refuse(bench(*command), harm, "replicates.npz")
-    refuse(bench("verify", submission), harm, "replicates.npz", "pickled objects")
+    refuse(bench("verify", submission), harm, "replicates.npz", "pickled Python objects")
 
 
 @pytest.mark.parametrize("what", ["replicates.npz", "predictions/phantom_ct.npz"])

@@ -17,6 +17,7 @@ from medtransfer.data.files.cache import cache_folder
 from medtransfer.ranking.records.eligibility import expected_cells
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.record import Cell
+from medtransfer.specs.replicates import FILE, write_rows
 from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks
 from tests.performance.measure import Measured, Row
 
@@ -120,7 +121,7 @@ def _submit(folder: Path, number: int) -> None:
             row = mean + 0.02 * rng.normal(size=200)
             arrays[f"{key}/{name}"] = row.astype(np.float32)
     (folder / "records.jsonl").write_text("".join(lines))
-    np.savez(folder / "replicates.npz", **arrays)
+    write_rows(folder / FILE, arrays)
 
 
 ROWS = [

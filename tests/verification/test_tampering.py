@@ -109,7 +109,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         change_array("replicates.npz", REPLICATE, spoil(np.nan), "replicates"),
         "in_domain.auroc",
     ),
-    "replicates pickled": (pickle_array, f"replicates.npz: {REPLICATE}: holds pickled objects"),
+    "replicates pickled": (
+        pickle_array,
+        f"replicates.npz: {REPLICATE}: holds pickled Python objects",
+    ),
     "replicates left out": (
         lambda f: rewrite(f, "replicates.npz", lambda arrays: drop(arrays, REPLICATE)),
         f"replicates.npz: {REPLICATE}: is missing",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from scipy import ndimage
 
 from medtransfer.contact_sheets.selection import GROUPS, SHOWN, Mask, Sheet, Tile
 from medtransfer.core.errors import unwritable
+from medtransfer.core.files import replacing
 
 __all__ = ["draw_sheet", "save_sheet"]
 
@@ -67,14 +67,11 @@ def save_sheet(sheet: Sheet, out: Path) -> Path:
         InputError: When it cannot be written.
         RunError: When the disk is full.
     """
-    path, part = out / sheet.file, out / f".{sheet.file}.{os.getpid()}.part"
+    path = out / sheet.file
     try:
         out.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as part:
             draw_sheet(sheet).save(part, format="PNG")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(f"--out: {path}", error) from None
     return path

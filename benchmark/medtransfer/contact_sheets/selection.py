@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from medtransfer.core.arrays import Archive
 from medtransfer.core.errors import InputError, suggest
-from medtransfer.data.files.archives import DAMAGED_ARRAYS
 from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.data.split import Split, TaskData
 from medtransfer.data.store import open_task
@@ -201,15 +199,13 @@ def _read_predictions(
             raise InputError(f"{path}: predictions.file: leads out of the submission")
         if not path.is_file():
             raise InputError(f"{path}: missing, but a record names it")
-        with zipfile.ZipFile(path) as archive:
-            masks = {
-                name: _read_masks(archive, f"{reference.key}/{name}", _truth(split))
-                for name, split in splits.items()
-            }
-    except KeyError as error:
-        raise InputError(f"{path}: {error.args[0]}") from None
-    except DAMAGED_ARRAYS as error:
+    except (OSError, ValueError) as error:  # of a name that no file can have
         raise InputError(f"{path}: cannot be read, damaged: {error}") from None
+    with Archive(path) as archive:
+        masks: dict[str, Mask] = {
+            name: archive.read(f"{reference.key}/{name}", dtype="|u1", shape=_truth(split).shape)
+            for name, split in splits.items()
+        }
     for name, array in masks.items():
         hasher.update(array.tobytes())
         if (largest := array.max()) >= classes:
@@ -223,20 +219,6 @@ def _read_predictions(
             "from"
         )
     return masks
-
-
-def _read_masks(archive: zipfile.ZipFile, name: str, truth: Mask) -> Mask:
-    """Read one array, no more of it than the truth has, whatever it claims to be."""
-    with archive.open(f"{name}.npy") as member:
-        if npy.read_magic(member) != (1, 0):
-            raise ValueError(f"{name} is not an array as numpy writes it")
-        shape, fortran, dtype = npy.read_array_header_1_0(member)
-        if (shape, dtype, fortran) != (truth.shape, np.dtype(np.uint8), False):
-            raise ValueError(
-                f"{name} is {dtype} of shape {shape}; uint8 of shape {truth.shape} is expected"
-            )
-        content = member.read(truth.nbytes)
-    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _truth(split: Split) -> Mask:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -18,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from medtransfer.core.documents import digest
 from medtransfer.core.errors import InputError
+from medtransfer.core.files import locked, replacing_folder
 from medtransfer.data.checks import check_counts, check_task
 from medtransfer.data.files.cache import cache_folder, cache_unwritable
 from medtransfer.data.files.download import SILENT, Progress, find, obtain
@@ -181,8 +179,7 @@ def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Spl
     try:
         if (split := _read(entry)) is not None:
             return split
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{entry}.lock"):
+        with locked(entry):
             if (split := _read(entry)) is None:
                 if entry.exists():
                     progress.warn(f"{entry}: damaged; the split is decoded again")
@@ -211,9 +208,8 @@ def _read(entry: Path) -> Split | None:
 
 
 def _build(decoded: Decoded, entry: Path) -> None:
-    """Write a decoded split to a temporary folder and move it into place."""
-    temporary = Path(tempfile.mkdtemp(prefix="build-", dir=entry.parent))
-    try:
+    """Write a decoded split; a damaged one that is there is replaced."""
+    with replacing_folder(entry) as temporary:
         hasher = hashlib.sha256(repr(decoded.shape).encode())
         _write(temporary / "images.npy", decoded.images, decoded.shape, hasher.update)
         if decoded.masks is not None:
@@ -229,12 +225,6 @@ def _build(decoded: Decoded, entry: Path) -> None:
             "patients": decoded.patients,
         }
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        if entry.exists():  # damaged, or _read would have opened it
-            shutil.rmtree(entry)
-        temporary.rename(entry)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _write(

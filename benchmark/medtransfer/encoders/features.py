@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from medtransfer.core.documents import digest
 from medtransfer.core.errors import InputError
+from medtransfer.core.files import locked, replacing
 from medtransfer.data.files.cache import cache_folder, cache_unwritable
 from medtransfer.data.split import Split
 from medtransfer.encoders.encoder import Encoder
@@ -31,8 +31,7 @@ def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
     key = digest([*parts, encoder.precision, encoder.device.type])
     path = cache_folder() / "features" / f"{key}.npy"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with locked(path):
             features = _read(path, shape=(len(split), encoder.width))
             if features is None:
                 _write(path, _compute(encoder, split))
@@ -67,6 +66,5 @@ def _read(path: Path, *, shape: tuple[int, int]) -> NDArray[np.float32] | None:
 
 
 def _write(path: Path, features: NDArray[np.float32]) -> None:
-    temporary = path.with_suffix(".building.npy")
-    np.save(temporary, features)
-    temporary.replace(path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, features)

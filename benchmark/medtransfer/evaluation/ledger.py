@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from medtransfer.core.arrays import Archive, add_array
 from medtransfer.core.documents import read_yaml
 from medtransfer.core.errors import InputError, RunError, reason, unwritable
-from medtransfer.core.files import replace, replacing
+from medtransfer.core.files import leftovers, release, replace, replacing
 from medtransfer.encoders.resolution import dump_card
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import ArrayRef, Record, read_records
+from medtransfer.specs.replicates import FILE, read_rows, write_rows
 
 __all__ = ["Ledger"]
 
 Arrays = Mapping[str, NDArray[Any]]
-
-# Not compressed: they are noise, of which a sixth would be saved, and a board of hundreds of
-# encoders takes twice as long to read them.
-_REPLICATES = "replicates.npz"
+_T = TypeVar("_T")
 
 
 class _Busy(InputError):
@@ -48,6 +45,8 @@ class Ledger:
         self.folder = folder
         self.path = folder / "records.jsonl"
         self._card = folder / "encoder.yaml"
+        self._replicates = folder / FILE
+        self._rows: dict[str, NDArray[np.float32]] | None = None  # as read at the first append
         self._lock = FileLock(folder / "records.jsonl.lock")
 
     def read(self) -> list[Record]:
@@ -80,6 +79,7 @@ class Ledger:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
+            self._rows = None
             if keep is not None:
                 self._forget_others(keep)
             replace(self._card, dump_card(card).encode())
@@ -119,9 +119,7 @@ class Ledger:
 
     def close(self) -> None:
         """Give the lock back."""
-        with suppress(OSError):  # while it is held: later it might be somebody else's
-            Path(self._lock.lock_file).unlink()
-        self._lock.release()
+        release(self._lock)
 
     def append(self, record: Record, *, replicates: Arrays, predictions: Arrays) -> Record:
         """Write a finished cell.
@@ -148,12 +146,17 @@ class Ledger:
     def _append(self, record: Record, replicates: Arrays, predictions: Arrays) -> Record:
         cell = record.cell
         if replicates:
-            key = f"{cell.task}/{cell.budget}/{cell.adaptation}/{cell.draw}"
-            reference = self._add(_REPLICATES, key, replicates)
+            key = cell.replicates_key
+            known = self._read_rows(self.read()) if self._rows is None else self._rows
+            self._rows = {**known, **_name(key, replicates)}
+            write_rows(self._replicates, self._rows)
+            reference = ArrayRef(file=FILE, key=key, sha256=_hash(replicates))
             record = record.model_copy(update={"replicates": reference})
         if predictions:
-            key = f"{cell.budget}/{cell.adaptation}"
-            reference = self._add(f"predictions/{cell.task}.npz", key, predictions)
+            name, key = cell.predictions_file, cell.predictions_key
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            _extend(self.folder / name, _name(key, predictions))
+            reference = ArrayRef(file=name, key=key, sha256=_hash(predictions))
             record = record.model_copy(update={"predictions": reference})
         with self.path.open("ab") as file:
             file.write(record.line().encode() + b"\n")
@@ -161,39 +164,39 @@ class Ledger:
             os.fsync(file.fileno())
         return record
 
-    def _add(self, name: str, key: str, arrays: Arrays) -> ArrayRef:
-        """Add arrays to an archive, which is replaced as a whole and so never half-written."""
-        path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
-        hasher = hashlib.sha256()
-        for array in arrays.values():
-            little = array.dtype.newbyteorder("<")  # the same on every machine
-            hasher.update(array.astype(little).tobytes())
-        _extend(path, {f"{key}/{split}": array for split, array in arrays.items()})
-        return ArrayRef(file=name, key=key, sha256=hasher.hexdigest())
+    def _read_rows(self, records: Sequence[Record]) -> dict[str, NDArray[np.float32]]:
+        """Read the replicates of records, in either layout; those of no record are left out.
+
+        Raises:
+            InputError: When the file is damaged.
+        """
+        if not self._replicates.exists():
+            return {}
+        keys = {record.cell.replicates_key for record in records}
+        rows = _read(self._replicates, read_rows)
+        return {name: row for name, row in rows.items() if name.rpartition("/")[0] in keys}
 
     def _forget_others(self, keep: Sequence[Record]) -> None:
-        """Remove all records but these, and the arrays of tasks that have none left.
+        """Remove all records but these, and the arrays of the others.
 
         The records go first: an array without a record is never read.
         """
-        replicates = self.folder / _REPLICATES
-        _names(replicates)
+        rows = self._read_rows(keep)
         if self.path.exists():
             replace(self.path, b"".join(record.line().encode() + b"\n" for record in keep))
         tasks = {record.task.name for record in keep}
         for path in self.folder.glob("predictions/*.npz"):
             if path.stem not in tasks:
                 path.unlink()
-        if replicates.exists():
-            with np.load(replicates, allow_pickle=False) as archive:
-                kept = {key: archive[key] for key in archive if key.split("/")[0] in tasks}
-            replace(replicates, _pack(replicates, kept))
+        if rows:
+            write_rows(self._replicates, rows)
+        else:
+            self._replicates.unlink(missing_ok=True)
 
     def _leftovers(self) -> list[Path]:
-        """What `replacing` had begun to write when its process was killed."""
-        patterns = (".encoder.yaml.*", ".records.jsonl.*", ".*.npz.*", "predictions/.*.npz.*")
-        return [path for pattern in patterns for path in self.folder.glob(pattern)]
+        """List what a killed writer had begun."""
+        paths = [self._card, self.path, self._replicates, self.folder / "predictions" / "*.npz"]
+        return [old for path in paths for old in leftovers(path)]
 
     def _drop_torn_line(self) -> None:
         """Cut off a last line that has no end: its cell was never finished."""
@@ -205,6 +208,18 @@ class Ledger:
                 file.truncate(content.rfind(b"\n") + 1)
 
 
+def _name(key: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
+    return {f"{key}/{split}": array for split, array in arrays.items()}
+
+
+def _hash(arrays: Arrays) -> str:
+    """Compute the SHA-256 of the arrays' bytes, the same on every machine."""
+    hasher = hashlib.sha256()
+    for array in arrays.values():
+        hasher.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return hasher.hexdigest()
+
+
 def _extend(path: Path, arrays: Arrays) -> None:
     """Add arrays to an archive, in place of those of the same names.
 
@@ -214,42 +229,28 @@ def _extend(path: Path, arrays: Arrays) -> None:
     Raises:
         InputError: When the archive is damaged.
     """
-    known = _names(path) & {f"{name}.npy" for name in arrays}
-    if known:  # those of a cell whose record was never written
-        with np.load(path, allow_pickle=False) as loaded:
-            replace(path, _pack(path, {**loaded, **arrays}))
-        return
+    kept: dict[str, NDArray[Any]] | None = None
+    if path.exists():
+        with _read(path, Archive) as archive:
+            if any(name in archive for name in arrays):  # of a cell whose record was not written
+                kept = {name: archive.read(name) for name in archive.names if name not in arrays}
     with replacing(path) as temporary:
-        if path.exists():
+        if path.exists() and kept is None:
             shutil.copyfile(path, temporary)
-        method = zipfile.ZIP_STORED if path.name == _REPLICATES else zipfile.ZIP_DEFLATED
-        with zipfile.ZipFile(temporary, "a", method) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+        with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as target:
+            for name, array in {**(kept or {}), **arrays}.items():
+                add_array(target, name, array)
 
 
-def _names(path: Path) -> set[str]:
-    """Members of an archive; none where there is no file.
+def _read(path: Path, reader: Callable[[Path], _T]) -> _T:
+    """Read an archive that is to be written again; a damaged one is left for the user to look at.
 
     Raises:
-        InputError: When it is damaged; zipfile would append to it, and hide what it still holds.
+        InputError: When it is damaged.
     """
-    if not path.exists():
-        return set()
     try:
-        with zipfile.ZipFile(path) as archive:
-            return set(archive.namelist())
-    except zipfile.BadZipFile:
+        return reader(path)
+    except InputError:
         raise InputError(
             f"{path}: damaged; choose another --out, or delete its encoder's folder"
         ) from None
-
-
-def _pack(path: Path, arrays: Arrays) -> bytes:
-    """The bytes of an archive."""
-    buffer = io.BytesIO()
-    save = np.savez if path.name == _REPLICATES else np.savez_compressed
-    # Numbers all. Before numpy 2.1, `allow_pickle` would be one more array of the archive.
-    save(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from medtransfer.core.errors import RunError, reason
-from medtransfer.core.files import replace
+from medtransfer.core.files import leftovers, replace, replacing_folder
 from medtransfer.cost.machine import device_name, versions
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.resolution import dump_card
@@ -51,7 +50,7 @@ def clear_folder(folder: Path, *, whole: bool) -> None:
     for checkpoint in folder.glob("checkpoints/epoch-*" if whole else "checkpoints/.epoch-*"):
         shutil.rmtree(checkpoint)
     for name in names:
-        for part in folder.glob(f".{name}.*"):
+        for part in leftovers(folder / name):
             part.unlink()
         if whole:
             (folder / name).unlink(missing_ok=True)
@@ -130,17 +129,9 @@ def write_checkpoint(
     name = card.name[: 80 - len(end)].rstrip("-._") + end
     own = card.model_copy(update={"name": name, "title": f"{card.title}, after epoch {epoch}"})
     with _writing(target):
-        if target.exists():  # of another run, whose own state is gone
-            shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".epoch-", dir=target.parent))
-        try:
+        with replacing_folder(target) as temporary:  # one that is there is of another run
             _write(temporary, own, objective, losses)
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
 
 
 def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> EncoderCard:

@@ -7,7 +7,6 @@ that share a disk: each takes the next encoder that no other is at work on.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from medtransfer.core.documents import read_yaml
 from medtransfer.core.errors import InputError, RunError, suggest, unwritable
+from medtransfer.core.files import release
 from medtransfer.core.files import replace as write
 from medtransfer.core.progress import JobProgress
 from medtransfer.encoders.registry import registered
@@ -222,9 +222,7 @@ class Study:
             lost.add(member.name)
             finished.failures.append(f"{member.name}: {error}")
         finally:
-            with suppress(OSError):  # while it is held, so that nobody else's is deleted
-                Path(lock.lock_file).unlink()
-            lock.release()
+            release(lock)
         return True
 
     def _lock(self, member: Member) -> FileLock:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from medtransfer.adaptation.optimiser import ClippingAdamW, build_optimiser
 from medtransfer.core.errors import InputError, RunError, unwritable
+from medtransfer.core.files import release
 from medtransfer.core.progress import JobProgress
 from medtransfer.core.seeds import seed_of
 from medtransfer.cost.energy import measure_energy
@@ -133,9 +133,7 @@ class _Run:
             yield
         finally:
             if lock.is_locked:
-                with suppress(OSError):  # while it is held, so that nobody else's is deleted
-                    Path(lock.lock_file).unlink()
-                lock.release()
+                release(lock)
 
     def _open(self, lock: FileLock) -> None:
         plan, folder = self.plan, self.plan.folder

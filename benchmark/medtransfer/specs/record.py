@@ -78,6 +78,21 @@ class Cell(NamedTuple):
         rate = (selected or {}).get("lr")
         return rate if self.reuses_rate and isinstance(rate, float) else None
 
+    @property
+    def replicates_key(self) -> str:
+        """Start of the keys of its replicates in the submission's ``replicates.npz``."""
+        return f"{self.task}/{self.budget}/{self.adaptation}/{self.draw}"
+
+    @property
+    def predictions_file(self) -> str:
+        """Path of the archive with its predictions, inside the submission."""
+        return f"predictions/{self.task}.npz"
+
+    @property
+    def predictions_key(self) -> str:
+        """Start of the names of its predictions in that archive, which holds draw 0 only."""
+        return f"{self.budget}/{self.adaptation}"
+
 
 class EncoderRef(Spec):
     """The encoder of a record."""

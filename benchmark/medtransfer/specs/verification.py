@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from medtransfer.core.files import replace
 from medtransfer.specs.base import Spec
+from medtransfer.specs.replicates import FILE as REPLICATES
 
 __all__ = ["FILE", "RerunCell", "Status", "Verification", "hash_files", "read_status"]
 
@@ -43,15 +45,12 @@ class Verification(Spec):
 
     def write(self, folder: Path) -> None:
         """Write the file of a submission, as a whole."""
-        path = folder / FILE
-        temporary = path.with_suffix(".json.part")
-        temporary.write_text(self.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        replace(folder / FILE, f"{self.model_dump_json(by_alias=True, indent=1)}\n".encode())
 
 
 def hash_files(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a submission that a result rests on, by its path inside it."""
-    own = [folder / name for name in ("encoder.yaml", "records.jsonl", "replicates.npz")]
+    own = [folder / name for name in ("encoder.yaml", "records.jsonl", REPLICATES)]
     hashes = {}
     for path in [*own, *sorted(folder.glob("predictions/*"))]:
         if path.is_file():

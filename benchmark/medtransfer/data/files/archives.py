@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import lzma
 import re
-import shutil
 import stat
 import tarfile
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,29 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-
 from medtransfer.core.errors import DISK, InputError, reason, unwritable
+from medtransfer.core.files import locked, replacing_folder
 
-__all__ = ["DAMAGED_ARRAYS", "extract"]
+__all__ = ["extract"]
 
 MOST_MEMBERS = 2_000_000
-
-# What zipfile and numpy raise for an .npz whose bytes are not what they claim to be.
-DAMAGED_ARRAYS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    RuntimeError,  # encrypted, or compressed in an unknown way
-    # Of an array's header, which numpy reads as a Python literal.
-    tokenize.TokenError,
-    ValueError,
-    TypeError,
-    SyntaxError,
-    MemoryError,
-)
 
 # What the standard library raises for a damaged or encrypted archive, an unknown compression, a
 # name that no file can have, or a full disk.
@@ -70,19 +51,12 @@ def extract(archive: Path, into: Path, *, at_most: int) -> None:
             ``at_most`` bytes or too many members; for a folder that cannot be written.
         RunError: When the disk is full.
     """
-    unfinished = into.with_name(f"{into.name}.part")
     try:
-        into.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{into}.lock"):
+        with locked(into):
             if into.is_dir():
                 return
-            shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
-            unfinished.mkdir()
-            try:
+            with replacing_folder(into) as unfinished:
                 _unpack(archive, unfinished, at_most)
-                unfinished.rename(into)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
     except _FAILURES as error:
         if isinstance(error, OSError) and error.errno in DISK:
             raise unwritable(f"{into}:", error) from None

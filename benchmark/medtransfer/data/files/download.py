@@ -14,6 +14,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from medtransfer.core.errors import InputError, reason, unwritable
+from medtransfer.core.files import replacing
 from medtransfer.data.files.cache import cache_folder, check_folder
 from medtransfer.data.files.http import Unavailable, can_fetch, drop, fetch
 from medtransfer.data.files.remote import SILENT, Progress, RemoteFile
@@ -161,12 +162,10 @@ def _download(file: RemoteFile, addresses: list[str], target: Path, progress: Pr
 
 def _copy(path: Path, target: Path) -> Path:
     """Give the file to another folder, whole or not at all."""
-    part = target.with_name(f"{target.name}.copy")
     try:
-        shutil.copyfile(path, part)
-        part.replace(target)
+        with replacing(target) as part:
+            shutil.copyfile(path, part)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise unwritable(f"{target}:", error) from None
     return target
 

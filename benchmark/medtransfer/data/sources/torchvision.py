@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from medtransfer.core.documents import digest
 from medtransfer.core.errors import InputError, unwritable
+from medtransfer.core.files import locked, replacing_folder
 from medtransfer.data import official
 from medtransfer.data.files.archives import extract
 from medtransfer.data.files.cache import cache_folder, check_folder
@@ -128,22 +128,22 @@ def _unpack(source: TorchvisionSource, folder: Path | None) -> Path:
         return into
     paths = [(file, find(file, folder)) for file in remote]
     try:
-        into.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{into}.lock"), tempfile.TemporaryDirectory(dir=into.parent) as name:
-            part = Path(name)
-            root = part / "root" / entry.root
-            root.mkdir(parents=True)
-            for file, path in paths:
-                if path is None:
-                    raise InputError(f"{file.name}: not found; `bench data fetch` downloads it")
-                if path.suffix not in (".gz", ".tgz"):
-                    shutil.copyfile(path, root / file.name)
-                    continue
-                extract(path, part / file.md5, at_most=_MOST_UNPACKED)
-                for member in (part / file.md5).iterdir():
-                    member.rename(root / member.name)
-            if not into.is_dir():  # another process may have been first
-                (part / "root").rename(into)
+        with locked(into):
+            if into.is_dir():  # another process was first
+                return into
+            with replacing_folder(into) as part, TemporaryDirectory(dir=part) as scratch:
+                root = part / entry.root
+                root.mkdir(parents=True, exist_ok=True)
+                for file, path in paths:
+                    if path is None:
+                        raise InputError(f"{file.name}: not found; `bench data fetch` downloads it")
+                    if path.suffix not in (".gz", ".tgz"):
+                        shutil.copyfile(path, root / file.name)
+                        continue
+                    unpacked = Path(scratch) / file.md5
+                    extract(path, unpacked, at_most=_MOST_UNPACKED)
+                    for member in unpacked.iterdir():
+                        member.rename(root / member.name)
     except OSError as error:
         raise unwritable(f"{into.parent}:", error) from None
     return into

@@ -88,14 +88,15 @@ def write_study(imported: Imported, mapping: Path, out: Path) -> Path:
     """
     folder = out / imported.study.name
     lines = "".join(f"{record.line()}\n" for record in imported.records)
+    content = mapping.read_bytes()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (
             replacing(folder / "study.yaml") as study,
             replacing(folder / "records.jsonl") as records,
         ):
+            study.write_bytes(content)
             records.write_bytes(lines.encode())
-            study.write_bytes(mapping.read_bytes())
     except OSError as error:
         raise unwritable(f"--out: {folder}", error) from None
     return folder

@@ -23,13 +23,12 @@ from medtransfer.core.errors import InputError
 from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.records.grid import GROUP, find_groups, mean
 from medtransfer.ranking.records.parallel import map_in_processes
-from medtransfer.ranking.records.replicates import read_rows
 from medtransfer.ranking.statistics.uncertainty import interval
+from medtransfer.specs.replicates import FILE, read_rows
 
 __all__ = ["REPLICATES", "Block", "Replicates", "resample", "split_blocks", "weigh"]
 
 REPLICATES = 1000
-_FILE = "replicates.npz"
 _MUCH = 20_000  # records; fewer are drawn before a second process has started
 
 Scores = NDArray[np.float32]
@@ -151,9 +150,10 @@ def _draw(
 ) -> _Drawn:
     """Draw the replicates of one encoder."""
     archives = {
-        folder: _open(Path(folder), None if single else IN_DOMAIN)
+        # Not the name in the record: a submission must not point to files elsewhere.
+        folder: read_rows(Path(folder) / FILE, suffix="" if single else f"/{IN_DOMAIN}")
         for folder in cells["folder"].dropna().unique()
-        if (Path(folder) / _FILE).is_file()  # the installed submissions come without arrays
+        if (Path(folder) / FILE).is_file()  # the installed submissions come without arrays
     }
     inside = np.full((len(groups), replicates), np.nan, np.float32)
     outside = np.full_like(inside, np.nan) if single else None
@@ -278,11 +278,11 @@ def _read(cells: _Cells, split: str, archives: Mapping[str, Rows]) -> Scores:
             rows.append(archives[folder][f"{key}/{split}"])
         except KeyError:
             raise InputError(
-                f"{Path(folder) / _FILE}: no replicates of {key}, {split}, which a record names"
+                f"{Path(folder) / FILE}: no replicates of {key}, {split}, which a record names"
             ) from None
         if len(rows[-1]) != len(rows[0]):
             raise InputError(
-                f"{Path(folder) / _FILE}: {len(rows[-1])} replicates of {key}, {split}, but "
+                f"{Path(folder) / FILE}: {len(rows[-1])} replicates of {key}, {split}, but "
                 f"{len(rows[0])} of other cells of the task"
             )
     stored = np.zeros((len(cells.group), len(rows[0]) if rows else 1), np.float32)
@@ -296,12 +296,3 @@ def _read(cells: _Cells, split: str, archives: Mapping[str, Rows]) -> Scores:
             values = np.where(unknown, mean, values)
         stored[cells.measured] = (values - chance) / (1 - chance)
     return stored
-
-
-def _open(folder: Path, split: str | None) -> Rows:
-    # Not the name in the record: a submission must not point to files elsewhere.
-    path = folder / _FILE
-    try:
-        return read_rows(path, suffix=f"/{split}" if split else "")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
