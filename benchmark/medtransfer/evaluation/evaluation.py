@@ -119,7 +119,7 @@ def run(prepared: Prepared, progress: RunProgress | None = None) -> list[Record]
         known = len(prepared.notes)
         prepared = fit_plan(prepared, runner)
         notes = [*prepared.notes[known:], *runner.encoder.notes]
-        check_weights(prepared, runner.encoder.state)
+        check_weights(prepared, runner.encoder.weights_sha256)
         flops = {cell: runner.flops(cell) for cell in prepared.pending}
         ledger = prepared.ledger
         keep = list(prepared.existing.values()) if request.fresh else None

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from medtransfer.acceleration.malloc import keep_freed_memory
 from medtransfer.adaptation.trainable import prepare_encoder
 from medtransfer.core.errors import InputError, RunError, reason
 from medtransfer.core.plugins import safe_path
-from medtransfer.cost.machine import keep_freed_memory
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.evaluation.executors.processes import process_context

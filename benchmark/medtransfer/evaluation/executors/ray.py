@@ -89,7 +89,7 @@ def pack(prepared: Prepared, runner: Runner) -> Parcel:
         files=files,
         fingerprints={name: data.fingerprint for name, data in prepared.data.items()},
         identity=runner.encoder.identity,
-        state=runner.encoder.state,
+        state=runner.encoder.weights_sha256,
         settings={name: os.environ[name] for name in _SETTINGS if name in os.environ},
         version=__version__,
     )
@@ -121,7 +121,7 @@ def unpack(parcel: Parcel) -> Runner:
     for task, data in runner.data.items():
         if data.fingerprint != parcel.fingerprints[task]:
             raise InputError(f"other data of task {task} than the driver's")
-    if (runner.encoder.identity, runner.encoder.state) != (parcel.identity, parcel.state):
+    if (runner.encoder.identity, runner.encoder.weights_sha256) != (parcel.identity, parcel.state):
         raise InputError(
             f"another {runner.encoder.card.name} than the driver's; code that reads further files "
             "needs the same ones everywhere"
