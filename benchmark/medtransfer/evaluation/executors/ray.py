@@ -33,7 +33,7 @@ _PATIENCE = 2.0  # seconds after which it is looked whether the cluster has grow
 # Parameters up to which a cell asks for so much of a GPU. Small networks leave most of it idle;
 # a batch that does not fit beside the others goes through in parts.
 _GPU_SHARES = ((15e6, 0.25), (30e6, 0.5))
-_SETTINGS = ("BENCH_CACHE", "BENCH_DATA")  # of the environment, that decide where data are
+_SETTINGS = ("BENCH_ACCELERATION", "BENCH_CACHE", "BENCH_DATA")  # variables that workers need
 
 
 @dataclass(frozen=True)
