@@ -101,9 +101,9 @@ def spy_on_training(monkeypatch):
     trained = []
     train = finetune._train
 
-    def spy(job, items, rate, *, part):
+    def spy(job, items, rate, *, micro_batch):
         trained.append((rate, items.tolist()))
-        return train(job, items, rate, part=part)
+        return train(job, items, rate, micro_batch=micro_batch)
 
     monkeypatch.setattr(finetune, "_train", spy)
     return trained

@@ -59,7 +59,7 @@ def test_a_batch_is_halved_until_it_fits_into_memory(data: TaskData, fits: int, 
         adapt_finetune(make_job(data, encoder=make_encoder(Crowded(training, 32))))
         for training in (99, fits)
     )
-    assert (whole.part, halved.part) == (8, part)
+    assert (whole.micro_batch, halved.micro_batch) == (8, part)
     assert whole.images_seen == halved.images_seen
     assert whole.selected["lr"] == halved.selected["lr"]
     for name, predicted in whole.predictions.items():
@@ -75,7 +75,7 @@ def test_gradients_of_parts_add_up(data: TaskData) -> None:
     for part in (8, 3):
         learner = finetune.build_learner(job).train()
         nn.init.normal_(learner.head.weight, generator=torch.Generator().manual_seed(0))
-        learner.part = part
+        learner.micro_batch = part
         assert finetune._backward(learner, pixels, labels)
         gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters()]))
     whole, parts = gradients
@@ -86,7 +86,7 @@ def test_parts_are_of_equal_size(data: TaskData) -> None:
     """Seven images of which three fit go through as 3, 2 and 2: batch norm needs two."""
     job = make_job(data, encoder=make_encoder(Crowded(3, 32)))
     learner = finetune.build_learner(job).train()
-    learner.part, sizes = 3, []
+    learner.micro_batch, sizes = 3, []
     network = learner.encoder.network
     network.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
     pixels = torch.tensor(data.splits["train"].images[:7, None]).float()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from medtransfer.acceleration.malloc import keep_freed_memory
 from medtransfer.core.errors import InputError
-from medtransfer.cost.machine import keep_freed_memory
 from medtransfer.evaluation.executors import jobs as choice
 from medtransfer.evaluation.executors.jobs import available_cores, choose_jobs
 from medtransfer.evaluation.ledger import _extend
@@ -122,7 +122,7 @@ def test_freed_memory_is_kept() -> None:
     """After the call, blocks of 16 MiB that are freed and taken again cost no page faults."""
     code = """
 import resource, torch
-from medtransfer.cost.machine import keep_freed_memory
+from medtransfer.acceleration.malloc import keep_freed_memory
 {call}
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -154,7 +154,8 @@ def test_a_peak_is_that_of_its_own_cell() -> None:
     """What an earlier cell freed, in blocks that glibc keeps, is not the next cell's."""
     code = """
 import torch
-from medtransfer.cost.machine import keep_freed_memory, peak_memory, reset_peak_memory
+from medtransfer.acceleration.malloc import keep_freed_memory
+from medtransfer.cost.machine import peak_memory, reset_peak_memory
 keep_freed_memory()
 cpu = torch.device("cpu")
 reset_peak_memory(cpu)

@@ -7,7 +7,7 @@ FLOORS = [
     {"core"},
     {"specs"},
     {"protocols", "phantoms", "corruptions", "metrics", "ranking"},
-    {"data"},
+    {"data", "acceleration"},
     {"encoders"},
     {"cost"},
     {"adaptation"},

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from medtransfer.cost.machine import device_name, keep_freed_memory
+from medtransfer.acceleration.malloc import keep_freed_memory
+from medtransfer.cost.machine import device_name
 from medtransfer.encoders.encoder import resolve_device, supports_bf16
 from tests.performance import board, cluster, networks, pretraining, probes, runs, scores
 from tests.performance.measure import Measured, Row

@@ -151,7 +151,7 @@ class Training:
 
     def run(self) -> None:
         """Train from the start."""
-        _train(self.job, self.job.items, _RATE, part=_BATCH)
+        _train(self.job, self.job.items, _RATE, micro_batch=_BATCH)
 
 
 def _prepare(name: str, *, size: int, items: int, adaptation: str = "finetune") -> Training:

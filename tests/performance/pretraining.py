@@ -12,11 +12,12 @@ from functools import partial
 
 import numpy as np
 
+from medtransfer.acceleration.prefix import find_prefix
 from medtransfer.adaptation.optimiser import build_optimiser
 from medtransfer.cost.flops import forward_flops
 from medtransfer.data.split import Split
 from medtransfer.encoders.loading import load_encoder
-from medtransfer.pretraining.freezing import Stages, choose_trainable, find_prefix
+from medtransfer.pretraining.freezing import Stages, choose_trainable
 from medtransfer.pretraining.loader import load_step
 from medtransfer.pretraining.objectives import OBJECTIVES
 from medtransfer.pretraining.pool import Pool, Source

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from medtransfer.acceleration.prefix import find_prefix
 from medtransfer.core.errors import InputError
 from medtransfer.cost.flops import forward_flops, training_flops
 from medtransfer.encoders.resolution import resolve_encoder, resolve_untrained
-from medtransfer.pretraining.freezing import choose_trainable, find_prefix
+from medtransfer.pretraining.freezing import choose_trainable
 from medtransfer.pretraining.objectives import OBJECTIVES
 from medtransfer.pretraining.prices import Predictor
 from medtransfer.specs.pretraining import Trainable, load_recipe

@@ -14,7 +14,7 @@ from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.score import ScoreRecord, read_scores
 from medtransfer.specs.task import load_tasks
 from medtransfer.transferability import registry
-from medtransfer.transferability.material import Material
+from medtransfer.transferability.inputs import ScoreInputs
 from medtransfer.transferability.registry import Undefined, registered_scores
 from medtransfer.transferability.scoring import plan_scores, score_all
 from tests.conftest import Bench, Small, write_card, write_npz
@@ -229,7 +229,7 @@ def test_scores_of_masks() -> None:
     encoder = load_encoder("resnet_mini", max_size=64, device="cpu")
     found = []
     for _ in range(2):
-        material = Material(encoder, data, few)
+        material = ScoreInputs(encoder, data, few)
         scores = list(registered_scores().values())
         planned = plan_scores(scores, protocol, kind="segmentation", head=None)
         found.append({r.score: r.value for r in score_all(material, planned, protocol)})
@@ -249,7 +249,7 @@ def test_pixels_are_read_where_the_mask_has_them(size: int) -> None:
     import torch
 
     encoder = load_encoder("resnet_mini", max_size=size, device="cpu")
-    material = Material.__new__(Material)
+    material = ScoreInputs.__new__(ScoreInputs)
     material.encoder = encoder
     covered = 64 / size  # what a map covers, the image being 1
     rows = (torch.arange(16) + 0.5) / 16 * covered
@@ -264,7 +264,9 @@ def test_an_encoder_without_maps_says_so() -> None:
     from medtransfer.data.store import open_task
 
     data = open_task(load_tasks()["phantom_lungs"], folder=None, corruptions=False)
-    material = Material(load_encoder("pixels", device="cpu"), data, load_protocol("quick").scores)
+    material = ScoreInputs(
+        load_encoder("pixels", device="cpu"), data, load_protocol("quick").scores
+    )
     for name in ("views", "pixels"):
         with pytest.raises(Undefined, match="gives one vector an image and no feature maps"):
             material.get(name)

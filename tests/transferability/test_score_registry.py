@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 from medtransfer.core.errors import InputError
 from medtransfer.specs.protocol import ScoreSettings
 from medtransfer.transferability import registry
-from medtransfer.transferability.material import jitter
+from medtransfer.transferability.inputs import jitter
 from medtransfer.transferability.registry import (
     INPUTS,
     choose_scores,

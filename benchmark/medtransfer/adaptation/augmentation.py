@@ -71,7 +71,7 @@ def augment_pairs(
 def _place(
     pixels: Tensor, draws: Tensor, settings: Augmentation, *, flip: bool | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Where each pixel comes from, (N, S, S, 2), and factors of the light, (2, N, 1, 1, 1)."""
+    """Draw each pixel's origin, (N, S, S, 2), and factors of the light, (2, N, 1, 1, 1)."""
     count = len(pixels)
     draws = draws.to(pixels.device)
     # A square crop that keeps a share of the area, anywhere inside the image.

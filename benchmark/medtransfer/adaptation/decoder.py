@@ -109,7 +109,7 @@ class Segmenter(nn.Module):
 
     @property
     def decoder_parameters(self) -> int:
-        """How many parameters the decoder has."""
+        """Number of parameters of the decoder."""
         return sum(parameter.numel() for parameter in self.decoder.parameters())
 
     def forward(self, pixels: Tensor) -> Tensor:

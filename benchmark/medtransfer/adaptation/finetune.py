@@ -42,7 +42,7 @@ def adapt_finetune(job: Job) -> Outcome:
     """
     train, validation = job.data.splits["train"], job.data.splits["validation"]
     rates = job.training.rates
-    seen, part = 0, batch_size(job)
+    seen, micro_batch = 0, batch_size(job)
     if len(rates) == 1:
         best, selected = None, {"lr": rates[0]}
     else:
@@ -53,10 +53,10 @@ def adapt_finetune(job: Job) -> Outcome:
             fitted, scored_split, scored = job.items[~held], train, job.items[held]
         runs = []
         for rate in rates:
-            learner, images = _train(job, fitted, rate, part=part)
+            learner, images = _train(job, fitted, rate, micro_batch=micro_batch)
             seen += images
             if learner is not None:
-                part = learner.part
+                micro_batch = learner.micro_batch
                 score = learner.score(learner.predict(scored_split, scored), scored_split, scored)
                 if score is not None:
                     runs.append((score, rate, learner))
@@ -65,19 +65,19 @@ def adapt_finetune(job: Job) -> Outcome:
         score, rate, best = max(runs, key=lambda run: _rank(run[0]))
         selected = {"lr": rate, **score}
     if best is None or job.training.refits:
-        best, images = _train(job, job.items, selected["lr"], part=part)
+        best, images = _train(job, job.items, selected["lr"], micro_batch=micro_batch)
         seen += images
         if best is None:
             return _diverged(job, seen, selected)
-        part = best.part
+        micro_batch = best.micro_batch
     predictions = {name: best.predict(split) for name, split in job.data.tests.items()}
     if not all(np.isfinite(array).all() for array in predictions.values()):
         return _diverged(job, seen, selected)
-    return replace(_outcome(best, predictions, selected, seen), part=part)
+    return replace(_outcome(best, predictions, selected, seen), micro_batch=micro_batch)
 
 
 def _rank(score: dict[str, float]) -> tuple[float, float]:
-    """What a higher value of is better: the metric, then a smaller loss."""
+    """Return the key by which scores are compared: the metric, then a smaller loss."""
     return score["validation"], -score.get("validation_log_loss", 0.0)
 
 
@@ -93,7 +93,7 @@ def _build(job: Job) -> Learner:
 
 
 def _train(
-    job: Job, items: NDArray[np.int64], rate: float, *, part: int | None = None
+    job: Job, items: NDArray[np.int64], rate: float, *, micro_batch: int | None = None
 ) -> tuple[Learner | None, int]:
     """Train on some items of the training split.
 
@@ -101,15 +101,15 @@ def _train(
         job: The cell.
         items: Of the training split.
         rate: The learning rate.
-        part: Images that go through at a time, all of a batch by default; fewer where the memory
-            does not hold them.
+        micro_batch: Images that go through at a time, all of a batch by default; fewer where the
+            memory does not hold them.
 
     Returns:
         The classifier, or ``None`` when its loss became NaN, and the number of images seen.
     """
     seed = seed_of("finetune", job.data.card.name, job.budget, job.draw)
     device = job.encoder.device
-    part = part or batch_size(job)
+    micro_batch = micro_batch or batch_size(job)
     while True:
         # Dropout and stochastic depth, which timm's Swin has by default, know only the global
         # generator: seed it for this run, and give it back as it was.
@@ -117,22 +117,22 @@ def _train(
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
             try:
-                return _train_seeded(job, items, rate, generator, part=part)
+                return _train_seeded(job, items, rate, generator, micro_batch=micro_batch)
             except Exception as error:
-                if not out_of_memory(error) or part == 1:
+                if not out_of_memory(error) or micro_batch == 1:
                     raise
         # Here, where nothing holds the failed step's tensors any more. From the start again, for
         # that step has moved running statistics; it is nearly always the first.
-        part //= 2
+        micro_batch //= 2
         release_memory()
 
 
 def _train_seeded(
-    job: Job, items: NDArray[np.int64], rate: float, generator: torch.Generator, *, part: int
+    job: Job, items: NDArray[np.int64], rate: float, generator: torch.Generator, *, micro_batch: int
 ) -> tuple[Learner | None, int]:
     settings, run, split = job.training.settings, job.training.run, job.data.splits["train"]
     learner = _build(job)
-    learner.part = part
+    learner.micro_batch = micro_batch
     steps = run.length(len(items))
     optimiser, schedule = build_optimiser(learner, settings, rate, steps)
     epoch = -(-len(items) // run.batch)
@@ -166,11 +166,13 @@ def _train_seeded(
 
 
 def _backward(learner: Learner, pixels: Tensor, truth: Tensor) -> bool:
-    """Add up a batch's gradients, in parts that fit into the memory; whether its loss is finite.
+    """Add up a batch's gradients over micro-batches; return whether its loss is finite.
 
-    Batch norm sees the parts one by one.
+    Batch norm sees the micro-batches one by one.
     """
-    count = -(-len(pixels) // learner.part)  # of equal parts: batch norm cannot do with one image
+    count = -(
+        -len(pixels) // learner.micro_batch
+    )  # of equal parts: batch norm cannot do with one image
     parts = (torch.tensor_split(tensor, count) for tensor in (pixels, truth))
     for images, labels in zip(*parts, strict=True):
         loss = learner.loss(learner(images), labels)

@@ -1,4 +1,4 @@
-"""What an adaptation gets, and what it gives back."""
+"""Input and result of an adaptation."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Job:
 
     @property
     def targets(self) -> Targets:
-        """What the kind of the task decides."""
+        """Loss, probabilities and scores of the task's kind."""
         return TARGETS[self.data.card.kind]
 
     def features(self, split: Split) -> torch.Tensor:
@@ -117,7 +117,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of one cell.
+    """Result of one cell.
 
     Attributes:
         predictions: Of every test split, probabilities (N, C) or class ids (N, H, W); empty when
@@ -127,7 +127,7 @@ class Outcome:
         trainable_parameters: Number of parameters that were trained.
         parameters: Encoder and head.
         diverged: Whether training went to NaN at every learning rate.
-        part: Images of a training step that went through at a time; 0 where nothing was trained.
+        micro_batch: Images of a training step that went through at a time; 0 without training.
     """
 
     predictions: Mapping[str, NDArray[Any]]
@@ -136,4 +136,4 @@ class Outcome:
     trainable_parameters: int
     parameters: int
     diverged: bool = False
-    part: int = 0
+    micro_batch: int = 0

@@ -1,4 +1,4 @@
-"""What gradient training trains: an encoder with a head, and what the head is judged by."""
+"""Encoder-with-head models, and how each is validated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medtransfer.adaptation.decoder import Segmenter
 from medtransfer.adaptation.targets import Targets
 from medtransfer.data.split import Split
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.encoders.memory import by_halves
+from medtransfer.encoders.memory import halve_on_oom
 from medtransfer.metrics.segmentation import compute_dice
 from medtransfer.specs.protocol import Augmentation
 
@@ -30,16 +30,16 @@ class Learner(nn.Module, ABC):
     Attributes:
         encoder: Trained where its parameters require a gradient.
         head: Trained at the full learning rate.
-        part: Images of a training step that go through at a time; 0 before training.
+        micro_batch: Images of a training step that go through at a time; 0 before training.
     """
 
     encoder: Encoder
     head: nn.Module
-    part: int = 0
+    micro_batch: int = 0
 
     @abstractmethod
     def truth(self, split: Split, items: NDArray[np.int64]) -> Tensor:
-        """What ``loss`` compares with, for some items of a split."""
+        """Return the targets of ``loss`` for some items of a split."""
 
     @abstractmethod
     def augment(
@@ -74,7 +74,7 @@ class Learner(nn.Module, ABC):
     def _predict(
         self, finish: Callable[[Tensor], Tensor], split: Split, items: NDArray[np.int64] | None
     ) -> NDArray[Any]:
-        """What ``finish`` makes of the logits of a split, or of some of its items."""
+        """Apply ``finish`` to the logits of a split, or of some of its items."""
 
         def predict(images: Tensor) -> Tensor:
             return finish(self(self.encoder.resample(images)))
@@ -85,7 +85,7 @@ class Learner(nn.Module, ABC):
         rows = []
         for start in range(0, len(chosen), batch):
             images = torch.from_numpy(split.images[chosen[start : start + batch]])
-            rows.append(by_halves(predict, images).cpu().numpy())
+            rows.append(halve_on_oom(predict, images).cpu().numpy())
         return np.concatenate(rows)
 
 
@@ -172,8 +172,7 @@ class PixelClassifier(Learner):
 
     def truth(self, split: Split, items: NDArray[np.int64]) -> Tensor:
         """Class ids (n, S, S) at the encoder's input size."""
-        assert split.masks is not None
-        masks = torch.from_numpy(split.masks[items]).to(self.encoder.device)
+        masks = torch.from_numpy(split.class_maps[items]).to(self.encoder.device)
         size = (self.encoder.size, self.encoder.size)
         resized = functional.interpolate(masks[:, None].float(), size, mode="nearest-exact")
         return resized[:, 0].long()
@@ -200,8 +199,7 @@ class PixelClassifier(Learner):
 
     def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
         """Class ids (N, H, W) at the masks' own size; what is not finite is background."""
-        assert split.masks is not None
-        size = split.masks.shape[1:]
+        size = split.class_maps.shape[1:]
 
         def finish(logits: Tensor) -> Tensor:
             resized = functional.interpolate(logits.float(), size, mode="bilinear")
@@ -215,7 +213,6 @@ class PixelClassifier(Learner):
         """Mean Dice over the foreground classes."""
         if not all(bool(p.isfinite().all()) for p in self.head.parameters()):
             return None
-        assert split.masks is not None
         once = np.ones((1, len(items)))
-        dice = float(compute_dice(predicted, split.masks[items], once)[0])
+        dice = float(compute_dice(predicted, split.class_maps[items], once)[0])
         return {"validation": 0.0 if np.isnan(dice) else dice}

@@ -55,7 +55,7 @@ def adapt_knn(job: Job) -> Outcome:
 
 
 def _votes(job: Job) -> tuple[Tensor, Tensor]:
-    """What each shot votes for, (n, C) of 0 and 1, and where its label is known."""
+    """Return each shot's votes, (n, C) of 0 and 1, and where its label is known."""
     labels = torch.from_numpy(job.labels)
     if labels.ndim == 1:
         onehot = torch.nn.functional.one_hot(labels, job.classes).float()
@@ -114,7 +114,7 @@ def adapt_linear(job: Job) -> Outcome:
 
 
 def _solver(job: Job) -> tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]]:
-    """How the task's kind of logistic regression is fitted and applied."""
+    """Return the functions that fit and apply the task's kind of logistic regression."""
     if job.data.card.kind == "multilabel":
         return fit_one_vs_rest, predict_one_vs_rest
     fit = partial(fit_logistic, classes=job.classes)

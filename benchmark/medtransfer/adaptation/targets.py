@@ -1,4 +1,4 @@
-"""What the kind of a task decides: loss, probabilities, and the scores that select.
+"""Loss, probabilities and selection scores of each kind of task.
 
 Selection happens inside the budget and never on a test split.
 """

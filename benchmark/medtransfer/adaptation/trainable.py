@@ -1,4 +1,4 @@
-"""Which of an encoder's parameters an adaptation trains: all, none, the deepest, or additions."""
+"""Choose the parameters of an encoder that an adaptation trains."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def prepare_encoder(
         maps: Whether feature maps are used, and not the embedding.
 
     Returns:
-        The copy; what is frozen of it rests in eval mode.
+        The copy; its frozen modules stay in eval mode.
 
     Raises:
         InputError: When the encoder gives no maps, has no layers that could be told apart or added
@@ -43,7 +43,7 @@ def prepare_encoder(
     copy = encoder.duplicate()
     if adaptation == "decoder":
         copy.requires_grad_(False)
-        copy.resting = [copy.network]
+        copy.frozen_modules = [copy.network]
         return copy
     parameters = list(copy.parameters())
     if adaptation == "partial":
@@ -77,7 +77,7 @@ def _freeze_shallow_layers(encoder: Encoder, settings: Partial) -> None:
 
 
 def train_only(encoder: Encoder, chosen: Callable[[str], bool]) -> None:
-    """Freeze the parameters of other names; what is frozen rests in eval mode.
+    """Freeze the parameters of other names; frozen modules stay in eval mode.
 
     Args:
         encoder: Is changed. Parameters that are frozen already stay so.
@@ -85,11 +85,11 @@ def train_only(encoder: Encoder, chosen: Callable[[str], bool]) -> None:
     """
     for name, parameter in encoder.inner.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and chosen(name))
-    encoder.resting = _find_frozen(encoder)
+    encoder.frozen_modules = _find_frozen(encoder)
 
 
 def _find_frozen(module: nn.Module) -> list[nn.Module]:
-    """The largest parts that have a state, and nothing that learns."""
+    """Find the largest frozen modules that have parameters or buffers."""
     frozen = []
     for part in module.children():
         parameters = list(part.parameters())
@@ -108,7 +108,7 @@ def _add_updates(encoder: Encoder, settings: Lora, targets: Sequence[str]) -> No
     exactly = "|".join(map(re.escape, targets))
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=exactly)  # type: ignore[arg-type]
     inject_adapter_in_model(config, encoder.inner)
-    encoder.resting = _find_frozen(encoder)
+    encoder.frozen_modules = _find_frozen(encoder)
 
 
 def _find_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
@@ -167,7 +167,7 @@ def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether peft's update of a layer computes what the layer does.
+    """Return whether peft's update of a layer computes the layer's own operation.
 
     It knows no groups and no dilation, and builds its factors of the layer's own class: one that
     standardises its weights would do so to an update, too.
@@ -178,7 +178,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _output(encoder: Encoder, images: Tensor, *, maps: bool) -> Tensor:
-    """What is used of normalised images, as rows of one matrix."""
+    """Compute the embedding, or all feature maps as rows of one matrix."""
     encoder.eval()
     if not maps:
         return encoder.embed(images)

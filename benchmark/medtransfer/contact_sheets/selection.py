@@ -222,8 +222,7 @@ def _read_predictions(
 
 
 def _truth(split: Split) -> Mask:
-    assert split.masks is not None
-    return split.masks
+    return split.class_maps
 
 
 def _choose(name: str, split: Split, predicted: Mask, *, classes: int) -> Band:

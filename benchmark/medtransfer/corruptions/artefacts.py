@@ -1,4 +1,4 @@
-"""What a device or a patient adds: uneven sensitivity, ghosts, shadows and hair."""
+"""Artefacts of a device or a patient: uneven sensitivity, ghosts, shadows and hair."""
 
 from __future__ import annotations
 

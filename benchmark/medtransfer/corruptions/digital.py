@@ -1,4 +1,4 @@
-"""What is lost when an image is stored."""
+"""Losses of storing an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every corruption shares: the image's type, its size and its coordinates."""
+"""Shared by all corruptions: the image's type, size and coordinates."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What an evaluation costs: FLOPs, parameters, memory, energy and the device."""
+"""Cost of an evaluation: FLOPs, parameters, memory, energy and the device."""

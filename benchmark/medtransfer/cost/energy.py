@@ -38,7 +38,7 @@ _WATCH_SECONDS = 30.0  # the smallest counters wrap at 65 kJ: after 160 s at 400
 
 @dataclass
 class Energy:
-    """What a stretch of work took.
+    """Energy of a stretch of work.
 
     Attributes:
         joules: ``None`` where no counter can be read, or where it counted the work of others.
@@ -106,7 +106,7 @@ class _Board:
         return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
 
     def _is_alone(self) -> bool:
-        """Whether no other process computes; those of other containers may count or not."""
+        """Return whether no other process computes; those of other containers may not count."""
         return len(self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)) <= 1
 
 

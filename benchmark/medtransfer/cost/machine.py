@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import platform
 import resource
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["device_name", "keep_freed_memory", "peak_memory", "reset_peak_memory", "versions"]
+from medtransfer.acceleration.malloc import glibc
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+__all__ = ["device_name", "peak_memory", "reset_peak_memory", "versions"]
 
 
 def device_name(device: torch.device) -> str:
@@ -37,36 +36,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what this process frees for its next allocation.
-
-    By default it gives large blocks back to the system, and so every training step on a CPU is
-    handed thousands of pages anew, which the kernel clears one by one: a tenth of the time of a
-    step of a ResNet-18 at 64 px. The setting is the process's, and stays; what is kept is given
-    back where a new measurement of the peak begins.
-    """
-    if (libc := _glibc()) is not None:
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest value that is taken
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@cache
-def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it is glibc."""
-    try:
-        libc = ctypes.CDLL(None)
-        return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
-    except (OSError, TypeError):  # TypeError: Windows has no library without a name
-        return None
-
-
 def reset_peak_memory(device: torch.device) -> None:
     """Start a new measurement of the peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    if (libc := _glibc()) is not None:
-        libc.malloc_trim(0)  # what an earlier cell freed is none of the next one's
+    if (libc := glibc()) is not None:
+        libc.malloc_trim(0)  # do not charge a cell for memory that an earlier one freed
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM on Linux
     except OSError:
@@ -91,15 +67,15 @@ def versions() -> dict[str, str]:
     """Versions of Python, of the libraries that decide numbers, and of this code."""
     names = ["medtransfer", "torch", "torchvision", "timm", "monai", "numpy", "scikit-image"]
     names += ["peft"] if find_spec("peft") else []
-    found = {name: importlib.metadata.version(name) for name in names}
-    found["torch"] = torch.__version__  # with the build's tag
-    return {"python": platform.python_version(), **found, "commit": _commit() or "unknown"}
+    libraries = {name: importlib.metadata.version(name) for name in names}
+    libraries["torch"] = torch.__version__  # with the build's tag
+    return {"python": platform.python_version(), **libraries, "commit": _commit() or "unknown"}
 
 
 def _commit() -> str | None:
     """The commit of the checkout this code runs from, marked where files differ from it."""
     folder = Path(__file__).parents[3]
-    if not (folder / ".git").exists():  # installed; a repository further up is somebody else's
+    if not (folder / ".git").exists():  # installed; a repository further up is not this one
         return None
     try:
         run = subprocess.run(

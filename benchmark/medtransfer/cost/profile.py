@@ -1,4 +1,4 @@
-"""What one image costs: in an encoder, and in what is built on it."""
+"""Cost of one image, in an encoder and in the model built on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether decoded data are those that a card describes, and can be learned from and tested on."""
+"""Check decoded data against their card, and that they can be learned from and tested on."""
 
 from __future__ import annotations
 
@@ -72,8 +72,7 @@ def _check_masks(data: TaskData) -> None:
     classes = data.card.classes
     for name, split in data.splits.items():
         needed = len(classes) if name == "train" else 2
-        assert split.masks is not None
-        found = find_classes(split.masks, enough=needed)
+        found = find_classes(split.class_maps, enough=needed)
         where = f"{data.card.name}: {name}: {split.origin}"
         if len(found) == 1:
             raise InputError(

@@ -98,7 +98,7 @@ def _draw_positives(
 
 
 def strata(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What folds are balanced over: the class, or an item's rarest label, the last being none."""
+    """Return the strata of folds: the class, or an item's rarest label, the last being none."""
     if labels.ndim == 1:
         return labels
     if labels.shape[1] == 0:
@@ -113,12 +113,12 @@ def strata(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def groups(kind: str, classes: int) -> int:
-    """How many groups of items a draw takes k of: classes, labels and none, or just images."""
+    """Count the groups that a draw takes k items of: classes, labels and none, or images."""
     return {"multiclass": classes, "multilabel": classes + 1, "segmentation": 1}[kind]
 
 
 def feasible(*, items: int, groups: int, shots: int | None, share: float) -> bool:
-    """Whether a few-shot budget is a real subset: it uses less than ``share`` of the split."""
+    """Return whether a few-shot budget uses less than ``share`` of the split."""
     return shots is None or shots * groups < share * items
 
 

@@ -55,7 +55,7 @@ ITEMS = 2048  # in a block of the comparison
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What is kept of a split's images to compare them with others.
+    """Fingerprints of a split's images, to be compared with others.
 
     Attributes:
         digests: SHA-256 of the shape and the pixels of each of the N images.

@@ -144,7 +144,7 @@ def _check_labels(labels: NDArray[np.int64], card: TaskCard, origin: str) -> Non
 def _match(
     decoded: Decoded, card: TaskCard, select: dict[str, list[str]]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which items (rows) belong to which classes (columns), and where that is known.
+    """Map items (rows) to classes (columns), and mark where that is known.
 
     Of a class that ``select`` does not name nothing is known: the corpus may not have looked.
     """
@@ -257,7 +257,7 @@ def _renumber(
 
 
 def _remedy(mask: NDArray[np.uint8], count: int) -> str:
-    """What to do about 255, which stands for foreground in some files and for nothing in others."""
+    """Suggest a remedy for 255: foreground in some files, unlabelled in others."""
     values = set(np.unique(mask).tolist())
     if values <= {0, 255}:
         return "; save 255 as 1" if count == 2 else "; save each pixel as the id of its class"

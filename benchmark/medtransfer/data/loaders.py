@@ -1,4 +1,4 @@
-"""Which module reads which kind of source. Each has the same three functions.
+"""Modules that read each kind of source, all with the same three functions.
 
 ``files(source, folder)`` names the published files that it reads, ``identify(source, folder)`` says
 cheaply which bytes would be decoded, for the key of the store, and ``decode(source, folder)``
@@ -37,7 +37,7 @@ __all__ = ["LOADERS", "Loader"]
 
 
 class Loader(Protocol):
-    """What a module of this package offers."""
+    """Interface of a module that reads a kind of source."""
 
     def files(self, source: Any, folder: Any = None, /) -> Sequence[RemoteFile]:
         """Name the published files that are read; none where ``folder`` holds them unpacked."""

@@ -46,6 +46,17 @@ class Split:
         """Number of items."""
         return len(self.labels)
 
+    @property
+    def class_maps(self) -> NDArray[np.uint8]:
+        """Masks of a segmentation task, (N, H, W).
+
+        Raises:
+            TypeError: Where the split has labels and no masks.
+        """
+        if self.masks is None:
+            raise TypeError(f"{self.origin}: has no masks")
+        return self.masks
+
     def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
         """The images in order, ``size`` at a time, read from the file.
 
@@ -92,7 +103,7 @@ class TaskData:
 
 
 def corruption_recipe(base: Split, source: CorruptSource) -> list[object]:
-    """What makes a corrupted split; its hash stands for the split.
+    """List the inputs of a corrupted split; their hash stands for the split.
 
     Pixels may differ in the last bit between versions of the libraries, and the numbers made
     from them must still be comparable.

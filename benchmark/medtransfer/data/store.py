@@ -94,7 +94,7 @@ def stored_split(card: TaskCard, source: Source, folder: Path | None) -> Split |
 
 
 def _entry(card: TaskCard, source: Source, folder: Path | None) -> Path:
-    """Where a split is kept: the key holds the source, its bytes and how they are read."""
+    """Return the folder of a split: its key holds the source, its bytes and how they are read."""
     identity = LOADERS[type(source)].identify(source, folder)
     parts = {
         "format": _FORMAT,
@@ -153,7 +153,7 @@ def stored_corruptions(base: Split, source: CorruptSource) -> Split | None:
 
 
 def _corrupted_entry(base: Split, source: CorruptSource) -> Path:
-    """Where a corrupted split is kept."""
+    """Return the folder of a corrupted split."""
     recipe = corruption_recipe(base, source)
     return cache_folder() / "splits" / digest({"format": _FORMAT, "corrupted": recipe})
 

@@ -1,4 +1,4 @@
-"""What is there of a task's data, without fetching or decoding anything."""
+"""Survey a task's data on disk, without fetching or decoding anything."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Survey:
 
     @property
     def ready(self) -> bool:
-        """Whether an evaluation needs no network and no further file."""
+        """Return whether an evaluation needs no network and no further file."""
         return not self.missing and not self.absent
 
     @property

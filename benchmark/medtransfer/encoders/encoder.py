@@ -45,7 +45,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def supports_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 matrices natively; emulation would be slower."""
+    """Return whether the hardware multiplies bf16 matrices natively; emulation is slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         size: Input height and width in pixels: the card's, bounded by the protocol.
         width: D, read from the network's output.
         notes: What the user should know about how it was loaded.
-        resting: Parts of the network that stay in eval mode, because they are frozen.
+        frozen_modules: Parts of the network that stay in eval mode, because they are frozen.
     """
 
     mean: Tensor
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
         self.size = size
         self.width = 0
         self.notes: tuple[str, ...] = ()
-        self.resting: list[nn.Module] = []
+        self.frozen_modules: list[nn.Module] = []
         shape = (1, -1, 1, 1)
         self.register_buffer("mean", torch.tensor(card.input.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(card.input.std).view(shape), persistent=False)
@@ -89,11 +89,11 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder computes."""
+        """Device on which the encoder computes."""
         return self.mean.device
 
     @cached_property
-    def state(self) -> str:
+    def weights_sha256(self) -> str:
         """SHA-256 of the weights as they were loaded; the identity knows only their file."""
         hasher = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
@@ -127,9 +127,9 @@ class Encoder(nn.Module):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def train(self, mode: bool = True) -> Encoder:
-        """Train mode, or eval mode; what rests stays in eval mode, its batch norm as it is."""
+        """Train mode, or eval mode; frozen modules stay in eval mode, with their batch norm."""
         super().train(mode)
-        for module in self.resting:
+        for module in self.frozen_modules:
             module.eval()
         return self
 

@@ -14,7 +14,7 @@ from medtransfer.core.files import locked, replacing
 from medtransfer.data.files.cache import cache_folder, cache_unwritable
 from medtransfer.data.split import Split
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.encoders.memory import by_halves
+from medtransfer.encoders.memory import halve_on_oom
 
 __all__ = ["frozen_features"]
 
@@ -27,7 +27,7 @@ def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
     Raises:
         InputError: When the encoder returns NaN for an image.
     """
-    parts = [encoder.identity, encoder.state, encoder.size, split.sha256]
+    parts = [encoder.identity, encoder.weights_sha256, encoder.size, split.sha256]
     key = digest([*parts, encoder.precision, encoder.device.type])
     path = cache_folder() / "features" / f"{key}.npy"
     try:
@@ -48,7 +48,7 @@ def _compute(encoder: Encoder, split: Split) -> NDArray[np.float32]:
     with torch.inference_mode():
         start = 0
         for batch in split.batches(encoder.batch):
-            part = by_halves(encoder, torch.from_numpy(batch))
+            part = halve_on_oom(encoder, torch.from_numpy(batch))
             features[start : start + len(batch)] = part.cpu().numpy()
             start += len(batch)
     if not np.isfinite(features).all():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from medtransfer.acceleration.small_maps import multiply_small_maps
 from medtransfer.core.errors import InputError
 from medtransfer.encoders.checkpoints import Checkpoint, read_checkpoint
 from medtransfer.encoders.encoder import Encoder, check_encoder, resolve_device
 from medtransfer.encoders.resolution import EncoderSource, resolve_encoder
-from medtransfer.encoders.small_maps import multiply_small_maps
 from medtransfer.encoders.timm_networks import TimmNetwork, build_timm
 from medtransfer.specs.encoder import EncoderCard
 

@@ -40,7 +40,7 @@ class SourceHead:
     bias: Tensor
 
     def probabilities(self, vectors: Tensor) -> NDArray[np.float64]:
-        """Of vectors (N, D), as `Encoder.represent` gives them, (N, S)."""
+        """Compute probabilities (N, S) of vectors (N, D) from `Encoder.represent`."""
         logits = vectors.double().cpu() @ self.weight.double().T + self.bias.double()
         probabilities: NDArray[np.float64] = torch.softmax(logits, dim=1).numpy()
         return probabilities

@@ -48,7 +48,7 @@ class TimmNetwork(nn.Module):
 
     @property
     def fixed_size(self) -> bool:
-        """Whether it takes images of no other size than it was built for."""
+        """Return whether it takes only images of the size that it was built for."""
         network: Any = self.network
         return bool(network.pretrained_cfg.get("fixed_input_size")) or hasattr(network, "pos_embed")
 

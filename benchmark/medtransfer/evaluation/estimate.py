@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from medtransfer.acceleration.clipping import ClippingAdamW
 from medtransfer.adaptation import Job
 from medtransfer.adaptation.finetune import batch_size, build_learner
-from medtransfer.adaptation.optimiser import ClippingAdamW
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.encoders.memory import by_halves, out_of_memory, release_memory
+from medtransfer.encoders.memory import halve_on_oom, out_of_memory, release_memory
 from medtransfer.evaluation.executors.jobs import choose_jobs
 from medtransfer.evaluation.request import Prepared
 from medtransfer.evaluation.runner import Runner
@@ -99,24 +99,24 @@ def _time_cells(runner: Runner, cells: Sequence[Cell]) -> float:
 
 def _time_learner(job: Job) -> tuple[float, float]:
     """Seconds that one image's training and prediction take, in batches of the cell's size."""
-    part = batch_size(job)
+    micro_batch = batch_size(job)
     while True:
         try:
-            return _time_steps(job, part)
+            return _time_steps(job, micro_batch)
         except Exception as error:
-            if not out_of_memory(error) or part == 1:
+            if not out_of_memory(error) or micro_batch == 1:
                 raise
-        part //= 2
+        micro_batch //= 2
         release_memory()
 
 
-def _time_steps(job: Job, part: int) -> tuple[float, float]:
+def _time_steps(job: Job, micro_batch: int) -> tuple[float, float]:
     learner = build_learner(job)
     encoder = learner.encoder
     pixels, seen = (
         torch.rand((n, encoder.card.input.channels, encoder.size, encoder.size)).to(encoder.device)
         * 255
-        for n in (part, encoder.batch)
+        for n in (micro_batch, encoder.batch)
     )
     parameters = [p for p in learner.parameters() if p.requires_grad]
     optimiser = ClippingAdamW([{"params": parameters}], clip=1.0)
@@ -129,19 +129,19 @@ def _time_steps(job: Job, part: int) -> tuple[float, float]:
         parameters[0].flatten()[0].item()  # waits for a GPU
         middle = time.perf_counter()
         with torch.inference_mode():
-            by_halves(learner.eval(), seen).float().mean().item()
+            halve_on_oom(learner.eval(), seen).float().mean().item()
         times.append((middle - clock, time.perf_counter() - middle))
     training, prediction = times[-1]
-    return training / part, prediction / encoder.batch
+    return training / micro_batch, prediction / encoder.batch
 
 
 @torch.inference_mode()
 def _time_image(encoder: Encoder) -> float:
     """Seconds that one image's embedding takes."""
     images = torch.zeros((encoder.batch, encoder.size, encoder.size, 3), dtype=torch.uint8)
-    by_halves(encoder, images)
+    halve_on_oom(encoder, images)
     clock = time.perf_counter()
-    by_halves(encoder, images).cpu()
+    halve_on_oom(encoder, images).cpu()
     return (time.perf_counter() - clock) / encoder.batch
 
 

@@ -126,7 +126,7 @@ def run(
 
     runner = build_runner(prepared)
     plan = prepared.plan(limits=runner.find_limits(prepared.cells))
-    check_weights(prepared, runner.encoder.state)
+    check_weights(prepared, runner.encoder.weights_sha256)
     pending = prepared.find_pending(plan.cells)
     flops = {cell: 0 if cell in plan.not_applicable else runner.flops(cell) for cell in pending}
     left_out = [cell for cell in pending if cell in plan.not_applicable]

@@ -137,7 +137,7 @@ class Runner:
                 seconds=seconds,
                 energy=energy,
             )
-            environment = self._environment(job.data, outcome.part, energy)
+            environment = self._environment(job.data, outcome.micro_batch, energy)
             return self._measure(cell, job, outcome, cost, environment, started)
         except Exception as error:
             record = self._record(cell, started, status="failed", error=describe(error))
@@ -224,16 +224,16 @@ class Runner:
             device=device_name(self.encoder.device),
         )
 
-    def _environment(self, data: TaskData, part: int, energy: Energy) -> dict[str, Any]:
+    def _environment(self, data: TaskData, micro_batch: int, energy: Energy) -> dict[str, Any]:
         return {
             **versions(),
-            "weights": self.encoder.state,
+            "weights": self.encoder.weights_sha256,
             "precision": self.encoder.precision,
             "input_size": self.encoder.size,
             "native_size": list(data.splits["train"].images.shape[1:3]),
             "threads": torch.get_num_threads(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
-            **({"images_at_a_time": part} if part else {}),
+            **({"images_at_a_time": micro_batch} if micro_batch else {}),
             **({"energy": energy.source} if energy.source else {}),
         }
 

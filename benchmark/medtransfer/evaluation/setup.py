@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from medtransfer.acceleration.malloc import keep_freed_memory
 from medtransfer.core.errors import InputError
 from medtransfer.core.version import __version__
-from medtransfer.cost.machine import keep_freed_memory
 from medtransfer.data.files.cache import data_folder
 from medtransfer.data.split import TaskData
 from medtransfer.data.store import open_task
@@ -26,7 +26,7 @@ from medtransfer.specs.task import TaskCard
 
 __all__ = ["WorkerSetup", "build_runner", "pack_files", "set_up_worker"]
 
-_SETTINGS = ("BENCH_CACHE", "BENCH_DATA")  # of the environment, that decide where data are
+_SETTINGS = ("BENCH_ACCELERATION", "BENCH_CACHE", "BENCH_DATA")  # of the environment
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,10 @@ class WorkerSetup:
             encoder = str(Path(name) / self.encoder) if self.files else self.encoder
             source = resolve_encoder(encoder, architecture=self.architecture)
             runner = _build(source, data, self.protocol, self.device)
-        if (runner.encoder.identity, runner.encoder.state) != (self.identity, self.weights):
+        if (runner.encoder.identity, runner.encoder.weights_sha256) != (
+            self.identity,
+            self.weights,
+        ):
             raise InputError(
                 f"another {runner.encoder.card.name} than the driver's; code that reads further "
                 "files needs the same ones everywhere"
@@ -114,7 +117,7 @@ def set_up_worker(prepared: Prepared, runner: Runner, *, threads: int) -> Worker
         device=request.device,
         threads=threads,
         identity=runner.encoder.identity,
-        weights=runner.encoder.state,
+        weights=runner.encoder.weights_sha256,
         fingerprints={name: data.fingerprint for name, data in prepared.data.items()},
     )
 

@@ -1,4 +1,4 @@
-"""What every phantom shares: coordinates, soft-edged shapes, noise, and the scanner.
+"""Shared parts of phantoms: coordinates, soft-edged shapes, noise, and the scanner.
 
 Shapes are signed distances (negative inside, in half-widths of the image), turned into coverage
 between 0 and 1 over about one pixel: anti-aliasing without supersampling. Every shape exists as an
@@ -47,7 +47,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Scanner:
-    """How an object becomes an image; a range is sampled uniformly for each image."""
+    """Settings that turn an object into an image; ranges are sampled uniformly."""
 
     rotation: tuple[float, float] = (0.0, 0.0)  # degrees, counter-clockwise
     scale: tuple[float, float] = (1.0, 1.0)  # magnification

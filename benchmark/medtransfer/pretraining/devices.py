@@ -107,7 +107,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _normalise(layer: nn.BatchNorm2d, inputs: Tensor) -> Tensor:
-    """What a batch norm gives, by the statistics of all devices' images."""
+    """Apply a batch norm by the statistics of all devices' images."""
     if not layer.training:
         mean, variance = layer.running_mean, layer.running_var
         return functional.batch_norm(

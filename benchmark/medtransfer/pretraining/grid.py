@@ -52,7 +52,7 @@ class Member:
 
 @dataclass
 class Finished:
-    """What came of a grid.
+    """Result of a grid.
 
     Attributes:
         cards: Of the encoders that were made, now or earlier.

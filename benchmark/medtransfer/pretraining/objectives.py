@@ -1,4 +1,4 @@
-"""What an encoder learns from: its classes, two views of an image, or what was masked of it.
+"""Objectives: classes, two views of an image, or masked pixels.
 
 One more objective is one more class here, one more entry of ``OBJECTIVES`` and its settings in
 `medtransfer.specs.pretraining.Recipe`.
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medtransfer.acceleration.prefix import KeptPrefix
 from medtransfer.core.errors import InputError
 from medtransfer.encoders.encoder import Encoder
-from medtransfer.pretraining.freezing import KeptPrefix
 from medtransfer.pretraining.pool import Pool
 from medtransfer.specs.pretraining import Recipe
 
@@ -74,7 +74,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, pixels: Tensor) -> Tensor:
-        """What the head makes of images (n, C, S, S), values 0 to 255; one row an image."""
+        """Apply encoder and head to images (n, C, S, S), values 0 to 255; one row an image."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

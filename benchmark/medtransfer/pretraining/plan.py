@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def phases(self) -> list[tuple[int | tuple[str, ...] | None, int]]:
-        """What is trained, and the step at which that ends."""
+        """Phases: the trained stages, and the step at which each ends."""
         ends, epoch = [], 0
         for phase in self.trainable.phases:
             epoch = self.epochs if phase.epochs is None else epoch + phase.epochs
@@ -91,12 +91,12 @@ class Plan:
 
 
 def checkpoint_folder(folder: Path, epoch: int) -> Path:
-    """Where the encoder after so many epochs goes."""
+    """Return the folder of the encoder after so many epochs."""
     return folder / "checkpoints" / f"epoch-{epoch:04d}"
 
 
 def has_checkpoint(folder: Path, epoch: int, fingerprint: str) -> bool:
-    """Whether the encoder after so many epochs is there, and of this very run."""
+    """Return whether this run's encoder after so many epochs exists."""
     path = checkpoint_folder(folder, epoch) / CARD
     if not path.exists():
         return False
@@ -128,7 +128,7 @@ def finished_card(plan: Plan) -> EncoderCard | None:
 
 
 def refuse_other(folder: Path) -> InputError:
-    """What is wrong with a folder that another command wrote."""
+    """Describe the conflict with a folder that another command wrote."""
     return InputError(
         f"--out: {folder} holds what another command made (recipe, tasks, data, epochs or start "
         "differ); choose another --out, or --fresh, which makes it anew"

@@ -66,7 +66,7 @@ class Pool:
 
     @cached_property
     def seed(self) -> str:
-        """What all random choices of the run are seeded by: the same for every network."""
+        """Seed of all random choices of the run, the same for every network."""
         return "+".join(sorted(source.card.name for source in self.sources))
 
     def steps(self, epochs: float) -> int:
@@ -128,7 +128,7 @@ def choose_items(split: Split, count: int, *, task: str) -> Integers:
 
 
 def share_out(sizes: Sequence[int], images: int | float | None) -> list[int]:
-    """How many images each source gives, in proportion to their sizes.
+    """Share the images among the sources, in proportion to their sizes.
 
     Args:
         sizes: Of the sources.

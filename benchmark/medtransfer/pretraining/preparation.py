@@ -119,7 +119,7 @@ def _gather(
 
 
 def _describe_source(source: Source) -> dict[str, Any]:
-    """What of a source decides the weights, or stands in the card."""
+    """Describe a source by all that decides the weights or stands in the card."""
     card = source.card
     fields = card.model_dump(include={"name", "kind", "classes", "flip", "domain"})
     return {
@@ -188,7 +188,7 @@ def _name_split(source: TaskSource) -> tuple[str, str, str | None]:
 
 
 def _find_start(request: Request) -> tuple[EncoderSource, EncoderCard | None]:
-    """What training begins from: an encoder, or an architecture with random weights."""
+    """Resolve the start of training: an encoder, or an architecture with random weights."""
     if request.init is None and request.architecture is None:
         raise InputError("--architecture: name one (timm's name, or a listed encoder's), or --init")
     if request.init is None:
@@ -231,7 +231,7 @@ def _find_start(request: Request) -> tuple[EncoderSource, EncoderCard | None]:
 
 
 def _keep_parent(init: str | None, folder: Path) -> None:
-    """What training starts from must not lie where the result goes."""
+    """Refuse a start that lies in the folder of the result."""
     if init is not None and Path(init).exists():
         start, own = Path(init).resolve(), folder.resolve()
         if start.is_relative_to(own) or own.is_relative_to(start):

@@ -1,4 +1,4 @@
-"""What training on one image costs: counted, for what is trained, and not measured."""
+"""Count, not measure, the cost of training on one image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Predictor(nn.Module):
         self.objective = objective
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """What the head makes of images (n, C, S, S)."""
+        """Apply encoder and head to images (n, C, S, S)."""
         return self.objective.predict(pixels)
 
 

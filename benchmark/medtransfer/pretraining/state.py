@@ -1,4 +1,4 @@
-"""What a run needs to go on after a stop, in one file that is there whole or not at all."""
+"""State of a run that resumes after a stop, in one file written atomically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Measured", "State", "read_state", "write_state"]
 
 @dataclass
 class Measured:
-    """What the steps so far took; all of it adds up over stops but the peak.
+    """Cost of the steps so far; all of it adds up over stops but the peak.
 
     Attributes:
         flops: Of all steps.

@@ -13,13 +13,16 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from medtransfer.adaptation.optimiser import ClippingAdamW, build_optimiser
+from medtransfer.acceleration.clipping import ClippingAdamW
+from medtransfer.acceleration.malloc import keep_freed_memory
+from medtransfer.acceleration.prefix import find_prefix
+from medtransfer.adaptation.optimiser import build_optimiser
 from medtransfer.core.errors import InputError, RunError, unwritable
 from medtransfer.core.files import release
 from medtransfer.core.progress import JobProgress
 from medtransfer.core.seeds import seed_of
 from medtransfer.cost.energy import measure_energy
-from medtransfer.cost.machine import keep_freed_memory, peak_memory, reset_peak_memory
+from medtransfer.cost.machine import peak_memory, reset_peak_memory
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.encoders.memory import out_of_memory
@@ -30,7 +33,7 @@ from medtransfer.pretraining.folder import (
     write_checkpoint,
     write_encoder,
 )
-from medtransfer.pretraining.freezing import Stages, choose_trainable, find_prefix
+from medtransfer.pretraining.freezing import Stages, choose_trainable
 from medtransfer.pretraining.loader import load_step
 from medtransfer.pretraining.objectives import OBJECTIVES
 from medtransfer.pretraining.plan import (
@@ -86,7 +89,7 @@ def pretrain(plan: Plan, progress: JobProgress | None = None) -> EncoderCard:
 
 
 class _Run:
-    """What lives as long as one call: the objective on its device, and the state."""
+    """One call's run: the objective on its device, and the state."""
 
     def __init__(self, plan: Plan, fabric: Fabric) -> None:
         """Build everything, and write nothing."""

@@ -40,7 +40,7 @@ def make_view(pixels: Tensor, draws: Tensor, settings: Views, *, flip: Tensor) -
 
 
 def _colour_matrices(draws: Tensor, settings: Views) -> Tensor:
-    """What the colours (R, G, B) of each image are multiplied by, (N, 3, 3); grey stays grey."""
+    """Draw the colour matrix (N, 3, 3) of each image; grey stays grey."""
     saturation = 1 + settings.saturation * (2 * draws[0] - 1)
     saturation = torch.where(draws[2] < settings.grey, 0.0, saturation)
     angle = 2 * math.pi * settings.hue * (2 * draws[1] - 1)

@@ -49,7 +49,7 @@ Window = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class Source(Spec):
-    """What every kind of source may have."""
+    """Fields that every kind of source may have."""
 
     select: dict[str, list[str]] | None = Field(
         default=None,

@@ -27,7 +27,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What a matrix F (N, D) does to vectors, from the smaller one of F'F and FF'.
+    """Spectrum of a matrix F (N, D), from the smaller one of F'F and FF'.
 
     A full singular value decomposition of F would take many times as long.
 

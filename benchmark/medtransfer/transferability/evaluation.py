@@ -28,7 +28,7 @@ from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import iterate_records
 from medtransfer.specs.score import FILE, ScoreRecord, read_scores
 from medtransfer.specs.task import Kind, TaskCard, find_task, load_tasks, resolve_tasks
-from medtransfer.transferability.material import Material
+from medtransfer.transferability.inputs import ScoreInputs
 from medtransfer.transferability.options import Request
 from medtransfer.transferability.registry import Score, choose_scores
 from medtransfer.transferability.scoring import (
@@ -225,7 +225,7 @@ class _Work:
         self.encoder: Encoder | None = None
 
     def of(self, name: str, data: TaskData) -> tuple[list[ScoreRecord], int]:
-        """Those of one task that were asked for, and how many of them were made now."""
+        """Return the requested records of one task, and how many of them are new."""
         planned = self._plan(name, data.card.kind)
         prefix = (self.located.identity, name, data.fingerprint, self.scoring.protocol.name)
         wanted = {(*prefix, one.fingerprint): one for one in planned}
@@ -233,7 +233,7 @@ class _Work:
         if missing := [one for key, one in wanted.items() if key not in known]:
             encoder, protocol = self._build(), self.scoring.protocol
             find_head = partial(find_source_head, self.located, encoder)
-            material = Material(encoder, data, protocol.scores, find_head=find_head)
+            material = ScoreInputs(encoder, data, protocol.scores, find_head=find_head)
             for record in score_all(material, missing, protocol):
                 _append(self.folder, self.located.card, record)
                 known[record.key] = record

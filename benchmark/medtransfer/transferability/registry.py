@@ -33,7 +33,7 @@ INPUTS = {
     "pixels": "vectors of some single pixels: for each level of the pyramid, by class, background "
     "being 0, one array (m, C) for each of some images",
 }
-"""What a score can be computed from."""
+"""Inputs that a score can be computed from."""
 
 _OWN_PASSES = {"views", "pixels"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -70,7 +70,7 @@ class Score:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Which of :data:`INPUTS`, in the order of the function's parameters."""
+        """Names from :data:`INPUTS`, in the order of the function's parameters."""
         parameters = inspect.signature(self.function).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
@@ -97,7 +97,7 @@ class Score:
 
     @property
     def _source(self) -> str | None:
-        """Of a user's own score the text of its module: nobody raises its revision."""
+        """Source text of a user's score, whose revision nobody raises."""
         module = inspect.getmodule(self.function)
         if module is None or module.__name__.startswith("medtransfer."):
             return None

@@ -20,7 +20,7 @@ from medtransfer.encoders.features import frozen_features
 from medtransfer.specs.protocol import Protocol, ScoreSettings
 from medtransfer.specs.record import EncoderRef, TaskRef
 from medtransfer.specs.score import ScoreRecord
-from medtransfer.transferability.material import Material
+from medtransfer.transferability.inputs import ScoreInputs
 from medtransfer.transferability.registry import Score, Undefined
 from medtransfer.transferability.robustness import DISTANCES
 
@@ -45,7 +45,7 @@ class Planned:
 
     name: str
     fingerprint: str
-    compute: Callable[[Material], float]
+    compute: Callable[[ScoreInputs], float]
     options: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ("features",)
     pooled: bool = True
@@ -89,7 +89,7 @@ def plan_sweep(score: Score, protocol: Protocol) -> list[Planned]:
 
 
 def plan_source(protocol: Protocol) -> Planned:
-    """How well an encoder tells the classes of its own pre-training: no score of any target."""
+    """Plan the accuracy on the classes of pre-training, which is no score of any target."""
     return Planned(
         name=_SOURCE_ACCURACY,
         fingerprint=digest([_SOURCE_ACCURACY, 1, protocol.max_size]),
@@ -100,7 +100,7 @@ def plan_source(protocol: Protocol) -> Planned:
 def _plan(score: Score, settings: ScoreSettings, protocol: Protocol, head: str | None) -> Planned:
     options = score.options(settings)
 
-    def run(material: Material) -> float:
+    def run(material: ScoreInputs) -> float:
         inputs = {
             name: material.views(settings.level, pooled=settings.pooled)
             if name == "views"
@@ -149,7 +149,7 @@ def _finite(value: object) -> float:
     return float(value)
 
 
-def _measure_source(material: Material) -> float:
+def _measure_source(material: ScoreInputs) -> float:
     """Balanced accuracy on validation images, each by its nearest training image."""
     if material.data.card.kind != "multiclass":
         raise Undefined("the images of the source have no single class")
@@ -163,7 +163,7 @@ def _measure_source(material: Material) -> float:
 
 
 def score_all(
-    material: Material, planned: Sequence[Planned], protocol: Protocol
+    material: ScoreInputs, planned: Sequence[Planned], protocol: Protocol
 ) -> Iterator[ScoreRecord]:
     """Compute what was planned, one after another.
 
@@ -185,7 +185,7 @@ def score_all(
 
 
 def _record(
-    material: Material,
+    material: ScoreInputs,
     protocol: Protocol,
     one: Planned,
     value: float | None,

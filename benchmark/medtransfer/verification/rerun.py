@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medtransfer.cost.machine import device_name, keep_freed_memory, versions
+from medtransfer.acceleration.malloc import keep_freed_memory
+from medtransfer.cost.machine import device_name, versions
 from medtransfer.data.split import TaskData
 from medtransfer.encoders.encoder import resolve_device
 from medtransfer.encoders.loading import build_encoder
@@ -71,7 +72,7 @@ class Rerun:
         yield from entry.expect(
             "environment.weights",
             record.environment.get("weights"),
-            runner.encoder.state,
+            runner.encoder.weights_sha256,
             source="the encoder that was built here has",
         )
         again = alike = runner.run(record.cell, first).record

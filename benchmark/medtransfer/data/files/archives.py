@@ -97,7 +97,7 @@ def _unpack(archive: Path, folder: Path, at_most: int) -> None:
 
 
 def _leads_out(name: str) -> bool:
-    """Whether a name is absolute or climbs, on any operating system."""
+    """Return whether a name is absolute or climbs, on any operating system."""
     parts = re.split(r"[/\\]", name)
     return parts[0] == "" or parts[0].endswith(":") or ".." in parts
 

@@ -1,4 +1,4 @@
-"""What is published where: tables of official data sets, with addresses and checksums.
+"""Tables of official data sets, with addresses and checksums.
 
 One YAML file a publisher; what reads it is in ``medtransfer.data.sources``.
 """

@@ -1,1 +1,1 @@
-"""Where images come from: one module a kind; `data/loaders.py` lists them."""
+"""Readers of sources, one module a kind; `data/loaders.py` lists them."""

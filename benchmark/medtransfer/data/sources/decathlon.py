@@ -65,7 +65,7 @@ class _Entry(BaseModel):
 
 
 class _Listing(BaseModel):
-    """What is read of a ``dataset.json``."""
+    """Fields that are read of a ``dataset.json``."""
 
     training: list[_Entry]
     labels: dict[str, str]

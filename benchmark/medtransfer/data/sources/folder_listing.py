@@ -103,7 +103,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, sorted by name, but for what is hidden."""
+    """List the visible entries of a folder, sorted by name."""
     try:
         paths = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:

@@ -111,7 +111,7 @@ def _find(source: TorchvisionSource) -> official.ImageSet:
 
 
 def _find_unpacked(source: TorchvisionSource, folder: Path | None) -> Path | None:
-    """Where the user has unpacked the archives, as torchvision does it."""
+    """Return the folder where the user unpacked the archives, as torchvision does it."""
     if folder is None:
         return None
     check_folder(folder)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medtransfer.adaptation.optimiser import ClippingAdamW
+from medtransfer.acceleration.clipping import ClippingAdamW
 
 
 class Mixed(nn.Module):

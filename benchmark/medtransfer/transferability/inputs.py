@@ -1,4 +1,4 @@
-"""What scores are computed from: arrays of one encoder on the training images of one task."""
+"""Inputs of scores: arrays of one encoder on the training images of one task."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from medtransfer.data.draws import draw_items
 from medtransfer.data.split import Split, TaskData
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.features import frozen_features
-from medtransfer.encoders.memory import by_halves
+from medtransfer.encoders.memory import halve_on_oom
 from medtransfer.encoders.source_head import SourceHead
 from medtransfer.specs.protocol import ScoreSettings
 from medtransfer.transferability.registry import Undefined
 
-__all__ = ["Material", "jitter"]
+__all__ = ["ScoreInputs", "jitter"]
 
 Vectors = NDArray[np.float32]
 
 
-class Material:
+class ScoreInputs:
     """Arrays by the names of `INPUTS`, each made when it is first asked for and then kept.
 
     Only the training split is ever looked at.
@@ -65,13 +65,13 @@ class Material:
         return getattr(self, name)
 
     def images(self, name: str, *, pooled: bool = True) -> int:
-        """How many training images an input is of."""
+        """Return the number of training images of an input."""
         views = self.settings.images if pooled else self.settings.maps
         least = {"views": views, "pixels": self.settings.masks}
         return min(len(self.train), least.get(name, len(self.train)))
 
     def flops(self, name: str, *, pooled: bool = True) -> int:
-        """What the encoder's passes for an input take, whether or not it was kept from before."""
+        """Return the FLOPs of the encoder's passes for an input, also where it was kept."""
         passes = {"labels": 0, "views": 2}.get(name, 1)
         return passes * self.images(name, pooled=pooled) * self._forward
 
@@ -97,7 +97,7 @@ class Material:
             raise Undefined("the encoder comes without the classifier of its pre-training")
         return np.concatenate(
             [
-                head.probabilities(by_halves(self._represent, torch.from_numpy(batch)))
+                head.probabilities(halve_on_oom(self._represent, torch.from_numpy(batch)))
                 for batch in self.train.batches(self.encoder.batch)
             ]
         )
@@ -143,7 +143,7 @@ class Material:
             pixels = self.encoder.resample(torch.from_numpy(self.train.images[items[rows]]))
             for copy, own in zip(found, draws, strict=True):
                 jittered = jitter(pixels, own[rows], self.settings)
-                copy.append(by_halves(see, jittered).cpu().numpy())
+                copy.append(halve_on_oom(see, jittered).cpu().numpy())
         ends = np.cumsum(widths)[:-1]
         parts = zip(*(np.split(np.concatenate(copy), ends, axis=1) for copy in found), strict=True)
         for number, (first, second) in zip(levels, parts, strict=True):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from medtransfer.encoders import small_maps
-from medtransfer.encoders.small_maps import multiply_small_maps
+from medtransfer.acceleration import small_maps
+from medtransfer.acceleration.small_maps import multiply_small_maps
 
 BF16 = torch.autocast("cpu", dtype=torch.bfloat16)
 

@@ -1,4 +1,4 @@
-"""Convolutions of maps of a few pixels, as matrix products."""
+"""Compute convolutions of maps of a few pixels as matrix products."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from medtransfer.acceleration.switch import accelerated
 
 __all__ = ["multiply_small_maps"]
 
@@ -23,14 +25,17 @@ def multiply_small_maps(network: nn.Module) -> None:
     together are a matrix that is large enough for its matrix product, the sums are the same: a
     training step takes .82 (ResNet-18, 64 px) to .66 (ResNet-50, 28 px) of the time on a processor
     in bf16. In fp32 it takes the same time, and stays as it is; so do prediction and GPUs.
+    With ``BENCH_ACCELERATION=0`` the network is left alone.
     """
+    if not accelerated():
+        return
     for module in network.modules():
         if type(module) is nn.Conv2d and module.groups == 1 and module.dilation == (1, 1):
             module._conv_forward = MethodType(_convolve, module)  # type: ignore[method-assign]
 
 
 def _convolve(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What `nn.Conv2d` calls to compute its output."""
+    """Replace the method that `nn.Conv2d` computes its output with."""
     output = _multiply(layer, images, weight, bias) if _worthwhile(images) else None
     return nn.Conv2d._conv_forward(layer, images, weight, bias) if output is None else output
 
@@ -48,7 +53,7 @@ def _worthwhile(images: Tensor) -> bool:
 def _multiply(
     layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor | None:
-    """The output by one matrix product, or ``None`` where it is not small."""
+    """Compute the output by one matrix product, or return ``None`` where it is not small."""
     (height, width), (down, right) = layer.kernel_size, layer.stride
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros" or height * width > _KERNEL:
         return None
