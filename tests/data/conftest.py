@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medtransfer.data.files import http
-from medtransfer.data.files.download import RemoteFile
+from medtransfer.data.files.remote import RemoteFile
 from tests.helpers.decathlon import write_task
 from tests.helpers.downloads import BODY, MD5, Shown
 from tests.helpers.server import Published, Server, serve

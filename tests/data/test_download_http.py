@@ -14,7 +14,8 @@ from urllib.request import Request
 import pytest
 
 from medtransfer.data.files import http
-from medtransfer.data.files.download import RemoteFile, obtain
+from medtransfer.data.files.download import obtain
+from medtransfer.data.files.remote import RemoteFile
 from tests.helpers.downloads import BODY, MD5, Shown, refusal
 from tests.helpers.server import Published, Server
 

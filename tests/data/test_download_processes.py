@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from medtransfer.data.files.download import RemoteFile, obtain
+from medtransfer.data.files.download import obtain
+from medtransfer.data.files.remote import RemoteFile
 from tests.helpers.downloads import BODY, refusal
 from tests.helpers.server import Published, Server
 

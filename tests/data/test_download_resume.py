@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from medtransfer.data.files.download import RemoteFile, find, obtain
+from medtransfer.data.files.download import find, obtain
+from medtransfer.data.files.remote import RemoteFile
 from tests.helpers.downloads import BODY, WRONG, Shown, refusal
 from tests.helpers.server import Published, Server
 

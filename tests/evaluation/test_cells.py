@@ -9,7 +9,8 @@ import pytest
 from medtransfer.core.errors import InputError
 from medtransfer.evaluation.cells import plan_cells
 from medtransfer.evaluation.evaluate import run
-from medtransfer.evaluation.request import Request, prepare
+from medtransfer.evaluation.options import Request
+from medtransfer.evaluation.request import prepare
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.record import read_records
 from medtransfer.specs.task import load_tasks

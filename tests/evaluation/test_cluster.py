@@ -17,7 +17,8 @@ import yaml
 from safetensors.torch import save_file
 
 from medtransfer.core.errors import InputError
-from medtransfer.evaluation.request import Request, prepare
+from medtransfer.evaluation.options import Request
+from medtransfer.evaluation.request import prepare
 from medtransfer.evaluation.setup import build_runner, pack_files, set_up_worker
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Small, spawn_bench

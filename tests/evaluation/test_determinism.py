@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from medtransfer.evaluation import evaluate
-from medtransfer.evaluation.request import Request, prepare
+from medtransfer.evaluation.options import Request
+from medtransfer.evaluation.request import prepare
 from medtransfer.evaluation.setup import build_runner
 from medtransfer.specs.record import Cell, Record
 from tests.conftest import Small, write_card, write_npz

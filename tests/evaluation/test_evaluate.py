@@ -57,7 +57,8 @@ def test_the_plan_knows_that_later_draws_reuse_a_learning_rate(
     small: Small, tmp_path: Path
 ) -> None:
     """At the full budget draws 1 and 2 of v1 train once, and the dry run counts them so."""
-    from medtransfer.evaluation.request import Request, prepare
+    from medtransfer.evaluation.options import Request
+    from medtransfer.evaluation.request import prepare
     from medtransfer.evaluation.setup import build_runner
 
     request = Request(

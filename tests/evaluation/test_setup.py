@@ -12,7 +12,8 @@ import pytest
 from medtransfer.core.errors import InputError
 from medtransfer.evaluation.evaluate import run
 from medtransfer.evaluation.executors.processes import ProcessExecutor
-from medtransfer.evaluation.request import Prepared, Request, prepare
+from medtransfer.evaluation.options import Request
+from medtransfer.evaluation.request import Prepared, prepare
 from medtransfer.evaluation.setup import build_runner, set_up_worker
 from tests.conftest import Small
 from tests.helpers.evaluation import write_encoder

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medtransfer.core.errors import InputError, RunError
-from medtransfer.data.files.download import RemoteFile
+from medtransfer.data.files.remote import RemoteFile
 
 BODY = np.random.default_rng(0).bytes(300_000)
 WRONG = b"x" + BODY[1:]

@@ -23,7 +23,8 @@ os.environ["BENCH_CACHE"] = f"{FOLDER.name}/cache"
 
 from medtransfer.core.progress import JobProgress  # noqa: E402
 from medtransfer.evaluation import evaluate  # noqa: E402
-from medtransfer.evaluation.request import Request, prepare  # noqa: E402
+from medtransfer.evaluation.options import Request  # noqa: E402
+from medtransfer.evaluation.request import prepare  # noqa: E402
 from tests.conftest import write_card, write_npz  # noqa: E402
 from tests.helpers.evaluation import write_encoder  # noqa: E402
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from medtransfer.acceleration.switch import accelerated
 
-__all__ = ["ClippingAdamW"]
-
 
 class ClippingAdamW(torch.optim.AdamW):
     """torch's fused AdamW, which clips the gradients' norm and updates in one pass.

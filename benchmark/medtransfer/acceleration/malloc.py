@@ -7,8 +7,6 @@ from functools import cache
 
 from medtransfer.acceleration.switch import accelerated
 
-__all__ = ["glibc", "keep_freed_memory"]
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 

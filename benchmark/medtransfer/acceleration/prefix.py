@@ -16,8 +16,6 @@ from medtransfer.acceleration.switch import accelerated
 if TYPE_CHECKING:
     from medtransfer.encoders.encoder import Encoder
 
-__all__ = ["KeptPrefix", "find_prefix"]
-
 _MOST = 2 * 2**30  # bytes of activations that are kept
 
 

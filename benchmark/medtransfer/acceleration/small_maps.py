@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from medtransfer.acceleration.switch import accelerated
 
-__all__ = ["multiply_small_maps"]
-
 _PIXELS = 4
 _KERNEL = 9  # larger ones have too many neighbours to gather
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["accelerated"]
-
 
 def accelerated() -> bool:
     """Return whether tricks for speed are on: always, unless ``BENCH_ACCELERATION`` is ``0``."""

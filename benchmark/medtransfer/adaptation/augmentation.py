@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from medtransfer.specs.protocol import Augmentation
 
-__all__ = ["DRAWS", "augment", "augment_by", "augment_pairs"]
-
 DRAWS = 6
 """Uniform random numbers that one image takes."""
 

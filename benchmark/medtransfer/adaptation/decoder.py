@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from medtransfer.encoders.encoder import Encoder, extend
 
-__all__ = ["Decoder", "Segmenter"]
-
 _LEVEL = 64  # channels of each level of the pyramid after its projection
 _STEM = 32
 _BLOCKS = (384, 192, 96, 48, 24)

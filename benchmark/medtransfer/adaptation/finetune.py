@@ -23,14 +23,6 @@ from medtransfer.data.draws import hold_out, strata
 from medtransfer.encoders.memory import out_of_memory, release_memory
 from medtransfer.specs.protocol import HELD_OUT
 
-__all__ = [
-    "adapt_finetune",
-    "batch_size",
-    "build_learner",
-    "finetune_flops",
-    "profile_learner",
-]
-
 
 def adapt_finetune(job: Job) -> Outcome:
     """Train a head, and of the encoder what the adaptation says, at the best learning rate.

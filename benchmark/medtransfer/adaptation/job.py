@@ -20,8 +20,6 @@ from medtransfer.encoders.features import frozen_features
 from medtransfer.specs.protocol import Protocol, Training, shots
 from medtransfer.specs.record import Cell
 
-__all__ = ["Job", "Outcome"]
-
 
 @dataclass(frozen=True)
 class Job:

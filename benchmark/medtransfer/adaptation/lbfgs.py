@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["minimise"]
-
 _HISTORY = 20
 _ITERATIONS = 1000
 _REFRESH = 10

@@ -21,8 +21,6 @@ from medtransfer.encoders.memory import halve_on_oom
 from medtransfer.metrics.segmentation import compute_dice
 from medtransfer.specs.protocol import Augmentation
 
-__all__ = ["Classifier", "Learner", "PixelClassifier"]
-
 
 class Learner(nn.Module, ABC):
     """An encoder with a head.

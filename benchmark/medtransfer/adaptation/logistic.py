@@ -23,20 +23,6 @@ from torch.nn import functional
 
 from medtransfer.adaptation.lbfgs import minimise
 
-__all__ = [
-    "Axes",
-    "curvature",
-    "curvature_one_vs_rest",
-    "fit_logistic",
-    "fit_one_vs_rest",
-    "objective",
-    "objective_one_vs_rest",
-    "predict_logistic",
-    "predict_one_vs_rest",
-    "rotate",
-]
-
-
 _ROWS = 4096
 
 

@@ -13,8 +13,6 @@ from medtransfer.acceleration.clipping import ClippingAdamW
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.specs.protocol import Optimisation
 
-__all__ = ["Trained", "build_optimiser"]
-
 
 class Trained(Protocol):
     """An encoder with a head."""

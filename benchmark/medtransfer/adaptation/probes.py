@@ -23,8 +23,6 @@ from medtransfer.adaptation.targets import Targets
 from medtransfer.cost.profile import Profile
 from medtransfer.data.draws import strata, stratified_folds
 
-__all__ = ["adapt_knn", "adapt_linear", "knn_flops", "linear_flops"]
-
 # The solver stops where the data let it. The count that the ranking uses must not depend on
 # that, so it charges this many gradients for each problem.
 _CHARGED_GRADIENTS = 100

@@ -16,8 +16,6 @@ from torch.nn import functional
 
 from medtransfer.metrics import MULTICLASS, MULTILABEL
 
-__all__ = ["TARGETS", "Targets"]
-
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
 

@@ -15,8 +15,6 @@ from medtransfer.core.errors import InputError
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.specs.protocol import Lora, Partial, Protocol
 
-__all__ = ["prepare_encoder", "train_only"]
-
 _targets: WeakKeyDictionary[Encoder, dict[bool, list[str]]] = WeakKeyDictionary()
 
 

@@ -27,8 +27,6 @@ from medtransfer.specs.task import (
 )
 from medtransfer.transferability.registry import INPUTS, Score, registered_scores
 
-__all__ = ["find", "list_files", "listing"]
-
 Rows = list[tuple[str, ...]]
 
 

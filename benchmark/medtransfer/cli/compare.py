@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from medtransfer.ranking import Difference, Layout
 
-__all__ = ["compare"]
-
 _NARROW = 12  # width of a column of scores, whatever the encoder's name: a terminal may have 80
 
 

@@ -15,8 +15,6 @@ from medtransfer.core.errors import InputError, unwritable
 if TYPE_CHECKING:
     from medtransfer.specs.task import TaskCard
 
-__all__ = ["data_app"]
-
 data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List and download the official data files."
 )

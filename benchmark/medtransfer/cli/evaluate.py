@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from medtransfer.ranking import Submission
     from medtransfer.specs.record import Record
 
-__all__ = ["evaluate"]
-
 
 @read_request(Request)
 def evaluate(

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from medtransfer.ranking import Submission
 
-__all__ = ["leaderboard", "note_merged"]
-
-
 _EXTRA = "; the page and the figures need: pip install 'medtransfer[page]'"
 
 

@@ -9,8 +9,6 @@ import typer
 
 from medtransfer.cli.options import DataOption, JsonOption, TaskFolderOption, find_data
 
-__all__ = ["list_"]
-
 
 class Kind(StrEnum):
     """Lists of `bench list`."""

@@ -16,18 +16,6 @@ import typer
 
 from medtransfer.core.errors import InputError
 
-__all__ = [
-    "SUBMISSIONS",
-    "DataOption",
-    "JsonOption",
-    "SubmissionsOption",
-    "TaskFolderOption",
-    "find_data",
-    "read_request",
-    "refuse_options",
-    "resumable",
-]
-
 Request = TypeVar("Request")
 
 SUBMISSIONS = Path("submissions")

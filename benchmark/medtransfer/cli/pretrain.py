@@ -16,8 +16,6 @@ from medtransfer.pretraining.options import Request
 if TYPE_CHECKING:
     from medtransfer.specs.encoder import EncoderCard
 
-__all__ = ["pretrain"]
-
 
 @read_request(Request)
 def pretrain(

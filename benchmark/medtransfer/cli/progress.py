@@ -20,8 +20,6 @@ from medtransfer.cli.tables import console
 from medtransfer.core.progress import JobProgress
 from medtransfer.data.files.remote import Progress, RemoteFile
 
-__all__ = ["ConsoleProgress"]
-
 _LARGE = 2**28  # bytes of a split that take more than a moment to decode
 _LINES = 20  # of a job whose steps are finished several at a time
 _DESCRIPTION = TextColumn("{task.description}")

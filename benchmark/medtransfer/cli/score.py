@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from medtransfer.specs.score import ScoreRecord
     from medtransfer.transferability.evaluation import Scoring
 
-__all__ = ["score"]
-
 _LEGEND = (
     "In parentheses: 95 % intervals, bootstrap over {item}s and tasks. Weighted tau: agreement of "
     "the two rankings, in which the top counts most. Regret: metric of the best {item} minus that "

@@ -11,8 +11,6 @@ import typer
 from medtransfer.cli.options import DataOption, JsonOption, TaskFolderOption, find_data
 from medtransfer.core.errors import InputError
 
-__all__ = ["show"]
-
 
 def show(
     name: Annotated[

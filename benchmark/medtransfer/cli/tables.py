@@ -14,8 +14,6 @@ from rich.table import Table
 
 from medtransfer.core.errors import plain
 
-__all__ = ["console", "print_rows", "print_table", "wide"]
-
 console = Console()
 
 

@@ -10,8 +10,6 @@ import typer
 
 from medtransfer.cli.options import DataOption, find_data
 
-__all__ = ["validate"]
-
 
 def validate(
     path: Annotated[

@@ -9,8 +9,6 @@ import typer
 
 from medtransfer.cli.options import DataOption, TaskFolderOption, find_data
 
-__all__ = ["verify"]
-
 
 def verify(
     submission: Annotated[Path, typer.Argument(help="Folder, such as submissions/resnet18.")],

@@ -14,8 +14,6 @@ from medtransfer.contact_sheets.selection import GROUPS, SHOWN, Mask, Sheet, Til
 from medtransfer.core.errors import unwritable
 from medtransfer.core.files import replacing
 
-__all__ = ["draw_sheet", "save_sheet"]
-
 # Yellow and blue differ in hue and in lightness to every kind of colour vision, and neither is a
 # colour of the retina or of a stained tissue.
 _TRUTH, _PREDICTION = (255, 222, 33), (70, 170, 255)

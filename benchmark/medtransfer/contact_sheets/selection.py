@@ -27,8 +27,6 @@ from medtransfer.specs.record import ArrayRef, Record
 from medtransfer.specs.split_name import SplitName
 from medtransfer.specs.task import find_task, load_tasks
 
-__all__ = ["GROUPS", "SHOWN", "Band", "Mask", "Sheet", "Tile", "read_sheets"]
-
 Mask = NDArray[np.uint8]
 
 GROUPS = ("worst", "about the median", "best")

@@ -22,8 +22,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from medtransfer.core.errors import InputError
 
-__all__ = ["Archive", "Header", "add_array", "expect_array"]
-
 _MOST_MEMBERS = 1_000_000
 _LARGEST = 2**31  # bytes of an array that is read whole
 _SMALL = 2**20  # bytes of an array that is unpacked at once, in half the time

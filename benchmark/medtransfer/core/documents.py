@@ -12,8 +12,6 @@ import yaml
 
 from medtransfer.core.errors import InputError, reason
 
-__all__ = ["digest", "packaged", "read_yaml", "refuse_links"]
-
 _SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPEST = 100
 _OPENING = (

@@ -8,8 +8,6 @@ import traceback
 from collections.abc import Iterable
 from pathlib import PurePath
 
-__all__ = ["DISK", "InputError", "RunError", "describe", "plain", "reason", "suggest", "unwritable"]
-
 _MOST = 1000  # characters of a message
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # full, or worn out
 

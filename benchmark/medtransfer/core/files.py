@@ -11,8 +11,6 @@ from pathlib import Path
 
 from filelock import FileLock
 
-__all__ = ["leftovers", "locked", "release", "replace", "replacing", "replacing_folder"]
-
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file so that it is either the old one or the whole new one."""

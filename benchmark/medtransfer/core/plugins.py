@@ -14,8 +14,6 @@ from types import CodeType
 
 from medtransfer.core.errors import InputError
 
-__all__ = ["load_entry_points", "run_file", "safe_path"]
-
 
 @contextmanager
 def safe_path() -> Iterator[None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["JobProgress"]
-
 
 class JobProgress:
     """Progress callbacks; no-ops by default, overridden by the CLI."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["seed_of"]
-
 
 def seed_of(*parts: object) -> int:
     """A 63-bit seed from the parts' text, for a local generator."""

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Literal
 
-__all__ = ["MISSING", "Unit", "escape", "pipe_table", "quantity", "shorten"]
-
 Unit = Literal["score", "FLOP", "count", "seconds", "bytes", "joules", "text"]
 
 MISSING = "-"

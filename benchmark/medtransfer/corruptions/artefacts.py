@@ -8,8 +8,6 @@ from PIL import ImageDraw
 
 from medtransfer.corruptions.geometry import Image, coordinates, width_of
 
-__all__ = ["add_bias_field", "add_ghosts", "add_vignette", "darken_corners", "draw_hair"]
-
 CANVAS = 256  # pixels of a width on which hair is drawn before it is scaled to the image
 HAIR_COLOUR = (0.13, 0.09, 0.07)
 

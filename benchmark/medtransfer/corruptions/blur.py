@@ -13,8 +13,6 @@ from scipy import fft, special
 
 from medtransfer.corruptions.geometry import Image, width_of
 
-__all__ = ["blur_gaussian", "blur_motion", "defocus"]
-
 MARGIN = 1 / 8  # widths: beyond it every kernel here is nothing, so no edge sees the other one
 
 

@@ -9,8 +9,6 @@ from PIL import Image as PillowImage
 
 from medtransfer.corruptions.geometry import Image, width_of
 
-__all__ = ["compress", "pixelate"]
-
 
 def compress(image: Image, strength: float, _rng: np.random.Generator) -> Image:
     """Store the image as JPEG of quality ``strength`` (0 to 100)."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Image", "coordinates", "width_of"]
-
 Image = NDArray[np.float64]  # (H, W, C) with C of 1 or 3, in [0, 1]
 
 

@@ -7,15 +7,6 @@ from scipy import fft, ndimage
 
 from medtransfer.corruptions.geometry import Image, coordinates, width_of
 
-__all__ = [
-    "add_gaussian",
-    "add_impulses",
-    "add_rings",
-    "add_shot",
-    "add_speckle",
-    "add_streaks",
-]
-
 SPECKLE_GRAIN = 1 / 200  # deviation of the point spread in widths: one pixel or less up to 224 px
 VIEWS = 48  # directions in which the dose of a CT differs
 CUTOFF = 30.0  # cycles a width at which a reconstruction kernel has fallen to 1 / e

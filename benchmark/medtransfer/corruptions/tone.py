@@ -6,15 +6,6 @@ import numpy as np
 
 from medtransfer.corruptions.geometry import Image
 
-__all__ = [
-    "cast_colour",
-    "raise_to_power",
-    "scale_brightness",
-    "scale_contrast",
-    "scale_saturation",
-    "shift_stains",
-]
-
 LUMA = np.array([0.299, 0.587, 0.114])  # the brightness of red, green and blue (ITU-R BT.601)
 
 # Optical density in red, green and blue of haematoxylin, eosin and the rest, as rows (Ruifrok and

@@ -29,8 +29,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["Energy", "measure_energy"]
-
 _POWERCAP = Path("/sys/class/powercap")
 _STAT = Path("/proc/stat")
 _WATCH_SECONDS = 30.0  # the smallest counters wrap at 65 kJ: after 160 s at 400 W

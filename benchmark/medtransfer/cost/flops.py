@@ -15,8 +15,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["forward_flops", "training_flops"]
-
 _ITEMS = 2  # batch-norm in train mode refuses a single 1 x 1 feature map
 
 

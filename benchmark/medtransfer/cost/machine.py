@@ -14,8 +14,6 @@ import torch
 
 from medtransfer.acceleration.malloc import glibc
 
-__all__ = ["device_name", "peak_memory", "reset_peak_memory", "versions"]
-
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's with the number of threads in use."""

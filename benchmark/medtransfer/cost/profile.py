@@ -9,8 +9,6 @@ from torch import nn
 from medtransfer.cost.flops import forward_flops, training_flops
 from medtransfer.encoders.encoder import Encoder
 
-__all__ = ["Profile", "profile_encoder"]
-
 
 @dataclass(frozen=True)
 class Profile:

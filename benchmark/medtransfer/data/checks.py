@@ -14,8 +14,6 @@ from medtransfer.specs.task import TaskCard
 if TYPE_CHECKING:
     from medtransfer.data.split import Split, TaskData
 
-__all__ = ["check_counts", "check_task"]
-
 
 def check_counts(card: TaskCard, name: str, split: Split) -> None:
     """Refuse a split that is not the one that the card describes.

@@ -13,15 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "draw_items",
-    "feasible",
-    "groups",
-    "hold_out",
-    "strata",
-    "stratified_folds",
-]
-
 
 def draw_items(
     labels: NDArray[np.int64],

@@ -37,8 +37,6 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Duplicates", "Fingerprints", "compare", "fingerprint"]
-
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 

@@ -12,8 +12,6 @@ from medtransfer.core.errors import InputError, suggest
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["conform", "count_labels", "find_classes"]
-
 _NOT_THERE = 255  # a mask id that stands for nothing
 
 

@@ -33,8 +33,6 @@ from medtransfer.specs.source import (
     TorchvisionSource,
 )
 
-__all__ = ["LOADERS", "Loader"]
-
 
 class Loader(Protocol):
     """Interface of a module that reads a kind of source."""

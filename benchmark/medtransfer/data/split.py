@@ -15,8 +15,6 @@ from medtransfer.corruptions import REVISION as CORRUPTIONS_REVISION
 from medtransfer.specs.source import CorruptSource
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["Split", "TaskData", "corruption_recipe"]
-
 
 @dataclass(frozen=True)
 class Split:

@@ -24,7 +24,8 @@ from medtransfer.core.errors import InputError
 from medtransfer.core.files import locked, replacing_folder
 from medtransfer.data.checks import check_counts, check_task
 from medtransfer.data.files.cache import cache_folder, cache_unwritable
-from medtransfer.data.files.download import SILENT, Progress, find, obtain
+from medtransfer.data.files.download import find, obtain
+from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.data.labels import conform
 from medtransfer.data.loaders import LOADERS
 from medtransfer.data.sources.corrupt import corrupted
@@ -32,8 +33,6 @@ from medtransfer.data.sources.decoded import Decoded
 from medtransfer.data.split import Split, TaskData, corruption_recipe
 from medtransfer.specs.source import CorruptSource, Source
 from medtransfer.specs.task import TaskCard
-
-__all__ = ["open_split", "open_task", "stored_corruptions", "stored_split"]
 
 _FORMAT = 3
 

@@ -16,8 +16,6 @@ from medtransfer.data.store import stored_corruptions, stored_split
 from medtransfer.specs.source import CorruptSource, PhantomSource
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["Found", "Survey", "survey_files", "survey_task"]
-
 
 @dataclass(frozen=True)
 class Found:

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from medtransfer.core.errors import InputError, reason
 
-__all__ = ["Checkpoint", "read_checkpoint"]
-
 # Where training scripts put the weights, in the order in which they are looked for.
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "teacher")
 

@@ -18,14 +18,6 @@ from medtransfer.core.errors import InputError
 from medtransfer.encoders.timm_networks import PYRAMID_STRIDES, TimmNetwork
 from medtransfer.specs.encoder import EncoderCard
 
-__all__ = [
-    "Encoder",
-    "check_encoder",
-    "extend",
-    "resolve_device",
-    "supports_bf16",
-]
-
 
 def resolve_device(name: str) -> torch.device:
     """The device of ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.

@@ -16,8 +16,6 @@ from medtransfer.data.split import Split
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.memory import halve_on_oom
 
-__all__ = ["frozen_features"]
-
 
 def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
     """Embeddings of a whole split, (N, D), memory-mapped.

@@ -12,8 +12,6 @@ from medtransfer.encoders.resolution import EncoderSource, resolve_encoder
 from medtransfer.encoders.timm_networks import TimmNetwork, build_timm
 from medtransfer.specs.encoder import EncoderCard
 
-__all__ = ["build_encoder", "load_encoder"]
-
 
 def load_encoder(
     encoder: str, *, architecture: str | None = None, max_size: int = 224, device: str = "auto"

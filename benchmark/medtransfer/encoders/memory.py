@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["halve_on_oom", "out_of_memory", "release_memory"]
-
 # A processor's allocator has no error of its own (c10/core/impl/alloc_cpu.cpp), nor has oneDNN,
 # which says "could not create a primitive" or "a memory object".
 _MESSAGES = ("DefaultCPUAllocator: ", "could not create a ", "std::bad_alloc")

@@ -20,8 +20,6 @@ from medtransfer.specs.encoder import Architecture, EncoderCard
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Builder", "Registration", "built_by", "find", "forget", "register", "registered"]
-
 Builder = Callable[[], "nn.Module"]
 
 

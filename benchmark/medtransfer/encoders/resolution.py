@@ -25,8 +25,6 @@ from medtransfer.specs.encoder import (
     Weights,
 )
 
-__all__ = ["CHECKPOINTS", "EncoderSource", "dump_card", "resolve_encoder", "resolve_untrained"]
-
 _LONGEST = 4000  # Linux takes paths of 4095 bytes
 CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".safetensors")  # .pth.tar: timm's training script
 

@@ -21,8 +21,6 @@ from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.encoders.timm_networks import TimmNetwork
 
-__all__ = ["HEAD", "SourceHead", "find_source_head", "head_identity"]
-
 HEAD = "source_head.safetensors"
 """The file beside an encoder's weights that `bench pretrain` writes."""
 

@@ -16,8 +16,6 @@ from medtransfer.core.errors import InputError
 from medtransfer.encoders.checkpoints import Checkpoint
 from medtransfer.specs.encoder import EncoderCard, Input
 
-__all__ = ["PYRAMID_STRIDES", "TimmNetwork", "build_timm", "hub_input"]
-
 PYRAMID_STRIDES = (4, 8, 16, 32)
 
 # Arguments of timm.create_model that the card says elsewhere, or that make no encoder.

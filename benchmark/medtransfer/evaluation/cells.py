@@ -11,8 +11,6 @@ from medtransfer.specs.protocol import ADAPTATIONS, BUDGETS, Protocol, shots
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Kind, TaskCard
 
-__all__ = ["Limits", "Plan", "check_choices", "choose_runs", "find_obstacle", "plan_cells"]
-
 # Reasons why an encoder cannot be adapted, by kind of task and adaptation.
 Limits = Mapping[tuple[Kind, str], str]
 

@@ -21,8 +21,6 @@ from medtransfer.evaluation.setup import build_runner
 from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.record import Cell
 
-__all__ = ["Estimate", "estimate"]
-
 _CELL_SECONDS = 0.2  # reading, metrics, bootstrap and ledger
 
 

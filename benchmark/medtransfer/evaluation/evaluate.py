@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from medtransfer.evaluation.executors.scheduling import Executor
     from medtransfer.evaluation.runner import Runner
 
-__all__ = ["evaluate", "run"]
-
 # Work that FLOPs do not show (reading, metrics, bootstrap), as FLOPs of a cell, for the bar.
 _OVERHEAD = 20_000_000_000
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from medtransfer.specs.record import Record
 
-__all__ = ["ERROR_LOG", "log_failure"]
-
 ERROR_LOG = "errors.log"
 
 

@@ -23,8 +23,6 @@ from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import ArrayRef, Record, read_records
 from medtransfer.specs.replicates import FILE, read_rows, write_rows
 
-__all__ = ["Ledger"]
-
 Arrays = Mapping[str, NDArray[Any]]
 _T = TypeVar("_T")
 

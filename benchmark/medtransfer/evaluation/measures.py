@@ -12,8 +12,6 @@ from medtransfer.metrics import Evaluation, evaluate, item_weights
 from medtransfer.specs.split_name import SplitName
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["draw_weights", "evaluate_split"]
-
 Floats = NDArray[np.float64]
 
 

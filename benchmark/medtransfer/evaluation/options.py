@@ -9,8 +9,6 @@ from typing import Any
 
 from medtransfer.core.errors import InputError
 
-__all__ = ["Request"]
-
 
 @dataclass(frozen=True)
 class Request:

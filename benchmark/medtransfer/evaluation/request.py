@@ -27,8 +27,6 @@ from medtransfer.specs.protocol import Protocol, load_protocol
 from medtransfer.specs.record import Cell, Record
 from medtransfer.specs.task import Kind, load_tasks, resolve_tasks, suite_budgets
 
-__all__ = ["EXECUTORS", "Prepared", "Request", "check_weights", "prepare"]
-
 _REMEDY = "choose another --out, or --fresh, which deletes what is there"
 
 EXECUTORS = ("local", "ray")

@@ -28,8 +28,6 @@ from medtransfer.specs.record import Cell, Cost, EncoderRef, ProtocolRef, Record
 from medtransfer.specs.split_name import SplitName
 from medtransfer.specs.task import Kind
 
-__all__ = ["Finished", "Runner"]
-
 Arrays = dict[str, NDArray[Any]]
 
 

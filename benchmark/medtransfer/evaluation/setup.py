@@ -24,8 +24,6 @@ from medtransfer.evaluation.runner import Runner
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["WorkerSetup", "build_runner", "pack_files", "set_up_worker"]
-
 _SETTINGS = ("BENCH_ACCELERATION", "BENCH_CACHE", "BENCH_DATA")  # of the environment
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from medtransfer.specs.record import Record
 from medtransfer.specs.split_name import SplitName
 
-__all__ = ["summarise"]
-
 
 def summarise(record: Record) -> str:
     """Describe a record in one line: its cell, and its metric by test split or its error."""

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["interval", "item_weights"]
-
 _PERCENTILES = (2.5, 97.5)
 # Below this share of defined replicates the rest would be a selected sample of the replicates.
 _LEAST_DEFINED = 0.5

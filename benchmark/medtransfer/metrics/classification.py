@@ -24,21 +24,6 @@ from medtransfer.metrics.evaluation import (
     refuse_weights,
 )
 
-__all__ = [
-    "MULTICLASS",
-    "compute_accuracy",
-    "compute_auroc",
-    "compute_average_precision",
-    "compute_balanced_accuracy",
-    "compute_brier",
-    "compute_ece",
-    "compute_f1",
-    "evaluate",
-    "score_auroc",
-    "score_average_precision",
-    "score_ece",
-]
-
 _ECE_BINS = 15
 _SUM_TOLERANCE = 1e-4  # a softmax in half precision that is off by more has another fault
 _BLOCK = 2**17  # numbers in one block of replicates: 1 MiB, which stays in the cache

@@ -17,21 +17,6 @@ import numpy.typing as npt
 
 from medtransfer.metrics.bootstrap import interval
 
-__all__ = [
-    "Booleans",
-    "Evaluation",
-    "Floats",
-    "Integers",
-    "Metric",
-    "Numbers",
-    "average_defined",
-    "divide",
-    "measure",
-    "refuse_rows",
-    "refuse_weights",
-    "summarise",
-]
-
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
 Numbers = npt.NDArray[np.number]

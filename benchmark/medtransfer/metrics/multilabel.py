@@ -24,18 +24,6 @@ from medtransfer.metrics.evaluation import (
     refuse_weights,
 )
 
-__all__ = [
-    "MULTILABEL",
-    "compute_accuracy",
-    "compute_auroc",
-    "compute_average_precision",
-    "compute_balanced_accuracy",
-    "compute_brier",
-    "compute_ece",
-    "compute_f1",
-    "evaluate",
-]
-
 _THRESHOLD = 0.5  # itself counts as positive, as in MedMNIST's evaluator
 
 

@@ -46,19 +46,6 @@ from medtransfer.metrics.evaluation import (
     summarise,
 )
 
-__all__ = [
-    "SEGMENTATION",
-    "compute_dice",
-    "compute_hd95",
-    "compute_iou",
-    "compute_nsd",
-    "compute_precision",
-    "compute_sensitivity",
-    "evaluate",
-    "score_overlap",
-    "score_surface",
-]
-
 _PERCENTILE = 95
 _TOLERANCE = 2 / 128  # of the image's width
 _LEAST_TOLERANCE = 1.0  # pixels: neighbouring pixels are never told apart

@@ -14,24 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = [
-    "Drawing",
-    "Field",
-    "Mask",
-    "Phantom",
-    "Scanner",
-    "acquire",
-    "blend",
-    "blob",
-    "cover",
-    "curves",
-    "discs",
-    "ellipse",
-    "frame",
-    "place_within",
-    "power_noise",
-]
-
 Field = NDArray[np.float64]
 Mask = NDArray[np.uint8]
 

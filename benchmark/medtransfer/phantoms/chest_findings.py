@@ -18,8 +18,6 @@ from medtransfer.phantoms.canvas import (
 from medtransfer.phantoms.chest_xray import draw_opacities
 from medtransfer.phantoms.thorax import SCANNERS, Lung, Thorax, draw_thorax
 
-__all__ = ["PHANTOM"]
-
 
 def _nodules(rng: np.random.Generator, thorax: Thorax) -> Field:
     """Return one or two small, round, well-defined densities in the lungs."""

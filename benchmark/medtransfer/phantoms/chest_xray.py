@@ -15,8 +15,6 @@ from medtransfer.phantoms.canvas import (
 )
 from medtransfer.phantoms.thorax import SCANNERS, Thorax, draw_thorax
 
-__all__ = ["PHANTOM", "draw_opacities"]
-
 LUNG, HEART = 1, 2
 
 

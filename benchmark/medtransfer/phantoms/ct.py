@@ -18,8 +18,6 @@ from medtransfer.phantoms.canvas import (
     power_noise,
 )
 
-__all__ = ["PHANTOM"]
-
 AIR, FAT, FLUID, MUSCLE, BONE = 0.02, 0.22, 0.36, 0.52, 0.95
 REGIONS = ("background", "liver", "spleen", "kidney", "lesion")
 BACKGROUND, LIVER, SPLEEN, KIDNEY, LESION = range(len(REGIONS))

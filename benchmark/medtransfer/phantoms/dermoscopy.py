@@ -20,8 +20,6 @@ from medtransfer.phantoms.canvas import (
     power_noise,
 )
 
-__all__ = ["PHANTOM"]
-
 PALE, TANNED = np.array([0.9, 0.74, 0.66]), np.array([0.78, 0.57, 0.46])
 BROWN, BLACK = np.array([0.55, 0.35, 0.23]), np.array([0.2, 0.13, 0.11])
 GREY_BLUE = np.array([0.45, 0.46, 0.54])

@@ -20,8 +20,6 @@ from medtransfer.phantoms.canvas import (
     power_noise,
 )
 
-__all__ = ["PHANTOM"]
-
 FAIR, DARK = np.array([0.88, 0.5, 0.3]), np.array([0.62, 0.3, 0.16])
 RIM, CUP = np.array([0.96, 0.68, 0.4]), np.array([1.0, 0.93, 0.72])
 BLOOD, EXUDATE = np.array([0.4, 0.09, 0.06]), np.array([0.98, 0.86, 0.45])

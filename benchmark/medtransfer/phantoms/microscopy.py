@@ -16,8 +16,6 @@ from medtransfer.phantoms.canvas import (
     power_noise,
 )
 
-__all__ = ["PHANTOM"]
-
 PLASMA, RED_CELL = np.array([0.94, 0.91, 0.92]), np.array([0.86, 0.64, 0.64])
 CHROMATIN = np.array([0.42, 0.25, 0.56])
 # Half of the cell's width, the cytoplasm's colour, the granules' colour.

@@ -16,8 +16,6 @@ from medtransfer.phantoms.canvas import (
     power_noise,
 )
 
-__all__ = ["PHANTOM"]
-
 
 def _outline(shape: str, radius: Field, angle: Field) -> Field:
     """Return a signed distance-like function of polar coordinates; the object's size is one."""

@@ -18,8 +18,6 @@ from medtransfer.phantoms.canvas import (
     power_noise,
 )
 
-__all__ = ["PHANTOM"]
-
 # Relative depth and brightness: nerve fibres, ganglion cells, inner plexiform, inner nuclear, outer
 # plexiform, outer nuclear, ellipsoid zone, pigment epithelium.
 DEPTH = np.array(

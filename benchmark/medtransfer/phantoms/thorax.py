@@ -17,8 +17,6 @@ from medtransfer.phantoms.canvas import (
     power_noise,
 )
 
-__all__ = ["SCANNERS", "Lung", "Thorax", "draw_thorax"]
-
 SCANNERS = {
     "standard": Scanner(rotation=(-3, 3), shift=0.03, quantum=0.025, noise=0.01),
     "other": Scanner(

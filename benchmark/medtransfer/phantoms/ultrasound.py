@@ -22,8 +22,6 @@ from medtransfer.phantoms.canvas import (
     power_noise,
 )
 
-__all__ = ["PHANTOM"]
-
 GEL, SKIN, FAT, GLAND, MUSCLE, FASCIA = 0.1, 0.8, 0.36, 0.58, 0.34, 0.75
 BEHIND = (-0.22, 0.0, 0.14)  # what a lesion adds to the brightness of what lies behind it
 CHANCES = {"benign": (0.1, 0.5, 0.4), "malignant": (0.55, 0.35, 0.1)}

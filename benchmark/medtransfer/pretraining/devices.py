@@ -14,12 +14,10 @@ from torch.nn import functional
 
 from medtransfer.core.errors import InputError
 from medtransfer.encoders.encoder import resolve_device
-from medtransfer.pretraining.plan import Request
+from medtransfer.pretraining.options import Request
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-__all__ = ["share_statistics", "start_devices"]
 
 _TOLD = ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS")  # by what starts the processes
 

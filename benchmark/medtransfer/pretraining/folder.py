@@ -37,8 +37,6 @@ from medtransfer.specs.encoder import (
     Weights,
 )
 
-__all__ = ["clear_folder", "describe", "write_checkpoint", "write_encoder"]
-
 _WEIGHTS, _LOSSES = "weights.safetensors", "losses.csv"
 
 Number = TypeVar("Number", int, float)

@@ -11,8 +11,6 @@ from medtransfer.adaptation.trainable import train_only
 from medtransfer.core.errors import InputError, suggest
 from medtransfer.encoders.encoder import Encoder
 
-__all__ = ["Stages", "choose_trainable"]
-
 Stages = int | tuple[str, ...] | None
 
 

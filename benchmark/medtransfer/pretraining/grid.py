@@ -21,16 +21,14 @@ from medtransfer.encoders.registry import registered
 from medtransfer.encoders.resolution import dump_card, resolve_untrained
 from medtransfer.evaluation.cells import check_choices
 from medtransfer.evaluation.evaluate import run as run_evaluation
-from medtransfer.evaluation.request import Request as EvaluationRequest
+from medtransfer.evaluation.options import Request as EvaluationRequest
 from medtransfer.evaluation.request import prepare as prepare_evaluation
-from medtransfer.pretraining.plan import Request
+from medtransfer.pretraining.options import Request
 from medtransfer.pretraining.preparation import prepare
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.pretraining import Grid, Trainable, load_recipe
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.task import find_task, load_suites, load_tasks
-
-__all__ = ["Finished", "Member", "Study", "check_grid", "list_members", "load_grid"]
 
 _PAUSE = 2.0  # seconds between two looks at what others are at work on
 

@@ -13,8 +13,6 @@ from medtransfer.pretraining.pool import Pool
 from medtransfer.pretraining.views import VIEW_DRAWS, make_view
 from medtransfer.specs.pretraining import Views
 
-__all__ = ["load_step"]
-
 
 def load_step(
     pool: Pool,

@@ -19,8 +19,6 @@ from medtransfer.encoders.encoder import Encoder
 from medtransfer.pretraining.pool import Pool
 from medtransfer.specs.pretraining import Recipe
 
-__all__ = ["OBJECTIVES", "Batch", "Contrastive", "Masked", "Objective", "Supervised"]
-
 
 class Batch(NamedTuple):
     """Some images of a step.

@@ -10,8 +10,6 @@ from typing import Annotated
 
 from medtransfer.core.errors import InputError
 
-__all__ = ["Request"]
-
 
 def _read_images(text: str) -> int | float:
     if re.fullmatch("[0-9]{1,12}", text):

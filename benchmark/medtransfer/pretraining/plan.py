@@ -13,17 +13,6 @@ from medtransfer.pretraining.pool import Pool
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.pretraining import Recipe, Trainable
 
-__all__ = [
-    "CARD",
-    "STATE",
-    "Plan",
-    "Request",
-    "checkpoint_folder",
-    "finished_card",
-    "has_checkpoint",
-    "refuse_other",
-]
-
 CARD, STATE = "encoder.yaml", "state.pt"
 
 

@@ -16,8 +16,6 @@ from medtransfer.data.draws import strata
 from medtransfer.data.split import Split
 from medtransfer.specs.task import TaskCard
 
-__all__ = ["Pool", "Source", "choose_items", "share_out"]
-
 Integers = NDArray[np.int64]
 
 

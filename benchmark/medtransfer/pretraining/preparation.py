@@ -17,14 +17,13 @@ from medtransfer.data.files.remote import SILENT, Progress
 from medtransfer.data.store import open_split
 from medtransfer.encoders.registry import registered
 from medtransfer.encoders.resolution import EncoderSource, resolve_encoder, resolve_untrained
-from medtransfer.pretraining.plan import Plan, Request
+from medtransfer.pretraining.options import Request
+from medtransfer.pretraining.plan import Plan
 from medtransfer.pretraining.pool import Pool, Source, choose_items, share_out
 from medtransfer.specs.encoder import EncoderCard, Input
 from medtransfer.specs.pretraining import Recipe, Trainable, load_recipe
 from medtransfer.specs.source import Source as TaskSource
 from medtransfer.specs.task import Name, TaskCard, find_task, load_tasks
-
-__all__ = ["prepare"]
 
 _MOST_EPOCHS = 1_000_000
 

@@ -13,8 +13,6 @@ from medtransfer.pretraining.objectives import OBJECTIVES, Objective
 from medtransfer.pretraining.plan import Plan
 from medtransfer.specs.encoder import Weights
 
-__all__ = ["Predictor", "price_beginning", "price_training", "price_whole"]
-
 
 class Predictor(nn.Module):
     """The objective's pass through the network, for counting."""

@@ -12,8 +12,6 @@ import torch
 from medtransfer.core.errors import InputError, RunError, reason
 from medtransfer.core.files import replace
 
-__all__ = ["Measured", "State", "read_state", "write_state"]
-
 
 @dataclass
 class Measured:

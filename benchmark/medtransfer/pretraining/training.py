@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.wrappers import _FabricModule
 
-__all__ = ["pretrain"]
-
 _LONGEST = 500  # steps between two looks at whether to save
 _SHARE = 0.05  # of the time may go into saving
 _PATIENCE = 600.0  # seconds after which a state is saved in any case

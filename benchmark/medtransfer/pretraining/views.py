@@ -10,8 +10,6 @@ from torch import Tensor
 from medtransfer.adaptation.augmentation import DRAWS, augment_by
 from medtransfer.specs.pretraining import Views
 
-__all__ = ["VIEW_DRAWS", "make_view"]
-
 VIEW_DRAWS = DRAWS + 3
 """Uniform random numbers that one view takes."""
 

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medtransfer.core.errors import InputError, plain, suggest
 from medtransfer.core.version import __version__
 
-__all__ = ["Spec", "explain", "refuse_newer"]
-
 
 class Spec(BaseModel):
     """A frozen record that refuses unknown fields."""

@@ -7,8 +7,6 @@ any image is stored. A new kind is one name here and one entry in ``medtransfer.
 
 from __future__ import annotations
 
-__all__ = ["ALL_KINDS", "COLOUR_KINDS", "KINDS_BY_DOMAIN", "kinds_of"]
-
 # They would leave a grey image as it is, so only colour images take them.
 COLOUR_KINDS = frozenset({"colour-cast", "saturation-down", "stain-shift"})
 

@@ -10,17 +10,6 @@ from medtransfer.core.documents import digest
 from medtransfer.specs.base import Spec
 from medtransfer.specs.task import Name, Slug
 
-__all__ = [
-    "RANDOM_WEIGHTS",
-    "Architecture",
-    "EncoderCard",
-    "Input",
-    "PretrainingCard",
-    "PretrainingRun",
-    "Relation",
-    "Weights",
-]
-
 Relation = Literal["intra", "inter", "none"]
 
 

@@ -14,20 +14,6 @@ from medtransfer.specs.base import Spec
 from medtransfer.specs.protocol import Augmentation, Optimisation
 from medtransfer.specs.task import Name
 
-__all__ = [
-    "Adapt",
-    "Contrastive",
-    "Grid",
-    "GridEvaluation",
-    "Masking",
-    "Phase",
-    "Recipe",
-    "Trainable",
-    "Views",
-    "list_recipes",
-    "load_recipe",
-]
-
 
 class Views(Augmentation):
     """Random changes of the images; of colour in the order of SimCLR's strength, without blur.

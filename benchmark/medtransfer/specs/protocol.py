@@ -12,28 +12,6 @@ from medtransfer.core.errors import InputError, suggest
 from medtransfer.specs.base import Spec
 from medtransfer.specs.task import Budget, Kind
 
-__all__ = [
-    "ADAPTATIONS",
-    "BUDGETS",
-    "HELD_OUT",
-    "KINDS",
-    "OPTIONAL",
-    "PROBES",
-    "Adaptation",
-    "Augmentation",
-    "FineTuning",
-    "Frozen",
-    "Lora",
-    "Optimisation",
-    "Partial",
-    "Protocol",
-    "ScoreSettings",
-    "Training",
-    "list_protocols",
-    "load_protocol",
-    "shots",
-]
-
 Adaptation = Literal["knn", "linear", "finetune"]
 SegmentationAdaptation = Literal["decoder", "finetune"]
 

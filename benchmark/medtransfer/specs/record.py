@@ -14,21 +14,6 @@ from medtransfer.specs.protocol import PROBES
 from medtransfer.specs.split_name import IN_DOMAIN, SplitName
 from medtransfer.specs.task import CHANCE, Kind, Name, Slug
 
-__all__ = [
-    "SCHEMA",
-    "ArrayRef",
-    "Cell",
-    "Cost",
-    "EncoderRef",
-    "ProtocolRef",
-    "Record",
-    "TaskRef",
-    "first_settled",
-    "iterate_records",
-    "largest_value",
-    "read_records",
-]
-
 SCHEMA = 1
 
 Status = Literal["ok", "diverged", "failed", "not_applicable"]

@@ -20,8 +20,6 @@ from medtransfer.core.arrays import Archive, add_array
 from medtransfer.core.errors import InputError
 from medtransfer.core.files import replacing
 
-__all__ = ["FILE", "MEMBERS", "Matrix", "read_matrix", "read_rows", "write_rows"]
-
 FILE = "replicates.npz"
 MEMBERS = ("keys", "values")
 

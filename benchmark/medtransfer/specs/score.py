@@ -12,8 +12,6 @@ from medtransfer.core.errors import InputError, reason
 from medtransfer.specs.base import Spec, explain, refuse_newer
 from medtransfer.specs.record import EncoderRef, TaskRef
 
-__all__ = ["FILE", "SCHEMA", "ScoreRecord", "read_scores"]
-
 FILE = "scores.jsonl"
 SCHEMA = 1
 

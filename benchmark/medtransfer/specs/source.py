@@ -11,20 +11,6 @@ from medtransfer.core.errors import suggest
 from medtransfer.specs.base import Spec
 from medtransfer.specs.corruptions import ALL_KINDS
 
-__all__ = [
-    "SOURCES",
-    "CorruptSource",
-    "DecathlonSource",
-    "FolderSource",
-    "MedmnistSource",
-    "MedsegbenchSource",
-    "NpzSource",
-    "PhantomSource",
-    "Source",
-    "TorchvisionSource",
-    "choose_source",
-]
-
 
 def _inside(value: str) -> str:
     if Path(value).is_absolute() or ".." in Path(value).parts or not value:

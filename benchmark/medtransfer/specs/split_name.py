@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["IN_DOMAIN", "SplitName"]
-
 IN_DOMAIN = "in_domain"
 
 

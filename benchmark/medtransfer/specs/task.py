@@ -15,19 +15,6 @@ from medtransfer.specs.corruptions import kinds_of
 from medtransfer.specs.source import CorruptSource, MedmnistSource, Source, choose_source
 from medtransfer.specs.split_name import IN_DOMAIN, SplitName
 
-__all__ = [
-    "CHANCE",
-    "Suite",
-    "TaskCard",
-    "card_files",
-    "find_task",
-    "load_card",
-    "load_suites",
-    "load_tasks",
-    "resolve_tasks",
-    "suite_budgets",
-]
-
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
 

@@ -12,8 +12,6 @@ from medtransfer.core.files import replace
 from medtransfer.specs.base import Spec
 from medtransfer.specs.replicates import FILE as REPLICATES
 
-__all__ = ["FILE", "RerunCell", "Status", "Verification", "hash_files", "read_status"]
-
 FILE = "verification.json"
 
 Status = Literal["verified", "declared", "changed"]

@@ -10,17 +10,6 @@ from scipy import linalg
 
 from medtransfer.transferability.registry import Undefined
 
-__all__ = [
-    "Floats",
-    "Integers",
-    "Spectrum",
-    "centre",
-    "classes_of",
-    "decompose",
-    "principal_components",
-    "spread",
-]
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 

@@ -10,8 +10,6 @@ import numpy as np
 from medtransfer.transferability.arrays import Floats
 from medtransfer.transferability.registry import Undefined, register_score
 
-__all__ = ["ccfv", "feature_variety", "wasserstein"]
-
 Pixels = Sequence[Mapping[int, Sequence[Floats]]]
 
 

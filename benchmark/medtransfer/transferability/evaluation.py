@@ -39,8 +39,6 @@ from medtransfer.transferability.scoring import (
     score_all,
 )
 
-__all__ = ["Request", "Scoring", "find_trajectory", "prepare", "score"]
-
 
 @dataclass(frozen=True)
 class Scoring:

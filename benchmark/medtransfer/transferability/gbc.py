@@ -7,8 +7,6 @@ import numpy as np
 from medtransfer.transferability.arrays import Floats, Integers, classes_of, principal_components
 from medtransfer.transferability.registry import register_score
 
-__all__ = ["gbc"]
-
 
 @register_score(
     title="Overlap of the classes as Gaussians, by the Bhattacharyya coefficient",

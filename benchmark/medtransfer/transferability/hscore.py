@@ -8,8 +8,6 @@ from scipy import linalg
 from medtransfer.transferability.arrays import Floats, Integers, centre, classes_of, decompose
 from medtransfer.transferability.registry import register_score
 
-__all__ = ["hscore"]
-
 
 @register_score(
     title="Variance between classes, in units of the features' own covariance",

@@ -25,8 +25,6 @@ from medtransfer.encoders.source_head import SourceHead
 from medtransfer.specs.protocol import ScoreSettings
 from medtransfer.transferability.registry import Undefined
 
-__all__ = ["ScoreInputs", "jitter"]
-
 Vectors = NDArray[np.float32]
 
 

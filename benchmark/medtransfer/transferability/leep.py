@@ -15,8 +15,6 @@ from medtransfer.transferability.arrays import (
 )
 from medtransfer.transferability.registry import Undefined, register_score
 
-__all__ = ["leep", "nleep"]
-
 
 @register_score(
     title="Log likelihood of the labels given the probabilities of the source's classes",

@@ -7,8 +7,6 @@ import numpy as np
 from medtransfer.transferability.arrays import Floats, Integers, classes_of, decompose
 from medtransfer.transferability.registry import Undefined, register_score
 
-__all__ = ["logme"]
-
 
 @register_score(
     title="Log of the maximum evidence of a Bayesian linear model, one class against the rest",

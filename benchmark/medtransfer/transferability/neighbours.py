@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from medtransfer.transferability.arrays import Floats, Integers, classes_of, spread
 from medtransfer.transferability.registry import Undefined, register_score
 
-__all__ = ["neighbours"]
-
 _ROWS = 2048
 
 

@@ -8,8 +8,6 @@ from scipy import stats
 from medtransfer.transferability.arrays import Floats, Integers, classes_of, spread
 from medtransfer.transferability.registry import Undefined, register_score
 
-__all__ = ["parc"]
-
 
 @register_score(
     title="Rank correlation of distances between features and between labels",

@@ -23,8 +23,6 @@ from medtransfer.core.plugins import load_entry_points, run_file
 from medtransfer.specs.protocol import ScoreSettings
 from medtransfer.specs.task import Kind
 
-__all__ = ["INPUTS", "Score", "Undefined", "choose_scores", "register_score", "registered_scores"]
-
 INPUTS = {
     "features": "frozen features of the training images, (N, D); those of the probes",
     "labels": "their classes, (N,); of a task of several labels 0 or 1 for one of them at a time",

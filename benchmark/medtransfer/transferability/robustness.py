@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from medtransfer.transferability.registry import Undefined, register_score
 
-__all__ = ["DISTANCES", "Distance", "derangements", "robustness"]
-
 Distance = Literal["cosine", "mse", "pearson"]
 DISTANCES: tuple[Distance, ...] = ("cosine", "mse", "pearson")
 

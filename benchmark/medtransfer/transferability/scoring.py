@@ -24,8 +24,6 @@ from medtransfer.transferability.inputs import ScoreInputs
 from medtransfer.transferability.registry import Score, Undefined
 from medtransfer.transferability.robustness import DISTANCES
 
-__all__ = ["MARGINS", "Planned", "compute", "plan_scores", "plan_source", "plan_sweep", "score_all"]
-
 MARGINS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SOURCE_ACCURACY = "source_accuracy"
 

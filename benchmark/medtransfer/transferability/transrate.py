@@ -7,8 +7,6 @@ import numpy as np
 from medtransfer.transferability.arrays import Floats, Integers, centre, classes_of
 from medtransfer.transferability.registry import register_score
 
-__all__ = ["transrate"]
-
 
 @register_score(
     title="Coding rate of the features less that within classes",

@@ -17,8 +17,6 @@ from medtransfer.specs.replicates import FILE as REPLICATES
 from medtransfer.specs.replicates import MEMBERS, Matrix, read_matrix
 from medtransfer.specs.split_name import SplitName
 
-__all__ = ["REPLICATES", "Archives", "Wanted", "list_predictions", "list_replicates"]
-
 
 class Archives:
     """The archives of one submission, each opened once."""

@@ -50,8 +50,6 @@ from medtransfer.verification.selection import check_selected
 from medtransfer.verification.tasks import Task, open_tasks
 from medtransfer.verification.values import check_metrics, check_replicates
 
-__all__ = ["verify"]
-
 _FAILED = "problems found; not verified"
 
 

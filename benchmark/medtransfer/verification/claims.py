@@ -17,8 +17,6 @@ from medtransfer.specs.record import SCHEMA
 from medtransfer.verification.entries import Entry
 from medtransfer.verification.tasks import Task
 
-__all__ = ["check_card", "check_claims", "find_identity", "find_protocols", "resolve_card"]
-
 _CLOCKS = timedelta(days=1)  # difference between the clocks of two machines
 
 

@@ -14,8 +14,6 @@ from medtransfer.core.errors import InputError
 from medtransfer.specs.record import iterate_records
 from medtransfer.verification.entries import LEDGER, Entry
 
-__all__ = ["find_borrowed", "find_copies"]
-
 Arrays = Mapping[str, NDArray[np.float32]]
 
 

@@ -9,8 +9,6 @@ from typing import Any
 from medtransfer.specs.protocol import PROBES
 from medtransfer.verification.entries import ResolvedEntry
 
-__all__ = ["check_alike", "check_cost"]
-
 
 def check_cost(entry: ResolvedEntry) -> Iterator[str]:
     """Compare the images of a record's cost with those that the protocol trains on."""

@@ -11,8 +11,6 @@ from medtransfer.specs.record import Cell
 from medtransfer.specs.task import TaskCard, find_task, load_suites, load_tasks
 from medtransfer.verification.report import Check
 
-__all__ = ["Coverage", "check_coverage", "measure_coverage"]
-
 
 @dataclass(frozen=True)
 class Coverage:

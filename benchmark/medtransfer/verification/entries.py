@@ -20,8 +20,6 @@ from medtransfer.specs.protocol import Protocol, Training
 from medtransfer.specs.record import Cell, Record
 from medtransfer.verification.tasks import Draw, Task
 
-__all__ = ["LEDGER", "Entry", "ResolvedEntry", "find_doubles", "read_entries"]
-
 LEDGER = "records.jsonl"
 
 _LARGEST = 1e24  # FLOPs of no adaptation come near; what is larger could not be computed with

@@ -9,25 +9,17 @@ from medtransfer.core.errors import InputError, suggest
 from medtransfer.evaluation.failures import ERROR_LOG
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.record import ArrayRef, Record
+from medtransfer.specs.replicates import FILE as REPLICATES
 from medtransfer.specs.score import FILE as SCORES
 from medtransfer.specs.score import read_scores
 from medtransfer.specs.verification import FILE
 from medtransfer.verification.arrays import (
-    REPLICATES,
     Archives,
     Wanted,
     list_predictions,
     list_replicates,
 )
 from medtransfer.verification.entries import LEDGER, Entry
-
-__all__ = [
-    "check_archives",
-    "check_files",
-    "check_references",
-    "check_scores",
-    "suggest_beside",
-]
 
 
 def suggest_beside(path: Path) -> str:

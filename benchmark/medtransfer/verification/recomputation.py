@@ -17,8 +17,6 @@ from medtransfer.specs.record import ArrayRef
 from medtransfer.verification.arrays import Archives, Wanted, list_predictions, list_replicates
 from medtransfer.verification.entries import ResolvedEntry
 
-__all__ = ["check_predictions", "read_predictions", "read_replicates"]
-
 # Metrics are computed in float64 from the very numbers that are kept, so that only the order of
 # sums may differ between versions and processors: 1e-13 for sums of 10,000 items, times a margin.
 _EXACT = 1e-9

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from medtransfer.core.errors import plain
 from medtransfer.verification.entries import LEDGER
 
-__all__ = ["Check", "collapse", "print_checks"]
-
 
 @dataclass(frozen=True)
 class Check:

@@ -22,8 +22,6 @@ from medtransfer.specs.record import Record
 from medtransfer.specs.verification import RerunCell, Verification, hash_files
 from medtransfer.verification.entries import Entry
 
-__all__ = ["Rerun", "choose_cells", "compare"]
-
 E = TypeVar("E", bound=Entry)
 
 _TRAINED = ("decoder", "finetune")  # of segmentation

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from medtransfer.specs.protocol import Linear, shots
 from medtransfer.verification.entries import ResolvedEntry
 
-__all__ = ["check_selected"]
-
 
 def check_selected(entry: ResolvedEntry) -> Iterator[str]:
     """Compare the hyperparameters of a record with the protocol."""

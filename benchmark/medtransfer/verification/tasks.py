@@ -19,8 +19,6 @@ from medtransfer.metrics import Evaluation
 from medtransfer.specs.protocol import HELD_OUT, shots
 from medtransfer.specs.task import TaskCard, find_task, load_tasks
 
-__all__ = ["Draw", "Task", "open_tasks"]
-
 
 @dataclass(frozen=True)
 class Draw:

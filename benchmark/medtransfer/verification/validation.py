@@ -39,8 +39,6 @@ from medtransfer.verification.files import (
     suggest_beside,
 )
 
-__all__ = ["validate"]
-
 
 def validate(path: Path, *, data: Path | None = None) -> Iterator[str | InputError]:
     """Check a task card, an encoder card, a submission, or a folder of cards or submissions.

@@ -15,8 +15,6 @@ from medtransfer.specs.record import largest_value
 from medtransfer.specs.split_name import SplitName
 from medtransfer.verification.entries import ResolvedEntry
 
-__all__ = ["check_metrics", "check_replicates"]
-
 # Replicates are kept as float32, which moves those up to 1 by 2^-25 = 3e-8 at most, and so a
 # percentile, which lies between two of them.
 _STORED = 1e-7

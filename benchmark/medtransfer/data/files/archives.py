@@ -16,8 +16,6 @@ from pathlib import Path
 from medtransfer.core.errors import DISK, InputError, reason, unwritable
 from medtransfer.core.files import locked, replacing_folder
 
-__all__ = ["extract"]
-
 MOST_MEMBERS = 2_000_000
 
 # What the standard library raises for a damaged or encrypted archive, an unknown compression, a

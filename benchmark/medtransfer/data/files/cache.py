@@ -7,8 +7,6 @@ from pathlib import Path
 
 from medtransfer.core.errors import InputError, RunError, unwritable
 
-__all__ = ["cache_folder", "cache_unwritable", "check_folder", "data_folder"]
-
 
 def cache_folder() -> Path:
     """Decoded splits, features and downloads: ``BENCH_CACHE`` or a folder in the user's cache."""

@@ -19,8 +19,6 @@ from medtransfer.data.files.cache import cache_folder, check_folder
 from medtransfer.data.files.http import Unavailable, can_fetch, drop, fetch
 from medtransfer.data.files.remote import SILENT, Progress, RemoteFile
 
-__all__ = ["RemoteFile", "Progress", "SILENT", "find", "obtain"]
-
 
 def find(file: RemoteFile, folder: Path | None) -> Path | None:
     """Where the file lies; its checksum is not computed.

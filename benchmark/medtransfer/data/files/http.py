@@ -26,8 +26,6 @@ from medtransfer.core.errors import reason, unwritable
 from medtransfer.core.version import __version__
 from medtransfer.data.files.remote import Progress, RemoteFile
 
-__all__ = ["Unavailable", "can_fetch", "drop", "fetch"]
-
 ATTEMPTS = 6  # counted anew after each that brought new bytes
 BACK_OFF = 1.0  # seconds before the second attempt, doubled before each further one
 LONGEST_WAIT = 120.0  # seconds, whatever Retry-After says

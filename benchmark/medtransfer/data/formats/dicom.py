@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from medtransfer.core.errors import InputError
 
-__all__ = ["SUFFIXES", "Values", "read_size", "read_values"]
-
 SUFFIXES = {".dcm", ".dicom"}
 
 _GREY = {"MONOCHROME1", "MONOCHROME2"}

@@ -19,8 +19,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from medtransfer.core.errors import InputError
 from medtransfer.data.formats import dicom
 
-__all__ = ["SUFFIXES", "fit_square", "read_image", "read_mask", "read_size"]
-
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"} | dicom.SUFFIXES
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from medtransfer.core.errors import InputError
 
-__all__ = ["Volume", "open_volume"]
-
 # A damaged header may claim any number. This is twice the largest volume of the Decathlon.
 _MOST_VOXELS = 2**29
 

@@ -14,8 +14,6 @@ from medtransfer.corruptions import corrupt
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.source import CorruptSource
 
-__all__ = ["corrupted"]
-
 _BATCH = 64
 
 

@@ -30,8 +30,6 @@ from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.base import Spec, explain
 from medtransfer.specs.source import DecathlonSource, Inside
 
-__all__ = ["OfficialTask", "decode", "files", "identify", "official_tasks"]
-
 # Ends of each split in fifths of the volumes.
 _FIFTHS = {"train": (0, 3), "validation": (3, 4), "test": (4, 5)}
 

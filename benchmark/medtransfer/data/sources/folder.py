@@ -22,8 +22,6 @@ from medtransfer.data.sources.folder_listing import Listing, list_class_folders,
 from medtransfer.data.sources.folder_table import list_table
 from medtransfer.specs.source import FolderSource
 
-__all__ = ["decode", "files", "identify"]
-
 _BATCH_BYTES = 16 * 2**20
 _Item = TypeVar("_Item")
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from medtransfer.core.errors import InputError, reason, suggest
 from medtransfer.data.formats.images import SUFFIXES
 
-__all__ = ["Listing", "check_file", "list_class_folders", "subfolders"]
-
 # What file managers and archives leave behind, besides names that start with a dot.
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 

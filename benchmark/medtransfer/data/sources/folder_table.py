@@ -27,8 +27,6 @@ from medtransfer.data.sources.folder_listing import Listing, check_file
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["list_table"]
-
 _OTHER = ("file", "split", "patient")
 _STATES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, "": -1}
 

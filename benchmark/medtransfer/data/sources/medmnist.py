@@ -11,8 +11,6 @@ from medtransfer.data.sources.decoded import Decoded
 from medtransfer.data.sources.npz import open_official
 from medtransfer.specs.source import MedmnistSource
 
-__all__ = ["decode", "files", "identify"]
-
 
 def files(source: MedmnistSource, folder: Path | None = None, /) -> list[RemoteFile]:
     """Name the file of the source's size.

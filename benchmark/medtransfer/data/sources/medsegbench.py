@@ -19,8 +19,6 @@ from medtransfer.data.sources.decoded import Decoded
 from medtransfer.data.sources.npz import open_official
 from medtransfer.specs.source import MedsegbenchSource
 
-__all__ = ["decode", "files", "identify"]
-
 
 def files(source: MedsegbenchSource, folder: Path | None = None, /) -> list[RemoteFile]:
     """Name the file of the source's size.

@@ -22,8 +22,6 @@ from medtransfer.data.official import ArraySet
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.source import NpzSource
 
-__all__ = ["decode", "files", "identify", "open_official", "open_split"]
-
 _BATCH_BYTES = 16 * 2**20
 
 

@@ -28,8 +28,6 @@ from medtransfer.data.files.remote import RemoteFile
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.source import TorchvisionSource
 
-__all__ = ["decode", "files", "identify"]
-
 _BATCH_BYTES = 16 * 2**20
 # More than twice the largest, STL-10 with its unlabelled images.
 _MOST_UNPACKED = 8 * 2**30

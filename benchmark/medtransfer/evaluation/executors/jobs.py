@@ -11,8 +11,6 @@ from pathlib import Path
 
 from medtransfer.core.plugins import safe_path
 
-__all__ = ["CELL_MEMORY", "available_cores", "choose_jobs", "process_context", "start_server"]
-
 _MOST = 8  # beyond, threads share the work of a cell
 CELL_MEMORY = 8 * 2**30  # bytes that a process may need: a batch of 64 images of 224 px in training
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

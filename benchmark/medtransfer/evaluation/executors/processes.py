@@ -20,8 +20,6 @@ from medtransfer.evaluation.runner import Finished
 from medtransfer.evaluation.setup import WorkerSetup
 from medtransfer.specs.record import Cell
 
-__all__ = ["ProcessExecutor"]
-
 
 class ProcessExecutor:
     """Several cells at a time, each in a process of this machine.

@@ -22,8 +22,6 @@ from medtransfer.evaluation.runner import Finished, Runner
 from medtransfer.evaluation.setup import WorkerSetup
 from medtransfer.specs.record import Cell
 
-__all__ = ["RayExecutor"]
-
 _PATIENCE = 2.0  # seconds after which it is looked whether the cluster has grown
 # Parameters up to which a cell asks for so much of a GPU. Small networks leave most of it idle;
 # a batch that does not fit beside the others goes through in parts.

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 from medtransfer.evaluation.runner import Finished
 from medtransfer.specs.record import Cell
 
-__all__ = ["TRIALS", "WorkerCrash", "Executor", "schedule"]
-
 TRIALS = 3  # crashes after which a cell is given up, whoever was to blame
 
 

@@ -9,8 +9,6 @@ from medtransfer.evaluation.executors.scheduling import WorkerCrash
 from medtransfer.evaluation.runner import Finished, Runner
 from medtransfer.specs.record import Cell
 
-__all__ = ["SerialExecutor"]
-
 
 class SerialExecutor:
     """One cell at a time, in this process."""

@@ -10,13 +10,12 @@ import pandas as pd
 from medtransfer.core.text import Unit, quantity
 from medtransfer.ranking.records.eligibility import applicable
 from medtransfer.ranking.records.filling import fill_grid
-from medtransfer.ranking.records.frame import IN_DOMAIN, join
+from medtransfer.ranking.records.frame import join
 from medtransfer.ranking.records.grid import Grid, average, largest, total
 from medtransfer.ranking.records.submissions import Submission
 from medtransfer.specs.protocol import OPTIONAL
 from medtransfer.specs.record import Cell
-
-__all__ = ["compare_adaptations", "compare_records", "tabulate"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 _COLUMNS: dict[str, tuple[str, Unit]] = {
     IN_DOMAIN: ("In-domain", "score"),

@@ -27,7 +27,6 @@ from medtransfer.ranking.boards.tables import (
 )
 from medtransfer.ranking.predictions.predictions import validate_layout
 from medtransfer.ranking.predictions.score_validation import ScoreValidation
-from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.records.grid import GROUP, Grid, average
 from medtransfer.ranking.records.submissions import Submission
 from medtransfer.ranking.statistics.bootstrap import Replicates
@@ -38,9 +37,8 @@ from medtransfer.ranking.statistics.source_domains import SourceDomains, compare
 from medtransfer.ranking.statistics.uncertainty import Significance
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
+from medtransfer.specs.split_name import IN_DOMAIN
 from medtransfer.specs.task import Suite
-
-__all__ = ["Board", "boards"]
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from medtransfer.core.text import MISSING, Unit, quantity
-from medtransfer.ranking.records.frame import IN_DOMAIN, KINDS
+from medtransfer.ranking.records.frame import KINDS
 from medtransfer.ranking.records.grid import Grid, average, largest, peak, total
-
-__all__ = [
-    "COSTS",
-    "KIND_SCORES",
-    "SCORES",
-    "TRANSFER",
-    "Column",
-    "Section",
-    "domain_columns",
-    "few_shot",
-    "finetuned",
-    "frozen",
-    "full",
-    "spans",
-]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 Section = Literal["overall", "domains", "transfer", "cost"]
 

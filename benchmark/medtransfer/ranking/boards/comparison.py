@@ -10,12 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medtransfer.ranking.boards.columns import few_shot, finetuned, frozen, full
-from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.records.grid import Grid
 from medtransfer.ranking.statistics.bootstrap import Replicates, weigh
 from medtransfer.ranking.statistics.uncertainty import interval
-
-__all__ = ["Difference", "compare_pair", "shared_cells"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,6 @@ from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite
 
-__all__ = ["OTHER_TASKS", "Layout", "lay_out"]
-
 OTHER_TASKS = "other tasks"
 
 

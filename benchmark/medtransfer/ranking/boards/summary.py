@@ -10,13 +10,12 @@ import pandas as pd
 
 from medtransfer.ranking.records.eligibility import applicable, is_any, is_current
 from medtransfer.ranking.records.filling import fill_grid
-from medtransfer.ranking.records.frame import IN_DOMAIN, join
+from medtransfer.ranking.records.frame import join
 from medtransfer.ranking.records.grid import average, total
 from medtransfer.ranking.records.submissions import Submission
 from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
-
-__all__ = ["summary"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 
 def summary(

@@ -10,10 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medtransfer.ranking.boards.columns import Column
-from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.records.grid import GROUP, Floats, Grid
-
-__all__ = ["rank_scores", "sort_by_rank", "tabulate_results", "tabulate_scores"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 _RESULTS = ["encoder", "domain", "task", "metric", "chance", "split", "adaptation", "budget"]
 _RESULTS += ["draws", "have", "diverged", "mean", "std", "low", "high"]

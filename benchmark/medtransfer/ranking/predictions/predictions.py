@@ -17,23 +17,11 @@ from medtransfer.ranking.predictions.score_validation import (
     verdict,
 )
 from medtransfer.ranking.records.eligibility import is_current
-from medtransfer.ranking.records.frame import IN_DOMAIN, join, most_common
+from medtransfer.ranking.records.frame import join, most_common
 from medtransfer.ranking.records.grid import Grid
 from medtransfer.ranking.records.submissions import Submission
 from medtransfer.specs.protocol import Protocol
-
-__all__ = [
-    "SOURCE_ACCURACY",
-    "validate_layout",
-    "validate_submissions",
-    "outcomes_of",
-    "outcomes_of_records",
-    "scores_of",
-    "usual_data",
-    "tabulate_validation",
-    "tabulate_tasks",
-]
-
+from medtransfer.specs.split_name import IN_DOMAIN
 
 SOURCE_ACCURACY = "source_accuracy"
 """Score of a checkpoint on its source domain, which is no score of a target."""

@@ -11,17 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = [
-    "FEW",
-    "LEAST",
-    "RANDOM",
-    "STATISTICS",
-    "ScoreValidation",
-    "validate_scores",
-    "verdict",
-    "weighted_tau",
-]
-
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 

@@ -11,8 +11,6 @@ import pandas as pd
 from medtransfer.core.errors import InputError, reason, suggest
 from medtransfer.ranking.predictions.score_validation import RANDOM
 
-__all__ = ["read_outcomes", "read_scores_csv"]
-
 
 def read_scores_csv(path: Path) -> pd.DataFrame:
     """Read columns encoder, task, score and value; an empty value is an undefined score.

@@ -26,18 +26,6 @@ from medtransfer.ranking.records.submissions import Submission
 from medtransfer.specs.encoder import EncoderCard, PretrainingRun
 from medtransfer.specs.protocol import Protocol
 
-__all__ = [
-    "LAST",
-    "SOURCE",
-    "Studied",
-    "Trajectory",
-    "study_trajectories",
-    "tabulate_picks",
-    "tabulate_points",
-    "tabulate_trajectories",
-    "trajectory_rows",
-]
-
 LAST, SOURCE = "last checkpoint", "source accuracy"
 """Baselines of a score, beside a random pick."""
 

@@ -34,13 +34,11 @@ from medtransfer.ranking.published.study import (
     read_published,
 )
 from medtransfer.ranking.records.filling import relate
-from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.records.grid import GROUP, Grid, Split, Where, average, largest
 from medtransfer.ranking.statistics.rank_statistics import RANK_STATISTICS
 from medtransfer.ranking.statistics.source_domains import SourceDomains
 from medtransfer.ranking.statistics.uncertainty import Significance
-
-__all__ = ["Published", "PublishedBoard", "load_published", "published_board"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 _REGIMES = {"few_shot": ("few-shot", few_shot), "full": ("full", full)}
 

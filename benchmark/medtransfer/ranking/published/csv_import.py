@@ -18,8 +18,6 @@ from medtransfer.ranking.published.study import PublishedRecord, RowCondition, S
 from medtransfer.ranking.statistics.contamination import plain_name
 from medtransfer.specs.task import load_tasks
 
-__all__ = ["Imported", "import_results", "write_study"]
-
 _KEY = ["encoder", "task", "budget", "draw"]
 
 

@@ -15,8 +15,6 @@ from medtransfer.ranking.published.study import (
     Study,
 )
 
-__all__ = ["LEGEND", "compare_findings", "describe_findings"]
-
 LEGEND = (
     "A finding is shown when all of its comparisons are as claimed. Difference: first encoder "
     "minus second, over the n draws that both have, with its 95 % interval (paired t). Not "

@@ -12,8 +12,6 @@ from medtransfer.ranking.published.findings import LEGEND, describe_findings
 from medtransfer.ranking.report.markdown import join, tabulate_leaders
 from medtransfer.ranking.report.task_tables import render_results
 
-__all__ = ["render_study"]
-
 _ABOUT = """\
 Published results, not measured here. Protocol, test sets and preprocessing are the study's own, so
 nothing here may be compared with another board. Scores are (m - chance) / (1 - chance) of the

@@ -18,22 +18,6 @@ from medtransfer.specs.base import Spec, explain
 from medtransfer.specs.encoder import PretrainingCard
 from medtransfer.specs.task import Kind, Name, Slug
 
-__all__ = [
-    "Columns",
-    "Expectation",
-    "Finding",
-    "Pair",
-    "PublishedCell",
-    "PublishedEncoder",
-    "PublishedMetric",
-    "PublishedRecord",
-    "PublishedTarget",
-    "RowCondition",
-    "Study",
-    "load_study",
-    "read_published",
-]
-
 PublishedBudget = Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]{0,8}-shot|full)$")]
 PublishedMetric = Literal["auroc", "average_precision", "accuracy", "balanced_accuracy", "dice"]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]

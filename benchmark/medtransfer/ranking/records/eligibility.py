@@ -12,8 +12,6 @@ from medtransfer.specs.protocol import Protocol
 from medtransfer.specs.record import Cell
 from medtransfer.specs.task import Suite
 
-__all__ = ["applicable", "expected_cells", "is_any", "is_current"]
-
 
 def expected_cells(
     suite: Suite, kinds: Mapping[str, str], protocol: Protocol, *, optional: bool = False

@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medtransfer.ranking.records.frame import IN_DOMAIN, KINDS, Frame, most_common
+from medtransfer.ranking.records.frame import KINDS, Frame, most_common
 from medtransfer.ranking.records.grid import GROUP, Floats, Grid, Split, fold
 from medtransfer.ranking.records.submissions import COSTS
 from medtransfer.specs.encoder import EncoderCard, PretrainingCard
 from medtransfer.specs.record import Cell
-from medtransfer.specs.split_name import SplitName
-
-__all__ = ["broad_kind", "fill_grid", "find_cells", "relate"]
+from medtransfer.specs.split_name import IN_DOMAIN, SplitName
 
 _CORRUPTED = "corrupted"
 # The largest known, or the largest if all are known; the other costs add up.

@@ -9,9 +9,6 @@ import numpy as np
 import pandas as pd
 
 from medtransfer.ranking.records.submissions import Submission, stack
-from medtransfer.specs.split_name import IN_DOMAIN
-
-__all__ = ["IN_DOMAIN", "KINDS", "Frame", "join", "most_common"]
 
 # What boards and tables tell apart; labels that exclude each other or occur together are one.
 KINDS = ("classification", "segmentation")

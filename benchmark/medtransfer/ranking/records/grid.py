@@ -15,23 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 
-from medtransfer.ranking.records.frame import IN_DOMAIN
-
-__all__ = [
-    "GROUP",
-    "Floats",
-    "Grid",
-    "Scores",
-    "Split",
-    "Where",
-    "average",
-    "find_groups",
-    "fold",
-    "largest",
-    "mean",
-    "peak",
-    "total",
-]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 Floats = NDArray[np.float64]
 Where = Callable[[pd.DataFrame], "pd.Series[bool]"]

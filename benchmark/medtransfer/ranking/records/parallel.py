@@ -12,8 +12,6 @@ from typing import TypeVar
 
 from medtransfer.core.plugins import safe_path
 
-__all__ = ["map_in_processes", "without_collection"]
-
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 

@@ -20,8 +20,6 @@ from medtransfer.specs.score import FILE as SCORES
 from medtransfer.specs.score import ScoreRecord, read_scores
 from medtransfer.specs.verification import Status, read_status
 
-__all__ = ["COSTS", "PUBLISHED", "Submission", "load_submission", "load_submissions", "stack"]
-
 PUBLISHED = "published"
 """The folder beside the submissions with results that others published."""
 

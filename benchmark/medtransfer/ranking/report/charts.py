@@ -13,8 +13,6 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-__all__ = ["chart_library", "chart_specifications", "draw"]
-
 Json = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 Padding = dict[str, int]

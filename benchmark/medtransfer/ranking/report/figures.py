@@ -13,10 +13,8 @@ import pandas as pd
 from medtransfer.core.text import MISSING, quantity, shorten
 from medtransfer.ranking.boards.board import Board
 from medtransfer.ranking.boards.columns import spans
-from medtransfer.ranking.records.frame import IN_DOMAIN
+from medtransfer.specs.split_name import IN_DOMAIN
 from medtransfer.specs.task import Budget
-
-__all__ = ["FOLDER", "Figure", "figures", "slug"]
 
 FOLDER = "figures"
 

@@ -12,22 +12,12 @@ from medtransfer.ranking.boards.adaptations import tabulate
 from medtransfer.ranking.boards.board import Board
 from medtransfer.ranking.boards.columns import Column, Section, spans
 from medtransfer.ranking.predictions.predictions import tabulate_validation
-from medtransfer.ranking.records.frame import IN_DOMAIN, KINDS
+from medtransfer.ranking.records.frame import KINDS
 from medtransfer.ranking.report.figures import Figure, figures
 from medtransfer.ranking.statistics.pareto import PRICES, best_under
 from medtransfer.ranking.statistics.rank_statistics import verdicts
 from medtransfer.specs.protocol import OPTIONAL
-
-__all__ = [
-    "MOST",
-    "about",
-    "headline",
-    "join",
-    "picture",
-    "render_board",
-    "tabulate_leaders",
-    "title",
-]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 MOST = 30
 """Encoders in a table: GitHub cuts a page off after half a megabyte."""

@@ -22,8 +22,6 @@ from medtransfer.ranking.report.markdown import (
 from medtransfer.ranking.report.task_tables import render_tasks
 from medtransfer.ranking.statistics.rank_statistics import verdicts
 
-__all__ = ["FOLDERS", "render_markdown", "render_pages"]
-
 FOLDERS = ("boards", "tasks", "published")
 """Folders of the pages that the overview links to."""
 

@@ -14,8 +14,6 @@ from medtransfer.ranking.report.charts import chart_library
 from medtransfer.ranking.report.site.payload import embed_json, payload
 from medtransfer.specs.encoder import EncoderCard
 
-__all__ = ["render_page"]
-
 _STATIC = files("medtransfer.ranking.report.site")
 # In the order in which they build on each other.
 _SCRIPTS = ("elements", "data", "state", "table", "figures", "transfer", "study", "encoder", "main")

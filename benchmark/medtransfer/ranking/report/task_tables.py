@@ -9,9 +9,7 @@ import pandas as pd
 
 from medtransfer.core.text import MISSING, escape, pipe_table
 from medtransfer.ranking.boards.board import Board
-from medtransfer.ranking.records.frame import IN_DOMAIN
-
-__all__ = ["render_results", "render_tasks", "tabulate_task"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 
 def render_tasks(board: Board, *, most: int, told: dict[str, set[str]]) -> list[str]:

@@ -20,13 +20,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medtransfer.core.errors import InputError
-from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.records.grid import GROUP, find_groups, mean
 from medtransfer.ranking.records.parallel import map_in_processes
 from medtransfer.ranking.statistics.uncertainty import interval
 from medtransfer.specs.replicates import FILE, read_rows
-
-__all__ = ["REPLICATES", "Block", "Replicates", "resample", "split_blocks", "weigh"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 REPLICATES = 1000
 _MUCH = 20_000  # records; fewer are drawn before a second process has started

@@ -8,8 +8,6 @@ from typing import Literal
 
 from medtransfer.specs.encoder import EncoderCard
 
-__all__ = ["Contamination", "contamination", "overlapping", "plain_name"]
-
 Contamination = Literal["clean", "overlap", "unknown"]
 
 

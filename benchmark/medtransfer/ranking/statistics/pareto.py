@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medtransfer.ranking.records.frame import IN_DOMAIN
-
-__all__ = ["PRICES", "best_under", "mark_fronts"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 PRICES = {
     "pareto_adaptation": "adaptation_flops",

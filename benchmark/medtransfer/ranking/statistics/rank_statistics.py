@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.records.grid import Grid, average
 from medtransfer.ranking.statistics.bootstrap import Replicates, split_blocks, weigh
 from medtransfer.ranking.statistics.uncertainty import (
@@ -20,8 +19,7 @@ from medtransfer.ranking.statistics.uncertainty import (
     task_replicates,
     tie_groups,
 )
-
-__all__ = ["RANK_STATISTICS", "RankStatistics", "compute_rank_statistics", "verdicts"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 RANK_STATISTICS = [
     f"{IN_DOMAIN}_low",

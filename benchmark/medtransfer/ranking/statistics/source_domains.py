@@ -11,8 +11,6 @@ from scipy import stats
 
 from medtransfer.specs.encoder import EncoderCard, PretrainingCard
 
-__all__ = ["SourceDomains", "compare_source_domains", "name_source"]
-
 
 @dataclass(frozen=True)
 class SourceDomains:

@@ -10,16 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = [
-    "Significance",
-    "clusters",
-    "compare_over_tasks",
-    "interval",
-    "rank_intervals",
-    "task_replicates",
-    "tie_groups",
-]
-
 Floats = NDArray[np.floating]
 
 

@@ -11,8 +11,6 @@ from medtransfer.ranking.published.study import PublishedEncoder
 from medtransfer.ranking.statistics.source_domains import name_source
 from medtransfer.specs.encoder import EncoderCard, PretrainingCard
 
-__all__ = ["describe", "describe_published"]
-
 
 def describe(card: EncoderCard) -> dict[str, Any]:
     """Name, title, architecture, family (for the filter), source domain, and the labelled facts."""

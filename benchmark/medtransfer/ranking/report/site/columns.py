@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from medtransfer.ranking.boards.board import Board
 
-__all__ = ["page_columns"]
-
 # What a board's table has beside the columns of its registry: name, title, unit, section.
 _FURTHER = (
     ("other_tasks", "On other tasks", "text", "overall"),

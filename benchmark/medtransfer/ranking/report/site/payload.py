@@ -18,7 +18,6 @@ from medtransfer.ranking.boards.columns import spans
 from medtransfer.ranking.predictions.predictions import tabulate_tasks, tabulate_validation
 from medtransfer.ranking.published.board import Published, PublishedBoard, published_board
 from medtransfer.ranking.published.findings import LEGEND, describe_findings
-from medtransfer.ranking.records.frame import IN_DOMAIN
 from medtransfer.ranking.report.charts import chart_specifications
 from medtransfer.ranking.report.site.cards import describe, describe_published
 from medtransfer.ranking.report.site.columns import page_columns
@@ -26,8 +25,7 @@ from medtransfer.ranking.report.task_tables import tabulate_task
 from medtransfer.ranking.statistics.rank_statistics import verdicts
 from medtransfer.specs.encoder import EncoderCard
 from medtransfer.specs.protocol import OPTIONAL
-
-__all__ = ["SCALE", "embed_json", "payload"]
+from medtransfer.specs.split_name import IN_DOMAIN
 
 SCALE = 30_000
 """Metrics are 16-bit whole numbers of 1 / SCALE; the lowest one is null."""
