@@ -236,7 +236,8 @@ def test_a_board_column(checkout: Path) -> None:
     apply_changes(blocks, checkout)
     run_changed(blocks, checkout)
     assert "one_shot" in (checkout / "my-board" / "leaderboard.csv").read_text()
-    assert "| 1-shot |" in (checkout / "my-board" / "README.md").read_text()
+    page = checkout / "my-board" / "boards" / "quick_phantom_classification.md"
+    assert "| 1-shot |" in page.read_text()
 
 
 def test_python_examples(desk: Path) -> None:
