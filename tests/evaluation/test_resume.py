@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medtransfer.evaluation.evaluate import run
+from medtransfer.evaluation.options import Request
+from medtransfer.evaluation.request import prepare
 from medtransfer.specs.record import read_records
 from tests.conftest import Bench, Small, spawn_bench, write_card, write_npz
 from tests.helpers.evaluation import arguments, results, write_encoder
@@ -169,3 +172,15 @@ def test_fresh_forgets_what_is_asked_for_only(small: Small, tmp_path: Path, benc
         {k: kept[k] for k in replicates if k.startswith("small/")},
         {k: v for k, v in replicates.items() if k.startswith("small/")},
     )
+
+
+def test_another_evaluation_that_ended_meanwhile(small: Small, tmp_path: Path) -> None:
+    """Cells that another evaluation finished after this one was prepared are not run again."""
+    options = {"protocol": "quick", "adaptations": ("knn",), "out": tmp_path, "data": small.data}
+    request = Request("pixels", task_folder=small.cards, **options)  # type: ignore[arg-type]
+    first, second = prepare(request), prepare(request)
+    assert len(first.pending) == len(second.pending) == 7
+    records = run(first)
+    content = (tmp_path / "pixels" / "records.jsonl").read_bytes()
+    assert run(second) == records
+    assert (tmp_path / "pixels" / "records.jsonl").read_bytes() == content

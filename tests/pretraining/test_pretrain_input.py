@@ -24,7 +24,7 @@ def write_recipe(path: Path, **changes: object) -> Path:
     ("changes", "message"),
     [
         ({"recipe": "simcrl"}, "--recipe: unknown recipe 'simcrl'; did you mean 'simclr'?"),
-        ({"recipe": None}, "--recipe: name one of simclr, simmim, supervised, or --grid"),
+        ({"recipe": None}, "--recipe: name one of simclr, simmim, supervised, or use --grid"),
         ({"task": None}, "--task: name at least one task"),
         (
             {"task": "smal"},
@@ -62,7 +62,7 @@ def write_recipe(path: Path, **changes: object) -> Path:
         ({"accumulate": 60}, "--images: 60 is too few: 1 would go through at a time"),
         ({"epochs": 10**9}, "--epochs: 1000000000; 1000000 at most"),
         ({"task": "resized"}, "resized: its training images are the test split in_domain of phan"),
-        ({"grid": "grid.yaml"}, "not with --grid, whose file says what is done"),
+        ({"grid": "grid.yaml"}, "not with --grid; only --data, --tasks and --device go with it"),
         ({"OUT": "resnet18"}, "'resnet18' is the name of a listed encoder"),
         ({"OUT": "Other Name"}, "'Other Name' is the encoder's name, too"),
     ],

@@ -136,8 +136,14 @@ def run(
     with closing(executor):
         ledger.open(prepared.encoder.card, keep=list(records.values()) if request.fresh else None)
         try:
+            if not request.fresh:  # another evaluation may have ended since this one was prepared
+                records |= prepared.read_records()
+                done = {cell for cell, record in records.items() if record.settled}
+                cells = [cell for cell in cells if cell not in done]
+                left_out = [cell for cell in left_out if cell not in done]
             for note in (*notes, *plan.notes, *runner.encoder.notes):
                 progress.warn(note)
+            flops = {cell: flops[cell] for cell in (*cells, *left_out)}
             work = {cell: count + _OVERHEAD for cell, count in flops.items()}
             finished_before = len(plan.cells) - len(flops)
             progress.begin(len(plan.cells), finished_before, unit="cells", work=sum(work.values()))

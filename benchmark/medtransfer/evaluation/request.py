@@ -72,6 +72,17 @@ class Prepared:
         there = {cell for cell, record in self.existing.items() if record.settled}
         return [cell for cell in cells if cell not in there]
 
+    def read_records(self) -> dict[Cell, Record]:
+        """Read the ledger again: another evaluation may have added to it since.
+
+        Raises:
+            InputError: When a record may not be added to.
+        """
+        records = self.ledger.read()
+        differences = _find_differences(records, self.protocol, self.encoder, self.data)
+        _refuse(self.ledger, differences)
+        return {record.cell: record for record in records}
+
 
 def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True) -> Prepared:
     """Check a request and plan its cells. Nothing is written but downloads and decoded data.
@@ -124,8 +135,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
     )
     ledger = Ledger(request.out / encoder.card.name)
     records = ledger.read()
-    against = (protocol, protocol.fingerprints, encoder.identity if records else "", data)
-    differences = [_find_difference(record, *against) for record in records]
+    differences = _find_differences(records, protocol, encoder, data)
     if request.fresh:
         asked, count = set(plan().cells), len(records)
         records = [
@@ -134,8 +144,8 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
             if record.cell not in asked and difference is None
         ]
         notes.append(f"--fresh: forgets {count - len(records)} of {count} earlier records")
-    elif difference := next(filter(None, differences), None):
-        raise InputError(f"{ledger.path}: {difference}; {_REMEDY}")
+    else:
+        _refuse(ledger, differences)
     return Prepared(
         request=request,
         protocol=protocol,
@@ -198,6 +208,24 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"--out: {existing} is a file; a folder is expected")
     if not os.access(existing, os.W_OK):
         raise InputError(f"--out: {existing} cannot be written: permission denied")
+
+
+def _refuse(ledger: Ledger, differences: Sequence[str | None]) -> None:
+    """Refuse to add to records that differ."""
+    for difference in filter(None, differences):
+        raise InputError(f"{ledger.path}: {difference}; {_REMEDY}")
+
+
+def _find_differences(
+    records: Sequence[Record],
+    protocol: Protocol,
+    encoder: EncoderSource,
+    data: Mapping[str, TaskData],
+) -> list[str | None]:
+    """Say of each record why it may not be added to, or ``None`` where it may."""
+    identity = encoder.identity if records else ""  # hashes the weights
+    against = (protocol, protocol.fingerprints, identity, data)
+    return [_find_difference(record, *against) for record in records]
 
 
 def _find_difference(
