@@ -16,20 +16,20 @@ from tests.helpers.browser import CHROMIUM, ENCODERS, FLAGS, Open, write
 from tests.helpers.published import COMMITTED
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def board_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One board."""
     boards = ranking.boards(ENCODERS, SUITES, {"quick": QUICK})
     return write(tmp_path_factory.mktemp("page"), boards, ENCODERS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cherti() -> Published:
     [published] = [p for p in load_published(COMMITTED) if p.study.name == "cherti-jitsev-2021"]
     return published
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def boards_file(tmp_path_factory: pytest.TempPathFactory, cherti: Published) -> Path:
     """Two boards, of which the second ranks one encoder more, and a published one."""
     suites = {**SUITES, "ct": Suite(tasks=["slices", "retina"])}

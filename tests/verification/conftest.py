@@ -13,7 +13,7 @@ from tests.helpers.segmentation import MAPS, draw_discs
 from tests.helpers.tampering import draw_noise, evaluate
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, cards, and the submissions of raw pixels and of a user's own encoder."""
     folder = tmp_path_factory.mktemp("verify")
