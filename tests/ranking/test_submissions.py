@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from medtransfer import ranking
 from medtransfer.core.errors import InputError
+from medtransfer.ranking import load_submissions
 from medtransfer.specs.record import Cell, Record, read_records
-from tests.conftest import Bench
+from tests.conftest import ROOT, Bench
 from tests.helpers.boards import (
     CELLS,
     FAILURE,
@@ -148,3 +149,20 @@ def test_wrong_submissions_are_refused(tmp_path: Path) -> None:
     (one / "a" / "encoder.yaml").unlink()
     with pytest.raises(InputError, match=r"one.a: holds no encoder.yaml"):
         ranking.load_submissions([one])
+
+
+def test_records_of_some_tasks_only(tmp_path: Path) -> None:
+    """Reading the records of some tasks gives those that reading all of them holds."""
+    for name in ("hog", "resnet18"):
+        shutil.copytree(ROOT / "submissions" / name, tmp_path / name)
+    for every, some in zip(
+        load_submissions([tmp_path]),
+        load_submissions([tmp_path], tasks=["phantom_ct", "none"]),
+        strict=True,
+    ):
+        assert every.card == some.card
+        kept = every.cells[every.cells["task"] == "phantom_ct"]
+        assert len(kept) == len(some.cells) > 0
+        assert kept["budget"].tolist() == some.cells["budget"].tolist()
+        values = every.values[every.values["cell"].isin(kept.index)]
+        assert values["value"].tolist() == some.values["value"].tolist()

@@ -91,11 +91,12 @@ def _print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
     failed = [record for record in records if record.status == "failed"]
     for record in failed:
         print(f"failed: {record.cell}: {record.error}")
-    shipped = [s for s in load_submissions([packaged("submissions")]) if s.card.name != card.name]
     if failed:
         print(f"tracebacks: {prepared.ledger.folder / ERROR_LOG}")
         print("no comparison: some cells failed; run the same command again to retry them")
     else:
+        shipped = load_submissions([packaged("submissions")], tasks=prepared.data)
+        shipped = [submission for submission in shipped if submission.card.name != card.name]
         _print_comparisons([*shipped, Submission.of(card, records)], prepared, records)
     cells = {record.cell: record for record in records}
     if any(cell.adaptation in OPTIONAL for cell in cells):

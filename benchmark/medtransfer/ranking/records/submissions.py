@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ class Submission:
         return cls(card, *_first_settled(cells, splits), status, _tabulate_scores(scores))
 
 
-def load_submissions(folders: Sequence[Path], *, processes: int = 1) -> list[Submission]:
+def load_submissions(
+    folders: Sequence[Path], *, processes: int = 1, tasks: Collection[str] | None = None
+) -> list[Submission]:
     """Read every ``<folder>/<encoder>/{encoder.yaml,records.jsonl}``, sorted by encoder.
 
     An encoder may stand in several folders, e.g. the shipped submissions and one's own results.
@@ -110,6 +113,8 @@ def load_submissions(folders: Sequence[Path], *, processes: int = 1) -> list[Sub
     Args:
         folders: Of submissions.
         processes: How many read, where there is much to read.
+        tasks: Only the records of these tasks, and neither verification nor transferability
+            scores: all that a comparison needs.
 
     Raises:
         InputError: For a missing folder or card, a wrong record, records of another encoder than
@@ -117,7 +122,7 @@ def load_submissions(folders: Sequence[Path], *, processes: int = 1) -> list[Sub
     """
     paths = [path for folder in folders for path in _encoder_folders(folder)]
     parts: dict[str, list[tuple[Path, Submission]]] = {}
-    for path, submission in zip(paths, _load_all(paths, processes), strict=True):
+    for path, submission in zip(paths, _load_all(paths, processes, tasks), strict=True):
         parts.setdefault(submission.card.name, []).append((path, submission))
     return [_merge(parts[name]) for name in sorted(parts)]
 
@@ -136,20 +141,26 @@ def load_submission(path: Path) -> tuple[EncoderCard, list[Record]]:
 _MUCH = 2**25  # bytes of ledgers; less is read before a second process has started
 
 
-def _load_all(paths: Sequence[Path], processes: int) -> Iterable[Submission]:
+def _load_all(
+    paths: Sequence[Path], processes: int, tasks: Collection[str] | None
+) -> Iterable[Submission]:
     ledgers = [path / "records.jsonl" for path in paths]
     size = sum(ledger.stat().st_size for ledger in ledgers if ledger.is_file())
-    return map_in_processes(_load, paths, processes=processes if size > _MUCH else 1)
+    return map_in_processes(
+        partial(_load, tasks=tasks), paths, processes=processes if size > _MUCH else 1
+    )
 
 
-def _load(path: Path) -> Submission:
-    card, records = _open(path)
+def _load(path: Path, *, tasks: Collection[str] | None) -> Submission:
+    card, records = _open(path, tasks)
     with without_collection():
+        if tasks is not None:
+            return Submission.of(card, records, folder=path)
         own = _own_scores(path, card.name)
         return Submission.of(card, records, folder=path, status=read_status(path), scores=own)
 
 
-def _open(path: Path) -> tuple[EncoderCard, Iterator[Record]]:
+def _open(path: Path, tasks: Collection[str] | None = None) -> tuple[EncoderCard, Iterator[Record]]:
     card_path = path / "encoder.yaml"
     if (path / "study.yaml").is_file():
         raise InputError(
@@ -159,11 +170,11 @@ def _open(path: Path) -> tuple[EncoderCard, Iterator[Record]]:
         raise InputError(f"{path}: holds no encoder.yaml; a submission's folder needs its card")
     refuse_links(path)
     card = EncoderCard.parse(read_yaml(card_path), origin=str(card_path))
-    return card, _own_records(path / "records.jsonl", card.name)
+    return card, _own_records(path / "records.jsonl", card.name, tasks)
 
 
-def _own_records(ledger: Path, encoder: str) -> Iterator[Record]:
-    for record in iterate_records(ledger):
+def _own_records(ledger: Path, encoder: str, tasks: Collection[str] | None) -> Iterator[Record]:
+    for record in iterate_records(ledger, tasks=tasks):
         if record.encoder.name != encoder:
             raise InputError(
                 f"{ledger}: encoder.name: '{record.encoder.name}' in a record ({record.cell}), "
