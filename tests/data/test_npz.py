@@ -135,19 +135,19 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda path: replace_member(
             path, "train_images.npy", npy_header((10**9, 1000, 1000), "|u1") + bytes(99)
         ),
-        ["train_images", "truncated", "needs more bytes than are there"],
+        ["train_images", "truncated", "needs more bytes than the file has"],
     ),
     "labels header claims 100 TB": (
         lambda path: replace_member(
             path, "train_labels.npy", npy_header((10**14,), "|u1") + bytes(99)
         ),
-        ["train_labels", "truncated", "needs more bytes than are there"],
+        ["train_labels", "truncated", "needs more bytes than the file has"],
     ),
     "names header claims 6 GB": (
         lambda path: replace_member(
             path, "label_names.npy", npy_header((3,), "<U500000000") + bytes(99)
         ),
-        ["label_names", "truncated", "needs more bytes than are there"],
+        ["label_names", "truncated", "needs more bytes than the file has"],
     ),
 }
 
