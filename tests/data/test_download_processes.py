@@ -85,7 +85,7 @@ def test_two_processes_download_once(
         with spawn(file) as second:
             assert second.stdout is not None
             assert second.stdout.readline() == (
-                "warn a.npz: another process is downloading it; waiting for that one\n"
+                "warn a.npz: another process is downloading it; waiting\n"
             )
             server.go_on.set()
             assert second.communicate() == (f"path {target}\n", "")

@@ -79,7 +79,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "too few label_names": (
         lambda path: write_npz(path, label_names=np.array(["first", "second"])),
-        ["train", "label 2 is none of the names", "'first', 'second'"],
+        ["train", "label 2 has no name among", "'first', 'second'"],
     ),
     "float images": (
         lambda path: write_npz(path, train_images=IMAGES / 255.0),
