@@ -210,7 +210,7 @@ def test_missing_file_is_refused_with_the_closest_name(small: Small) -> None:
 
 def test_missing_folder_is_refused(small: Small) -> None:
     """Without a folder of data the message says how to name one; a wrong one is named."""
-    assert "Pass --data DIR or set BENCH_DATA" in refusal(small.card, None)
+    assert "pass --data DIR or set BENCH_DATA" in refusal(small.card, None)
     assert "--data" in refusal(small.card, small.data / "absent")
     assert "not a folder" in refusal(small.card, small.npz)
 
