@@ -166,7 +166,7 @@ def refusal(encoder: Encoder) -> str:
 def test_encoder_without_maps_is_refused(name: str) -> None:
     """An encoder that gives one vector an image cannot tell its parts apart."""
     message = refusal(load_encoder(name, max_size=64, device="cpu"))
-    reason = "gives one vector an image and no feature maps, which segmentation needs"
+    reason = "no feature maps, which segmentation needs"
     assert message == f"{name}: {reason}"
 
 
@@ -174,7 +174,7 @@ def test_timm_network_without_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -
     """So is a network of timm's that was never given the method."""
     encoder = build()
     monkeypatch.delattr(type(encoder.network.network), "forward_intermediates")
-    assert "mine: gives one vector an image and no feature maps" in refusal(encoder)
+    assert "mine: no feature maps" in refusal(encoder)
 
 
 def test_wrong_maps_of_a_users_network_are_refused() -> None:
@@ -185,4 +185,4 @@ def test_wrong_maps_of_a_users_network_are_refused() -> None:
     message = refusal(encoder_of(Maps(lambda images: [images.flatten(2)] * 4)))
     assert "returns shapes [(1, 3, 4096)," in message
     message = refusal(encoder_of(Maps(lambda images: images.no_such_thing)))
-    assert "mine: fails to give feature maps of images of shape (1, 3, 64, 64):" in message
+    assert "mine: feature maps of images of shape (1, 3, 64, 64) failed:" in message

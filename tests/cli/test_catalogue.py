@@ -97,8 +97,8 @@ def test_official_files_from_the_first_look_to_the_last(
     planned = bench(*run, "--adaptation", "knn", "--dry-run")
     assert planned.code == 2 and not server.paths and not out.exists()
     assert planned.err == (
-        "error: lesions: breastmnist_224.npz: not here yet; `bench data fetch`, with the same "
-        "tasks, downloads it\n"
+        "error: lesions: breastmnist_224.npz: not downloaded yet; run `bench data fetch` with "
+        "the same tasks\n"
     )
 
     server.files["/breastmnist_224.npz"].cuts = [5000]
@@ -200,7 +200,7 @@ def test_every_card_is_listed_and_shown(name: str, bench: Bench) -> None:
     """Each card's row has every column; what it shows says which budgets apply."""
     row = rows(bench, "list", "tasks")[name]
     assert all(value for value in row.values())
-    state = "where is it?" if name.startswith("small") else "would download"
+    state = "no data folder given" if name.startswith("small") else "would download"
     assert row["data"] == "ready" if name.startswith("phantom") else state in row["data"]
     shown = json.loads(bench("show", name, "--json").out)
     card = load_tasks()[name]
@@ -274,7 +274,7 @@ def test_damaged_cache_is_rebuilt_and_said(
     images.write_bytes(images.read_bytes()[:200])
     again = bench(*run, "--out", tmp_path / "b")
     assert again.code == 0
-    assert f"note: {images.parent}: damaged; the split is decoded again" in again.out
+    assert f"note: {images.parent}: damaged; decoding the split again" in again.out
     metrics = [
         [(r.cell, r.metrics) for r in read_records(tmp_path / out / "pixels" / "records.jsonl")]
         for out in ("a", "b")

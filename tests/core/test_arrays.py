@@ -64,7 +64,7 @@ HEADER = b"\x93NUMPY\x01\x00"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (saved(np.ones(9))[:-1], "truncated: shape (9,) needs more bytes than are there"),
+        (saved(np.ones(9))[:-1], "truncated: shape (9,) needs more bytes than the file has"),
         (saved(np.ones(9)) + b"0", "not the bytes of shape (9,)"),
         (b"\x93NUMPY\x03\x00" + bytes(99), ".npy format (3, 0) is not supported"),
         (b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + bytes(99), "a header of 4,294,967"),
@@ -104,7 +104,7 @@ def test_what_is_not_expected_is_refused(tmp_path: Path) -> None:
 def test_methods_that_numpy_does_not_write(tmp_path: Path, method: int) -> None:
     """Their libraries unpack a block whole, so a bomb could not be bounded."""
     path = write(tmp_path / "a.npz", saved(np.ones(9)), method=method)
-    with Archive(path) as archive, pytest.raises(InputError, match="that numpy does not write"):
+    with Archive(path) as archive, pytest.raises(InputError, match="unknown compression"):
         archive.read("a")
 
 

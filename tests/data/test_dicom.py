@@ -102,7 +102,7 @@ def test_dicom_colour_and_compression(tmp_path: Path) -> None:
     rgb = np.dstack([RAMP, RAMP.T, RAMP])
     path = write_dicom(tmp_path / "c.dcm", rgb)
     assert np.array_equal(colour(path), rgb)
-    assert "window: a colour image has none" in refuse_image(path, window=(0, 1))
+    assert "window: not available for colour images" in refuse_image(path, window=(0, 1))
     packed = pydicom.dcmread(write_dicom(tmp_path / "r.dcm", STORED))
     packed.compress(RLELossless)
     packed.save_as(tmp_path / "r.dcm")

@@ -79,7 +79,7 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(
     refusal(obtain, file, None, shown)
     assert not target.exists()
     assert obtain(file, None, shown).read_bytes() == BODY
-    assert shown.warnings == [f"{target}: the file is damaged; it is downloaded again"]
+    assert shown.warnings == [f"{target}: damaged; downloading it again"]
 
 
 def test_a_changed_file_is_noticed_within_one_process(

@@ -48,7 +48,7 @@ def test_retry_after_is_honoured_and_capped(
     monkeypatch.setattr(http, "LONGEST_WAIT", 0.3)
     assert 0.3 <= seconds("3600") < 60 and 0.3 <= seconds(distant) < 60
     seconds("soon")
-    assert shown.warnings[-1] == "a.npz: 429 Too Many Requests; going on in 0 s (2 of 6)"
+    assert shown.warnings[-1] == "a.npz: 429 Too Many Requests; retrying in 0 s (2 of 6)"
     # Without the server's word the wait would now be 4.5 s or more.
     monkeypatch.setattr(http, "BACK_OFF", 9.0)
     monkeypatch.setattr(http, "LONGEST_WAIT", 9.0)

@@ -27,7 +27,7 @@ def test_cuts_are_resumed(
     assert published.sent == len(BODY)
     known = "" if chunked else " of 0.3 MB"
     assert shown.warnings[0].startswith(
-        f"a.npz: connection lost at 0.0 MB{known}; going on in 0 s (2 of 6)"
+        f"a.npz: connection lost at 0.0 MB{known}; retrying in 0 s (2 of 6)"
     )
     assert all("(2 of 6)" in line for line in shown.warnings) and len(shown.warnings) == 8
 

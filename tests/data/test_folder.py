@@ -81,7 +81,7 @@ def test_identity_follows_files_and_table(tmp_path: Path) -> None:
 
 def test_class_folder_refusals(tmp_path: Path) -> None:
     """What stands in the way of reading every image under its class is named."""
-    assert "Pass --data" in refuse(None)  # type: ignore[arg-type]
+    assert "pass --data" in refuse(None)  # type: ignore[arg-type]
     assert "is not a folder" in refuse(tmp_path / "absent")
     root = tmp_path / "set"
     save(root / "train" / "a" / "1.png")
@@ -90,7 +90,7 @@ def test_class_folder_refusals(tmp_path: Path) -> None:
     assert "did you mean 'train'?" in refuse(tmp_path, split="trian")
     assert "no folder '..'" in refuse(tmp_path, split="..")
     (root / "empty" / "a").mkdir(parents=True)
-    assert "no images; empty/<class>/<file> is read" in refuse(tmp_path, split="empty")
+    assert "no images; put them in empty/<class>/<file>" in refuse(tmp_path, split="empty")
     stray = save(root / "train" / "stray.png")
     assert f"{stray}: not in a class folder" in refuse(tmp_path)
     stray.unlink()

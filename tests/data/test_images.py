@@ -73,7 +73,7 @@ def test_mask_refusals(tmp_path: Path) -> None:
     assert "stored as L;4; save it with 8 bits" in refuse_mask(spread)
     inverse = write_tiff(tmp_path / "i.tif", b"\x01\x02", width=2, bits=8, photometric=0)
     assert "stored as L;I" in refuse_mask(inverse)
-    assert "a mask is a PNG" in refuse_mask(write_dicom(tmp_path / "m.dcm", RAMP))
+    assert "a DICOM mask; save it as PNG" in refuse_mask(write_dicom(tmp_path / "m.dcm", RAMP))
     assert "damaged" in refuse_mask(png_claiming(tmp_path / "t.png", 200, 200))
     assert "13000 x 10 pixels; at most" in refuse_mask(png_claiming(tmp_path / "w.png", 13000, 10))
 
@@ -148,12 +148,12 @@ def test_values_without_range_need_a_window(tmp_path: Path) -> None:
     """Float and 32-bit TIFF are refused unless a window says what black and white are."""
     for dtype in (np.float32, np.int32):
         path = save(tmp_path / f"{np.dtype(dtype)}.tif", np.array([[-50, 0, 50]], dtype))
-        assert "have no range of their own" in refuse_image(path)
+        assert "required for signed, 32-bit or float values" in refuse_image(path)
         assert grey(path, window=(-50, 50)).tolist() == [[0, 128, 255]]
     path = save(tmp_path / "nan.tif", np.array([[0, np.nan]], np.float32))
     assert "not finite" in refuse_image(path, window=(0, 1))
     assert "black and white are both 1" in refuse_image(path, window=(1, 1))
-    assert "window: meant for more than 8 bits" in refuse_image(
+    assert "window: only for more than 8 bits" in refuse_image(
         save(tmp_path / "g.png"), window=(0, 9)
     )
 

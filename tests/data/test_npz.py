@@ -79,7 +79,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "too few label_names": (
         lambda path: write_npz(path, label_names=np.array(["first", "second"])),
-        ["train", "label 2 is none of the names", "'first', 'second'"],
+        ["train", "label 2 has no name among", "'first', 'second'"],
     ),
     "float images": (
         lambda path: write_npz(path, train_images=IMAGES / 255.0),
@@ -135,19 +135,19 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda path: replace_member(
             path, "train_images.npy", npy_header((10**9, 1000, 1000), "|u1") + bytes(99)
         ),
-        ["train_images", "truncated", "needs more bytes than are there"],
+        ["train_images", "truncated", "needs more bytes than the file has"],
     ),
     "labels header claims 100 TB": (
         lambda path: replace_member(
             path, "train_labels.npy", npy_header((10**14,), "|u1") + bytes(99)
         ),
-        ["train_labels", "truncated", "needs more bytes than are there"],
+        ["train_labels", "truncated", "needs more bytes than the file has"],
     ),
     "names header claims 6 GB": (
         lambda path: replace_member(
             path, "label_names.npy", npy_header((3,), "<U500000000") + bytes(99)
         ),
-        ["label_names", "truncated", "needs more bytes than are there"],
+        ["label_names", "truncated", "needs more bytes than the file has"],
     ),
 }
 
@@ -210,7 +210,7 @@ def test_missing_file_is_refused_with_the_closest_name(small: Small) -> None:
 
 def test_missing_folder_is_refused(small: Small) -> None:
     """Without a folder of data the message says how to name one; a wrong one is named."""
-    assert "Pass --data DIR or set BENCH_DATA" in refusal(small.card, None)
+    assert "pass --data DIR or set BENCH_DATA" in refusal(small.card, None)
     assert "--data" in refusal(small.card, small.data / "absent")
     assert "not a folder" in refusal(small.card, small.npz)
 

@@ -299,7 +299,8 @@ def test_images_that_differ_in_size_need_one(published: Publisher) -> None:
     with pytest.raises(InputError) as caught:
         fetch(split_of("oxford-iiit-pet", "test"))
     assert str(caught.value) == (
-        "torchvision: oxford-iiit-pet: size: its images differ in size; set one, such as 224"
+        "torchvision: oxford-iiit-pet: size: required, because its images differ in size; "
+        "set one, such as 224"
     )
 
 
@@ -334,7 +335,7 @@ def test_foreign_pickle_is_never_loaded(published: Publisher, tmp_path: Path) ->
     for name in ("test_batch", "batches.meta"):
         original = (unpacked / name).read_bytes()
         (unpacked / name).write_bytes(pickle.dumps(Harmful(harm)))
-        with pytest.raises(InputError, match="the cifar10 data set is damaged or not all there"):
+        with pytest.raises(InputError, match="the cifar10 data set is damaged or incomplete"):
             torchvision.decode(split_of("cifar10", "test"), None)
         (unpacked / name).write_bytes(original)
         assert not harm.exists()
@@ -362,7 +363,7 @@ def test_damaged_images_are_refused(published: Publisher, tmp_path: Path) -> Non
             [line.replace("Beagle", "Corgi") for line in lines],
             "class 'Corgi'; the official oxford-iiit-pet has 'Beagle' there$",
         ),
-        (["Abyssinian_1"], "damaged or not all there; delete it"),
+        (["Abyssinian_1"], "damaged or incomplete; delete it"),
     ):
         table.write_text("\n".join(wrong))
         with pytest.raises(InputError, match=message):

@@ -108,15 +108,15 @@ def test_bound_of_a_download_is_what_its_arrays_take() -> None:
     [
         (
             MedmnistSource(medmnist="pneumonia", split="test"),
-            "medmnist: no data set is called 'pneumonia'; did you mean 'pneumoniamnist'?",
+            "medmnist: unknown data set 'pneumonia'; did you mean 'pneumoniamnist'?",
         ),
         (
             MedsegbenchSource(medsegbench="drives", split="test"),
-            "medsegbench: no data set is called 'drives'; did you mean 'drive'?",
+            "medsegbench: unknown data set 'drives'; did you mean 'drive'?",
         ),
         (
             TorchvisionSource(torchvision="cifar-10", split="test"),
-            "torchvision: no data set is called 'cifar-10'; did you mean 'cifar10'?",
+            "torchvision: unknown data set 'cifar-10'; did you mean 'cifar10'?",
         ),
     ],
 )

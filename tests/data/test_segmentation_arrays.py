@@ -113,21 +113,21 @@ NPZ: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nothing to learn": (
         {"train_masks": MASKS["train"] * 0},
-        "d: train: d.npz: nothing can be told apart there: every pixel of the masks is background",
+        "d: train: d.npz: only one class; two are needed: every pixel of the masks is background",
     ),
     "nothing to select by": (
         {"val_masks": MASKS["val"] * 0},
-        "d: validation: d.npz: nothing can be told apart there: every pixel of the masks is "
+        "d: validation: d.npz: only one class; two are needed: every pixel of the masks is "
         "background",
     ),
     "nothing to find": (
         {"test_masks": MASKS["test"] * 0},
-        "d: in_domain: d.npz: nothing can be told apart there: every pixel of the masks is "
+        "d: in_domain: d.npz: only one class; two are needed: every pixel of the masks is "
         "background",
     ),
     "nothing but one structure": (
         {"test_masks": MASKS["test"] * 0 + 1},
-        "d: in_domain: d.npz: nothing can be told apart there: every pixel of the masks is vessel",
+        "d: in_domain: d.npz: only one class; two are needed: every pixel of the masks is vessel",
     ),
     "class without example": (
         {"train_masks": MASKS["train"] % 2},
@@ -170,7 +170,7 @@ def test_wrong_external_test_is_refused(tmp_path: Path, bench: Bench) -> None:
     write_card(tmp_path / "cards", "a_right_one", "small.npz")
     write_npz(tmp_path / "small.npz")
     assert refuse(tmp_path, bench) == (
-        "d: elsewhere: e.npz: nothing can be told apart there: every pixel of the masks is "
+        "d: elsewhere: e.npz: only one class; two are needed: every pixel of the masks is "
         "background"
     )
 

@@ -77,12 +77,12 @@ FILES: dict[str, tuple[Mask | bytes | None, str]] = {
     "grey as colours": (
         colours(1, 1, 1),
         f"d: train: {WRONG}: a mask of mode RGB (3 channels); one 8-bit channel of class ids is "
-        "expected; it is grey, so save its first alone",
+        "expected; it is grey, so save only its first",
     ),
     "transparency": (
         colours(1, 1, 1, 255),
         f"d: train: {WRONG}: a mask of mode RGBA (4 channels); one 8-bit channel of class ids is "
-        "expected; it is grey, so save its first alone",
+        "expected; it is grey, so save only its first",
     ),
     "16 bits": (
         MASK.astype(np.uint16),

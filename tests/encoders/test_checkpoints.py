@@ -171,7 +171,7 @@ def test_checkpoint_cannot_take_a_shipped_name(state: dict[str, Tensor], tmp_pat
     """Results of a user's file never mix with those of a shipped encoder."""
     torch.save(state, tmp_path / "resnet18.pt")
     message = refusal(tmp_path / "resnet18.pt", architecture=SMALL)
-    assert "'resnet18' is the name of a shipped encoder" in message and "rename" in message
+    assert "'resnet18' is the name of a registered encoder" in message and "rename" in message
 
 
 def test_any_file_name_gives_a_valid_encoder_name(state: dict[str, Tensor], tmp_path: Path) -> None:

@@ -81,6 +81,6 @@ def test_features_of_nan_are_refused(own_cache: Path) -> None:
     batch = torch.zeros(3, 32, 32, dtype=torch.uint8)
     batch[:2] = 100
     encoder.mean.zero_()
-    with pytest.raises(InputError, match=r"mine: NaN features for image 2 of data\.npz"):
+    with pytest.raises(InputError, match=r"mine: features of image 2 of data\.npz are NaN"):
         frozen_features(encoder, split_of(batch))
     assert not list(own_cache.glob("*.npy"))

@@ -44,7 +44,7 @@ def test_folder_with_weights(state: dict[str, Tensor], tmp_path: Path) -> None:
     assert load(folder).identity == plain.identity
     card["weights"]["sha256"] = "0" * 64
     (folder / "encoder.yaml").write_text(yaml.safe_dump(card))
-    assert "weights.pt: its SHA-256 is not the one in" in refusal(folder)
+    assert "weights.pt: SHA-256 differs from the one in" in refusal(folder)
 
 
 def test_dumped_card_is_read_back(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_dumped_card_is_read_back(state: dict[str, Tensor], tmp_path: Path) -> N
         ({"weights": {"url": "https://x/y.pt"}}, ["weights: sha256: required with url"]),
         ({"weights": {"url": "https://x", "sha256": "0" * 64}}, ["weights.url", "use path"]),
         ({"weights": {"path": "a", "hub": "b"}}, ["one of path, url, hub; found path and hub"]),
-        ({"architecture": {"python": "os:getcwd"}}, ["only timm's can be named here"]),
+        ({"architecture": {"python": "os:getcwd"}}, ["only timm's are available here"]),
         ({"architecture": {"timm": "resnt18"}}, ["resnt18"]),
         ({"architecture": {"timm": SMALL, "options": {"depth": 3}}}, [SMALL, "depth"]),
         ({"architecture": {"timm": SMALL, "options": {"pretrained": True}}}, ["'pretrained'"]),
@@ -89,7 +89,7 @@ def test_wrong_folder_is_refused(
 
 def test_folder_without_card_is_refused(tmp_path: Path) -> None:
     """Any other folder is not an encoder."""
-    assert "a folder is an encoder when it holds encoder.yaml" in refusal(tmp_path)
+    assert "no encoder.yaml in this folder" in refusal(tmp_path)
 
 
 SECOND = SCRIPT.partition("def")[2].replace("mine", "other")
@@ -142,7 +142,7 @@ def test_registered_card_cannot_name_a_file() -> None:
             name="mine", architecture=Architecture(timm=SMALL), weights=Weights(path="w.pt")
         )
     )
-    assert "mine: weights.path: beside which file?" in refusal("mine")
+    assert "mine: weights.path: relative to an unknown folder" in refusal("mine")
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_split_in_which_nothing_can_be_told_apart(findings: tuple[Path, Path]) -
     arrays |= {"test_images": images, "test_labels": np.where(labels == 1, 1, -1)}
     np.savez(folder / "findings.npz", **arrays)
     with pytest.raises(
-        InputError, match=r"findings: in_domain: findings\.npz: nothing can be told apart"
+        InputError, match=r"findings: in_domain: findings\.npz: only one class; two are needed"
     ):
         open_task(load_card(path), folder=folder)
 

@@ -247,7 +247,7 @@ def test_truncated_caches(
         outcome = bench(*neighbours(small, out))
         assert outcome.code == 0, outcome.err
         assert results(out / "pixels" / "records.jsonl") == whole
-    report("cache entry cut off", tried, "the same numbers", "damaged; the split is decoded again")
+    report("cache entry cut off", tried, "the same numbers", "damaged; decoding the split again")
 
 
 def test_a_clock_that_jumps_back(

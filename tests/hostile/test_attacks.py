@@ -141,7 +141,7 @@ def test_links_out_of_a_submission(
         (("weights", "path"), "../../../etc/hostname", "must stay inside the folder"),
         (("weights", "path"), "/etc/hostname", "must stay inside the folder"),
         (("weights", "path"), "link", "must stay inside the folder"),
-        (("architecture", "python"), "os:system", "only timm's can be named here"),
+        (("architecture", "python"), "os:system", "only timm's are available here"),
         (("architecture", "timm"), "../../evil", "timm has no"),
         (("input", "size"), 10**9, "input.size"),
     ],

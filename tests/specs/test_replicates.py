@@ -135,7 +135,7 @@ OBJECTS = np.array([{}, []], dtype=object)
         (archive(("a.npy", saved(OBJECTS))), "a: holds pickled Python objects"),
         (archive(("a.npy", saved(np.array(["x"])))), "a row of numbers"),
         (archive(("a.npy", b"no array at all")), "magic string"),
-        (archive(("a.npy", saved(np.ones(9))[:-3])), "needs more bytes than are there"),
+        (archive(("a.npy", saved(np.ones(9))[:-3])), "needs more bytes than the file has"),
         (archive(("a.npy", saved(np.ones(9)) + b"more")), "not the bytes of shape"),
         (archive(("bomb.npy", saved(np.zeros(2**21)))), "is larger than 1,048,576 bytes"),
         (matrix(np.array(["a", "b"]), ROWS[0]), r"values: float32 of shape \(3,\)"),

@@ -36,7 +36,7 @@ def test_cards_are_checked_against_their_data(small: Small, bench: Bench) -> Non
     outcome = bench("validate", small.cards, "--data", small.data)
     assert "note: in_domain: 1 exact and 0 near duplicates" in outcome.out
     assert "(train item = in_domain item: 7 = 3)" in outcome.out
-    assert "where is it? Pass --data DIR" in bench("validate", small.card).out
+    assert "no data folder given; pass --data DIR" in bench("validate", small.card).out
     absent = write_card(small.cards, "absent", "smal.npz")
     outcome = bench("validate", absent, "--data", small.data)
     assert outcome.code == 2 and "smal.npz: not found" in outcome.err

@@ -1,1 +1,1 @@
-"""The ground that every package stands on: errors, documents, files, text. No torch, no pandas."""
+"""Shared basics: errors, documents, files, text. Imports neither torch nor pandas."""

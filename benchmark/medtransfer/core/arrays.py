@@ -1,4 +1,4 @@
-"""Read ``.npz`` files that others wrote: numbers only, and never more than is asked for."""
+"""Read untrusted ``.npz`` files: numbers only, of bounded size."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _MOST_MEMBERS = 1_000_000
 _LARGEST = 2**31  # bytes of an array that is read whole
 _SMALL = 2**20  # bytes of an array that is unpacked at once, in half the time
 _LONGEST = 2**16  # bytes of an array's header
-# What numpy writes. The libraries of other methods unpack a block whole, however large it becomes.
+# The methods that numpy writes. Others unpack a whole block at once, without bound on its size.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LENGTHS = {(1, 0): struct.Struct("<H"), (2, 0): struct.Struct("<I")}
 _PARSERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-# Raised by zipfile and numpy where bytes are not what they claim to be.
+# Raised by zipfile and numpy for damaged bytes.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -96,7 +96,7 @@ class Archive:
             raise InputError(f"{self.origin}: more than {_MOST_MEMBERS:,} members")
 
     def __contains__(self, name: str) -> bool:
-        """Say whether there is an array of this name."""
+        """Return whether there is an array of this name."""
         return f"{name}.npy" in self._zip.NameToInfo
 
     def __enter__(self) -> Archive:
@@ -113,7 +113,7 @@ class Archive:
         self._zip.close()
 
     def header(self, name: str) -> Header:
-        """Read the description of an array; its numbers are not set aside.
+        """Read the description of an array, without its numbers.
 
         Raises:
             InputError: When it is missing, damaged, or of Python objects.
@@ -148,7 +148,8 @@ class Archive:
             if header.size > at_most:
                 raise ValueError(f"shape {header.shape} is larger than {at_most:,} bytes")
             content = member.read(header.size)
-            if member.read(1) or len(content) != header.size:  # the end: the checksum is verified
+            # Reading to the end makes zipfile verify the checksum.
+            if member.read(1) or len(content) != header.size:
                 raise EOFError("the array ends early")
             order: Literal["F", "C"] = "F" if header.fortran else "C"
             return np.ndarray(header.shape, header.dtype, content, order=order)
@@ -173,18 +174,18 @@ class Archive:
                 if len(content) != count * item:
                     raise EOFError("the array ends early")
                 yield np.ndarray((count, *rest), header.dtype, content)
-            member.read(1)  # the end: the checksum is verified
+            member.read(1)  # reading to the end makes zipfile verify the checksum
 
     @contextmanager
     def _open(self, name: str) -> Iterator[tuple[IO[bytes], Header]]:
-        """Open a member behind its header, which agrees with the directory."""
+        """Open a member and read its header, after comparing it with the directory."""
         try:
             info = self._zip.getinfo(f"{name}.npy")
         except KeyError:
             raise InputError(f"{self.origin}: {name}: no such array") from None
         try:
             if info.compress_type not in _METHODS:
-                raise ValueError("compressed in a way that numpy does not write")
+                raise ValueError("unknown compression; save it with numpy")
             with self._unpack(info) as member:
                 header = _read_header(member)
                 if header.dtype.hasobject:
@@ -194,7 +195,7 @@ class Archive:
                     )
                 if header.size > info.file_size - header.start:
                     raise ValueError(
-                        f"truncated: shape {header.shape} needs more bytes than are there"
+                        f"truncated: shape {header.shape} needs more bytes than the file has"
                     )
                 if header.size < info.file_size - header.start:
                     raise ValueError(f"not the bytes of shape {header.shape}")
@@ -214,20 +215,20 @@ def expect_array(
     dtype: DTypeLike | None,
     shape: tuple[int | None, ...] | None,
 ) -> None:
-    """Refuse an array that is not as expected.
+    """Refuse an array of another type or shape.
 
     Args:
-        origin: How messages call it: file and name.
+        origin: File and name, for messages.
         array: The array, or the description of one that is not read yet.
         dtype: Its expected type; ``None`` takes any.
         shape: Its expected shape, in which ``None`` takes any length; ``None`` takes any.
 
     Raises:
-        InputError: When type or shape is another one.
+        InputError: When type or shape differs.
     """
     fits = shape is None or (
         len(array.shape) == len(shape)
-        and all(right in (None, length) for length, right in zip(array.shape, shape, strict=True))
+        and all(wanted in (None, length) for length, wanted in zip(array.shape, shape, strict=True))
     )
     if fits and (dtype is None or array.dtype == np.dtype(dtype)):
         return

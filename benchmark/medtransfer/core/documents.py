@@ -1,4 +1,4 @@
-"""Documents: YAML read with limits, canonical hashes, and the folders that ship in the package."""
+"""Read YAML within limits, hash canonically, and find the folders shipped in the package."""
 
 from __future__ import annotations
 
@@ -40,35 +40,35 @@ def read_yaml(path: Path) -> Any:
             if isinstance(token, yaml.AliasToken):
                 raise InputError(f"{path}: YAML aliases are not allowed; write the value out")
             depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-            if depth > _DEEPEST:  # libyaml's composer would run out of stack, and end the process
+            if depth > _DEEPEST:  # libyaml overflows the stack, which ends the process
                 raise InputError(f"{path}: nested too deeply; a card has a few levels")
         return yaml.load(text, _SAFE)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
-    except (yaml.YAMLError, ValueError) as error:  # the latter of numbers and dates that are none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: malformed numbers and dates
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def refuse_links(folder: Path) -> None:
-    """Look whether a submission holds plain files only, before any of them is opened.
+    """Refuse a submission that holds anything but plain files, before any of them is opened.
 
     Raises:
-        InputError: For a link, which leads anywhere, or a device.
+        InputError: For a link, which may lead out of the folder, or a device.
     """
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            kind = "a link" if path.is_symlink() else "no plain file"
-            raise InputError(f"{path}: {kind}; only plain files belong into a submission")
+            kind = "a link" if path.is_symlink() else "not a plain file"
+            raise InputError(f"{path}: {kind}; a submission holds plain files only")
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of ``value`` (sorted keys, no spaces), as 64 hex digits."""
+    """Hash the canonical JSON of ``value`` (sorted keys, no spaces): SHA-256, 64 hex digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def packaged(name: str) -> Path:
-    """The folder of a part that ships inside the distribution, e.g. ``tasks``.
+    """Find a folder that ships inside the distribution, e.g. ``tasks``.
 
     Top-level folders of the checkout (``tasks``, ``baselines``, ``submissions``) are mapped to
     ``medtransfer.<name>``, so the import system knows where they are in every kind of install.

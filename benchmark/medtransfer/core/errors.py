@@ -1,4 +1,4 @@
-"""The errors that users are meant to see. Imports little, so that `bench --help` is quick."""
+"""Errors shown to users. Imports little, to keep `bench --help` quick."""
 
 from __future__ import annotations
 
@@ -13,54 +13,54 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # full, or worn out
 
 
 class _OneLine(Exception):
-    """Its message is one line of a bounded length, whatever it quotes."""
+    """Error whose message is one line of bounded length, whatever it quotes."""
 
     def __init__(self, message: str) -> None:
         super().__init__(plain(message))
 
 
 class InputError(_OneLine):
-    """The input is wrong: one line that names the file, the field and what would be right.
+    """Wrong input. The message is one line: file, field and expected value.
 
     The command line prints it without a traceback and ends with exit code 2.
     """
 
 
 class RunError(_OneLine):
-    """Right input, but the work could not be done: one line that says what is left of it.
+    """Work that failed on valid input. The message is one line that says what was kept.
 
     The command line prints it without a traceback and ends with exit code 1.
     """
 
 
 def plain(text: str) -> str:
-    """One line of a bounded length that moves no cursor, whatever others wrote."""
-    if len(text) > _MOST:  # what is wrong stands in the beginning, what would be right in the end
+    """Return untrusted text as one line of bounded length, without control characters."""
+    if len(text) > _MOST:  # the beginning names the problem, the end the remedy
         text = f"{text[: _MOST - 305]} ... {text[-300:]}"
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def reason(error: Exception) -> str:
-    """What the system says of a file, else the error's own words: numpy's of a full disk, say."""
-    said = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return said or type(error).__name__
+    """Explain a file error: the system's text, else the exception's own message."""
+    message = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return message or type(error).__name__
 
 
 def unwritable(what: str, error: OSError, *, then: str = "") -> InputError | RunError:
-    """The error of a file that was not written: a full disk is no wrong input.
+    """Make the error for a file that was not written; a full disk is not the user's input.
 
     Args:
         what: The option and the path that it names, or the path and a colon.
-        error: The system's.
-        then: What else to say, from the semicolon on.
+        error: The system's error.
+        then: End of the message, from the semicolon on.
     """
-    short = error.errno is None and "requested and" in str(error)  # numpy's own words of it
+    short = error.errno is None and "requested and" in str(error)  # numpy's text for a full disk
     kind = RunError if error.errno in DISK or short else InputError
     return kind(f"{what} cannot be written: {reason(error)}{then}")
 
 
 def describe(error: BaseException) -> str:
-    """An error that is somebody else's in one line: type, message, and where it was raised."""
+    """Summarise a foreign error in one line: type, message, and where it was raised."""
     message = " ".join(str(error).split())[:500]
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
@@ -68,7 +68,7 @@ def describe(error: BaseException) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown ``name``: the closest known one, or all."""
+    """End an error message about an unknown ``name`` with the closest known name, or all."""
     choices = sorted(known)
     lower = {choice.lower(): choice for choice in reversed(choices)}
     close = difflib.get_close_matches(name[:200].lower(), lower, n=1, cutoff=0.6)

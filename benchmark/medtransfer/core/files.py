@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and locks."""
+"""Atomic writes of files and folders, and locks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from filelock import FileLock
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
+    """Write a file atomically: readers see the old content or the new, never a part."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file beside ``path`` to be written, which then takes its place in one step."""
+    """Yield a temporary file beside ``path``, which replaces it in one step afterwards."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
@@ -37,9 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a folder beside ``path`` to be filled, which then takes its place.
+    """Yield a temporary folder beside ``path``, which replaces it afterwards.
 
-    A folder that stands there is removed first. Readers see a whole folder or none.
+    An existing folder is removed first. Readers see a whole folder or none.
     """
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -53,10 +53,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """List what `replacing` had begun to write when its process was killed.
+    """List the temporary files that killed processes left behind in `replacing`.
 
     Args:
-        path: What was to be replaced; a pattern in its name is taken as in `glob`.
+        path: The file that was to be replaced; its name may be a `glob` pattern.
     """
     return list(path.parent.glob(f".{path.name}.*"))
 
@@ -65,7 +65,7 @@ def leftovers(path: Path) -> list[Path]:
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from making the same file or folder.
 
-    Its parent is made, and what killed processes left of it is removed.
+    Makes the parent folder, and removes the leftovers of killed processes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
@@ -76,6 +76,6 @@ def locked(path: Path) -> Iterator[None]:
 
 def release(lock: FileLock) -> None:
     """Release a lock and delete its file."""
-    with suppress(OSError):  # while it is held: later it might be somebody else's
+    with suppress(OSError):  # before releasing it: afterwards another process may hold the file
         Path(lock.lock_file).unlink()
     lock.release()

@@ -1,4 +1,4 @@
-"""Code of others: packages that offer something, files that the user names, and no others."""
+"""Run third-party code: installed plugins and files that the user names, nothing else."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from medtransfer.core.errors import InputError
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """Keep the current folder off the path of the Python processes that are started meanwhile.
+    """Keep the current folder off the module path of child Python processes.
 
-    `multiprocessing` starts them by ``python -c``, which looks for modules in the current folder
-    first: a ``random.py`` there, that came with an encoder, would be run.
+    `multiprocessing` starts them by ``python -c``, which searches the current folder first: a
+    ``random.py`` there, shipped with an encoder, would be run.
     """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -34,7 +34,7 @@ def safe_path() -> Iterator[None]:
 
 
 def load_entry_points(group: str) -> None:
-    """Import the installed packages that offer something under a group of entry points.
+    """Import the installed packages that register under a group of entry points.
 
     Raises:
         InputError: When one cannot be imported.
@@ -53,8 +53,8 @@ def run_file(path: Path, *, name: str) -> None:
     """Run a Python file that the user named, as a module that can be looked up afterwards.
 
     Args:
-        path: Of the file.
-        name: Of the module; none that the file could import, such as 'timm' for timm.py.
+        path: The file.
+        name: The module's name; must differ from every module that the file may import.
 
     Raises:
         InputError: When it fails.
@@ -74,10 +74,10 @@ def run_file(path: Path, *, name: str) -> None:
 
 
 class _AsWritten(SourceFileLoader):
-    """Runs what stands in the file now.
+    """Loader that compiles the file's current content, without a cache.
 
-    Python's own loader takes the compiled file beside it for as long as size and whole second of
-    the last change are the same, and leaves one there.
+    Python's own loader reuses the compiled file while size and modification time (in whole
+    seconds) are unchanged, and writes one beside the source.
     """
 
     def get_code(self, fullname: str) -> CodeType:

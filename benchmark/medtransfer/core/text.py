@@ -1,4 +1,4 @@
-"""Words and numbers for people, safe inside Markdown."""
+"""Format text and numbers for people, safe inside Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MISSING = "-"
 
 
 def escape(text: object) -> str:
-    """Text of unknown origin as one line that Markdown shows as it is."""
+    """Escape untrusted text to one line that Markdown shows literally."""
     line = " ".join(str(text).split())
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         line = line.replace(character, entity)
@@ -22,9 +22,9 @@ def escape(text: object) -> str:
 
 
 def shorten(text: object, most: int) -> str:
-    """Text of unknown origin as one line of at most ``most`` characters, cut in its middle.
+    """Shorten untrusted text to one line of at most ``most`` characters, cut in the middle.
 
-    Characters that cannot be seen, such as marks that turn the direction of writing, are dropped.
+    Invisible characters, such as bidirectional marks, are dropped.
     """
     line = "".join(c if c.isprintable() else " " * c.isspace() for c in str(text))
     line = " ".join(line.split())
@@ -33,7 +33,7 @@ def shorten(text: object, most: int) -> str:
 
 
 def quantity(value: float | None, unit: Unit) -> str:
-    """A number for people: ``3.6 GFLOP``, ``45.1 M``, ``2.1 h``, ``1.9 GB``."""
+    """Format a number for people: ``3.6 GFLOP``, ``45.1 M``, ``2.1 h``, ``1.9 GB``."""
     if not isinstance(value, Real) or math.isnan(value):  # None, NaN, or pandas' NA
         return MISSING
     if unit == "score":
@@ -52,7 +52,7 @@ def quantity(value: float | None, unit: Unit) -> str:
 def pipe_table(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, align: str | None = None
 ) -> str:
-    """A table; without ``align`` the first column is text and the others are numbers."""
+    """Format a Markdown table; by default the first column is text, the others numbers."""
     align = align or "l" + "r" * (len(head) - 1)
     rule = ["---:" if side == "r" else "---" for side in align]
     return "".join(f"| {' | '.join(row)} |\n" for row in [map(escape, head), rule, *rows])

@@ -1,4 +1,4 @@
-"""Graded corruptions: what goes wrong with an image, from hardly visible (1) to severe (5).
+"""Graded corruptions of images, from severity 1 (hardly visible) to 5 (severe).
 
 The families and the order of magnitude of the strengths are those of MedMNIST-C (Di Salvo,
 Doerrich and Ledig, 2024) and ImageNet-C (Hendrycks and Dietterich, ICLR 2019), whose lengths are
@@ -32,9 +32,9 @@ class Corruption:
     """One kind of corruption.
 
     Attributes:
-        apply: Takes an image (H, W, C) in [0, 1], a strength and a generator; gives the corrupted
-            image, not yet cut to [0, 1].
-        strengths: The strength of each severity from 1 to 5; ``apply`` says what it measures.
+        apply: Takes an image (H, W, C) in [0, 1], a strength and a generator; returns the
+            corrupted image, not yet clipped to [0, 1].
+        strengths: The strength of each severity from 1 to 5; its unit depends on ``apply``.
     """
 
     apply: Callable[[Image, float, np.random.Generator], Image]
@@ -73,21 +73,21 @@ CORRUPTIONS: dict[str, Corruption] = {
 def corrupt(image: NDArray[np.uint8], *, kind: str, severity: int, seed: int) -> NDArray[np.uint8]:
     """Corrupt one image.
 
-    What is random (a noise field, a direction, a place) depends on the kind and the seed alone,
-    so the severities of an image differ in strength and in nothing else.
+    Random choices (a noise field, a direction, a place) depend on the kind and the seed alone, so
+    the severities of an image differ in strength only.
 
     Args:
         image: uint8, (H, W) for grey or (H, W, 3) for colour.
         kind: One of ``CORRUPTIONS``.
-        severity: 1 (hardly visible) to 5 (severe, but a person still recognises the image).
-        seed: Names the image: equal seeds give equal noise.
+        severity: 1 (hardly visible) to 5 (severe, but still recognisable).
+        seed: Seed of the image; equal seeds give equal noise.
 
     Returns:
         The corrupted image, of the same shape.
 
     Raises:
-        ValueError: The kind or the severity is unknown, the array is no such image, or it is grey
-            and the kind concerns colour.
+        ValueError: For an unknown kind or severity, an array of another form, or a grey image
+            where the kind needs colour.
     """
     if kind not in CORRUPTIONS:
         raise ValueError(f"unknown corruption '{kind}'{suggest(kind, CORRUPTIONS)}")
@@ -98,7 +98,7 @@ def corrupt(image: NDArray[np.uint8], *, kind: str, severity: int, seed: int) ->
             f"an image is uint8, (H, W) or (H, W, 3), not {image.dtype}, {image.shape}"
         )
     if kind in COLOUR_KINDS and image.ndim == 2:
-        raise ValueError(f"'{kind}' would leave a grey image as it is; it is for colour images")
+        raise ValueError(f"'{kind}' leaves grey images unchanged; use it for colour images")
     corruption = CORRUPTIONS[kind]
     rng = np.random.Generator(np.random.PCG64(seed_of("corruption", kind, seed)))
     values = image.reshape(*image.shape[:2], -1) / 255

@@ -13,7 +13,7 @@ HAIR_COLOUR = (0.13, 0.09, 0.07)
 
 
 def add_bias_field(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Uneven sensitivity of a coil: values change by up to exp(+-``strength``).
+    """Add a coil's uneven sensitivity: values change by up to exp(+-``strength``).
 
     The logarithm is a random polynomial, the model of Van Leemput et al. (IEEE Trans. Med. Imaging
     18, 1999), here of third order.
@@ -26,10 +26,10 @@ def add_bias_field(image: Image, strength: float, rng: np.random.Generator) -> I
 
 
 def add_ghosts(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """A share of ``strength`` of the signal goes to two ghosts, as with a pulsating vessel in MRI.
+    """Move a share of ``strength`` of the signal to two ghosts, as of a pulsating vessel in MRI.
 
-    A change that repeats every n lines of the phase encoding shows the image again 1 / n of its
-    extent further, around its end.
+    A change that repeats every n lines of the phase encoding repeats the image, shifted by 1 / n
+    of its extent and wrapped around.
     """
     axis = int(rng.integers(2))
     distance = round(image.shape[axis] / rng.uniform(3, 6))
@@ -38,7 +38,7 @@ def add_ghosts(image: Image, strength: float, rng: np.random.Generator) -> Image
 
 
 def add_vignette(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Light that falls off with the square of the distance from a random point near the centre.
+    """Dim the light by the squared distance from a random point near the centre.
 
     At the distance of a corner from the centre, ``strength`` of it is lost.
     """
@@ -50,7 +50,7 @@ def add_vignette(image: Image, strength: float, rng: np.random.Generator) -> Ima
 
 
 def darken_corners(image: Image, strength: float, _rng: np.random.Generator) -> Image:
-    """The black rim of a round lens with a radius of ``strength`` half-widths, a little soft."""
+    """Add the soft black rim of a round lens with a radius of ``strength`` half-widths."""
     soft = 0.05
     distance = np.hypot(*coordinates(image))
     light: Image = np.clip((strength - distance) / soft + 0.5, 0, 1)
@@ -58,7 +58,7 @@ def darken_corners(image: Image, strength: float, _rng: np.random.Generator) -> 
 
 
 def draw_hair(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Dark hairs, ``strength`` of them, each about a hundredth of the width across."""
+    """Draw ``strength`` dark hairs, each about a hundredth of the width across."""
     scale = CANVAS / width_of(image)
     height, breadth = (max(1, round(scale * n)) for n in image.shape[:2])
     canvas = PillowImage.new("L", (breadth, height))

@@ -1,7 +1,7 @@
-"""Blur, as a product with the transfer function of the lens or the movement.
+"""Blur by the transfer function of a lens or a movement.
 
-In the spectrum a blur may be smaller than a pixel, which the weaker severities of a small image
-are; a kernel of whole pixels could not show them.
+Filtering in the spectrum allows a blur of less than a pixel, which weak severities of small images
+need; a kernel of whole pixels could not express it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from scipy import fft, special
 
 from medtransfer.corruptions.geometry import Image, width_of
 
-MARGIN = 1 / 8  # widths: beyond it every kernel here is nothing, so no edge sees the other one
+MARGIN = 1 / 8  # widths; every kernel here vanishes beyond it, so opposite edges do not mix
 
 
 def blur_gaussian(image: Image, strength: float, _rng: np.random.Generator) -> Image:
-    """A normal point spread; its deviation is ``strength`` widths."""
+    """Blur by a Gaussian point spread with a deviation of ``strength`` widths."""
     return _filter(image, lambda fy, fx: np.exp(-2 * (np.pi * strength) ** 2 * (fx * fx + fy * fy)))
 
 
 def defocus(image: Image, strength: float, _rng: np.random.Generator) -> Image:
-    """A lens out of focus: a point becomes a disc with a radius of ``strength`` widths."""
+    """Blur by a lens out of focus: points become discs with a radius of ``strength`` widths."""
 
     def transfer(fy: Image, fx: Image) -> Image:
         # The disc's transform is 2 J1(z) / z, which is 1 at z = 0.
@@ -34,14 +34,14 @@ def defocus(image: Image, strength: float, _rng: np.random.Generator) -> Image:
 
 
 def blur_motion(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """An even movement over ``strength`` widths, in a random direction."""
+    """Blur by a uniform movement over ``strength`` widths, in a random direction."""
     angle = np.pi * rng.random()
     cos, sin = np.cos(angle), np.sin(angle)
     return _filter(image, lambda fy, fx: np.sinc(strength * (fx * cos + fy * sin)))
 
 
 def _filter(image: Image, transfer: Callable[[Image, Image], Image]) -> Image:
-    """Filter an image that goes on mirrored beyond its edges.
+    """Filter an image, mirrored beyond its edges.
 
     Args:
         image: (H, W, C).

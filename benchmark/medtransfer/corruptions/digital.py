@@ -1,4 +1,4 @@
-"""Losses of storing an image."""
+"""Losses of image storage: JPEG and pixelation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def compress(image: Image, strength: float, _rng: np.random.Generator) -> Image:
 def pixelate(image: Image, strength: float, _rng: np.random.Generator) -> Image:
     """Average over blocks of about one pixel and ``strength`` widths on each side.
 
-    The pixel that is there already counts, so that even the weakest blocks change a small image.
+    Blocks are larger than one pixel even at the weakest strength, so small images change too.
     """
     block = 1 + strength * width_of(image)
     for axis in (0, 1):

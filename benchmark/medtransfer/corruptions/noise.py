@@ -1,4 +1,4 @@
-"""Noise. A field of mean 0 and deviation 1 is drawn first, the strength scales it."""
+"""Noise: a field of mean 0 and deviation 1, scaled by the strength."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ RINGS = 20  # detector elements in a half-width of a CT
 
 
 def add_gaussian(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Electronic noise of deviation ``strength``, independent in every pixel and channel."""
+    """Add electronic noise of deviation ``strength``, independent in every pixel and channel."""
     return image + strength * rng.standard_normal(image.shape)
 
 
 def add_shot(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Quantum noise where white is ``strength`` quanta a pixel.
+    """Add quantum noise; white is ``strength`` quanta per pixel.
 
-    The normal limit of Poisson's law: unlike its counts, it is one field at every strength.
+    The normal limit of the Poisson distribution is used, because one field then serves every
+    strength.
     """
     return image + np.sqrt(image / strength) * rng.standard_normal(image.shape)
 
 
 def add_speckle(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Multiplicative noise of relative deviation ``strength``: what coherent waves show.
+    """Add the multiplicative noise of coherent waves, of relative deviation ``strength``.
 
-    Its grain is a share of the width, for it comes from the point spread and not from the pixels.
+    Its grain is a share of the width, because it stems from the point spread, not the pixels.
     """
     field = rng.standard_normal(image.shape[:2])
     field = ndimage.gaussian_filter(field, SPECKLE_GRAIN * width_of(image), mode="wrap")
@@ -37,19 +38,19 @@ def add_speckle(image: Image, strength: float, rng: np.random.Generator) -> Imag
 
 
 def add_impulses(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """A share of ``strength`` of the pixels is black or white; those of a weaker one stay so."""
+    """Turn a share of ``strength`` of the pixels black or white; stronger ones add to weaker."""
     struck, colour = rng.random((2, *image.shape[:2], 1))
     corrupted: Image = np.where(struck < strength, np.rint(colour), image)
     return corrupted
 
 
 def add_streaks(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Noise of a CT at a low dose, of deviation ``strength``: grain and streaks.
+    """Add the noise of a low-dose CT, of deviation ``strength``: grain and streaks.
 
     By the projection-slice theorem, the noise of the view at an angle lies on the line at that
     angle of the spectrum, and the filter of the back-projection, |f| by amplitude, leaves it
     proportional to the root of |f| (Riederer, Pelc and Chesler, Phys. Med. Biol. 23, 1978). Views
-    that few quanta reach are noisier, which is seen as streaks across them.
+    that few quanta reach are noisier, which shows as streaks across them.
     """
     height, breadth = image.shape[:2]
     fy, fx = width_of(image) * fft.fftfreq(height)[:, None], width_of(image) * fft.rfftfreq(breadth)
@@ -63,7 +64,7 @@ def add_streaks(image: Image, strength: float, rng: np.random.Generator) -> Imag
 
 
 def add_rings(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Rings of deviation ``strength`` around the centre: detector elements with a wrong gain."""
+    """Add rings of deviation ``strength`` around the centre: detector elements of wrong gain."""
     radius = RINGS * np.hypot(*coordinates(image))
     elements = np.arange(int(radius.max()) + 2)
     field: Image = np.interp(radius, elements, rng.standard_normal(len(elements)))

@@ -14,34 +14,34 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
 
 def scale_brightness(image: Image, strength: float, _rng: np.random.Generator) -> Image:
-    """Exposure or gain: every value times ``strength``."""
+    """Multiply every value by ``strength``: exposure or gain."""
     return image * strength
 
 
 def scale_contrast(image: Image, strength: float, _rng: np.random.Generator) -> Image:
-    """Every value's distance from the image's mean times ``strength``."""
+    """Scale every value's distance from the image's mean by ``strength``."""
     mean = float(image.mean())
     return mean + strength * (image - mean)
 
 
 def raise_to_power(image: Image, strength: float, _rng: np.random.Generator) -> Image:
-    """Another film or display curve: every value to the power of ``strength`` (above 1: darker)."""
+    """Raise every value to the power of ``strength`` (above 1: darker): film or display curve."""
     return image**strength
 
 
 def scale_saturation(image: Image, strength: float, _rng: np.random.Generator) -> Image:
-    """Every colour's distance from the grey of its brightness times ``strength``."""
+    """Scale every colour's distance from the grey of its brightness by ``strength``."""
     grey: Image = (image @ LUMA)[..., None]
     return grey + strength * (image - grey)
 
 
 def cast_colour(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """A wrong white balance: red times 1 + ``strength`` and blue times 1 - ``strength``, or so."""
+    """Shift the white balance: red by 1 +- ``strength``, blue by 1 -+ ``strength``."""
     return image * (1 + _sign(rng) * strength * np.array([1, 0, -1]))
 
 
 def shift_stains(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Another laboratory: one stain stronger and the other weaker by a share of ``strength``.
+    """Strengthen one stain and weaken the other by ``strength``, as of another laboratory.
 
     By Beer and Lambert, the optical density -log(value) is the sum of the stains' densities.
     """

@@ -1,1 +1,1 @@
-"""Sources become memory-mapped splits; few-shot draws choose among their items."""
+"""Decode sources into memory-mapped splits, and draw few-shot items from them."""

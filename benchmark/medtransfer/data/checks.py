@@ -1,4 +1,4 @@
-"""Check decoded data against their card, and that they can be learned from and tested on."""
+"""Check decoded data against their card, and that every class can be learned and tested."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_counts(card: TaskCard, name: str, split: Split) -> None:
-    """Refuse a split that is not the one that the card describes.
+    """Refuse a split whose sizes differ from the card's.
 
     Raises:
         InputError: Naming the task, the split and the numbers.
@@ -26,18 +26,18 @@ def check_counts(card: TaskCard, name: str, split: Split) -> None:
         raise InputError(
             f"{card.name}: {name}: {split.origin} holds {len(split)} items; the card says {size}"
         )
-    if counts is not None and (found := count_labels(split.labels, len(card.classes))) != counts:
+    if counts is not None and (held := count_labels(split.labels, len(card.classes))) != counts:
         raise InputError(
-            f"{card.name}: {name}: {split.origin} holds {found} items of the classes; the card "
+            f"{card.name}: {name}: {split.origin} holds {held} items of the classes; the card "
             f"says {counts}"
         )
 
 
 def check_task(data: TaskData) -> None:
-    """Refuse a task whose classes cannot be learned or told apart, or that shares patients.
+    """Refuse a task without training or test examples of each class, or with shared patients.
 
     Raises:
-        InputError: Naming the task, the split and what is wrong there.
+        InputError: Naming the task, the split and the problem.
     """
     if data.card.kind == "segmentation":
         _check_masks(data)
@@ -47,7 +47,7 @@ def check_task(data: TaskData) -> None:
 
 
 def _check_classes(data: TaskData) -> None:
-    """Every class needs a training example, and an AUROC items of and outside a class."""
+    """Require training items of every class, and test items inside and outside a class."""
     classes = data.card.classes
     counts = count_labels(data.splits["train"].labels, len(classes))
     if 0 in counts:
@@ -60,31 +60,31 @@ def _check_classes(data: TaskData) -> None:
         if not (onehot.any(axis=0) & outside.any(axis=0)).any():
             held = [name for name, there in zip(classes, onehot.any(axis=0), strict=True) if there]
             raise InputError(
-                f"{data.card.name}: {name}: {split.origin}: nothing can be told apart there: all "
+                f"{data.card.name}: {name}: {split.origin}: only one class; two are needed: all "
                 f"items are {', '.join(held) or 'without any label'}"
             )
 
 
 def _check_masks(data: TaskData) -> None:
-    """Every class but the background needs a training example, and a Dice two classes."""
+    """Require training pixels of every class but the background, and two classes elsewhere."""
     classes = data.card.classes
     for name, split in data.splits.items():
         needed = len(classes) if name == "train" else 2
-        found = find_classes(split.class_maps, enough=needed)
+        present = find_classes(split.class_maps, enough=needed)
         where = f"{data.card.name}: {name}: {split.origin}"
-        if len(found) == 1:
+        if len(present) == 1:
             raise InputError(
-                f"{where}: nothing can be told apart there: every pixel of the masks is "
-                f"{classes[found.pop()]}"
+                f"{where}: only one class; two are needed: every pixel of the masks is "
+                f"{classes[present.pop()]}"
             )
-        if name == "train" and (absent := set(range(1, len(classes))) - found):
+        if name == "train" and (absent := set(range(1, len(classes))) - present):
             raise InputError(
                 f"{where}: class '{classes[min(absent)]}' has no training example: no mask holds it"
             )
 
 
 def _check_patients(data: TaskData) -> None:
-    """No patient may be in two splits."""
+    """Refuse a patient in two splits."""
     seen: dict[str, str] = {}
     for name in data.card.sources:
         for patient in Counter(data.splits[name].patients or ()):

@@ -1,4 +1,4 @@
-"""Few-shot draws: which training items a budget gives, the same on every machine.
+"""Few-shot draws: the training items of a budget, the same on every machine.
 
 Each class is ordered by the SHA-256 of (task, draw, item id) and its first k items are taken.
 So the draws are nested (the 5 shots of a draw are among its 10), and they depend on no random
@@ -35,7 +35,7 @@ def draw_items(
         shots: k; ``None`` takes all items.
         task: The task's name.
         draw: The draw's number.
-        patients: Of the items, where known.
+        patients: Patient of each item, where known.
 
     Returns:
         Indices into the split, class by class, each class in the order of its hashes.
@@ -56,7 +56,7 @@ def draw_items(
 
 
 def _spread(order: NDArray[np.int64], patients: Sequence[str] | None) -> NDArray[np.int64]:
-    """Everybody's first image, then everybody's second one, and so on."""
+    """Order items round-robin over patients."""
     if patients is None:
         return order
     seen: dict[str, int] = {}
@@ -70,10 +70,10 @@ def _spread(order: NDArray[np.int64], patients: Sequence[str] | None) -> NDArray
 def _draw_positives(
     labels: NDArray[np.int64], order: NDArray[np.int64], shots: int
 ) -> NDArray[np.int64]:
-    """Go from one shot to k shots, so that the draws are nested."""
+    """Draw one more item per label in each of k rounds, so that the draws are nested."""
     positive = labels[order] == 1
-    nothing = (labels[order] == 0).all(axis=1)
-    groups = np.concatenate([positive, nothing[:, None]], axis=1)  # in the order of the hashes
+    unlabelled = (labels[order] == 0).all(axis=1)
+    groups = np.concatenate([positive, unlabelled[:, None]], axis=1)  # in the order of the hashes
     rarest_first = [*np.argsort(positive.sum(axis=0), kind="stable"), positive.shape[1]]
     chosen = np.zeros(len(order), dtype=bool)
     drawn_for: dict[int, int] = {}
@@ -89,7 +89,7 @@ def _draw_positives(
 
 
 def strata(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the strata of folds: the class, or an item's rarest label, the last being none."""
+    """Return the strata of folds: the class, or an item's rarest label; the last is no label."""
     if labels.ndim == 1:
         return labels
     if labels.shape[1] == 0:
@@ -97,10 +97,9 @@ def strata(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     positive = labels == 1
     rank = np.argsort(np.argsort(positive.sum(axis=0), kind="stable"), kind="stable")
     rarest = np.where(positive, rank, labels.shape[1])
-    found: NDArray[np.int64] = np.append(np.argsort(rank, kind="stable"), labels.shape[1])[
-        rarest.min(axis=1)
-    ]
-    return found
+    label_of_rank = np.append(np.argsort(rank, kind="stable"), labels.shape[1])
+    chosen: NDArray[np.int64] = label_of_rank[rarest.min(axis=1)]
+    return chosen
 
 
 def groups(kind: str, classes: int) -> int:
@@ -114,10 +113,10 @@ def feasible(*, items: int, groups: int, shots: int | None, share: float) -> boo
 
 
 def stratified_folds(labels: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
-    """The fold, 0 to ``folds`` - 1, of each drawn item: each class is dealt out in turn.
+    """Assign each drawn item a fold, 0 to ``folds`` - 1, class by class in turn.
 
-    The items come in the random order of their draw, so dealing needs no generator. Where a
-    class stops dealing the next one goes on, so that the folds' sizes differ by one at most.
+    The items come in the random order of their draw, so no generator is needed. Each class
+    continues where the last one stopped, so the folds' sizes differ by one at most.
     """
     position = np.empty(len(labels), dtype=np.int64)
     position[np.argsort(labels, kind="stable")] = np.arange(len(labels))

@@ -1,14 +1,14 @@
-"""Duplicates: test images that the training split holds too, as they are or slightly changed.
+"""Duplicates: test images that the training split holds too, identical or slightly changed.
 
 Exact copies have the same pixels. Near copies have the same *pattern*: the image on 24 x 24
-overlapping cells, without what varies over more than a few cells, for that is what all chest
-X-rays share. Two patterns are compared by how much of the one the other explains, allowing for a
-small shift (the tangents of Simard, LeCun and Denker, NIPS 5, 1993).
+overlapping cells, high-pass filtered, because all chest X-rays share their coarse structure. Two
+patterns are compared by their correlation, allowing for a small shift (the tangents of Simard,
+LeCun and Denker, NIPS 5, 1993).
 
 The threshold is measured, on the splits of Kermany, NIH and Shenzhen chest X-rays, PneumoniaMNIST,
 SARS-CoV-2 CT, Noor OCT, DRIVE, CIFAR-10 and on the phantoms (20 million pairs). Different images
 reach 0.979, those of the fundus phantom 0.986. All above 0.988 are real: recoloured or mirrored
-copies in CIFAR-10, the same patient's slices in the CT. Found of changed copies:
+copies in CIFAR-10, the same patient's slices in the CT. Detection rate of changed copies:
 
                                           64 and 128 px    28 and 32 px
     JPEG of quality 90 and 70             100 %            100 %
@@ -41,10 +41,10 @@ Images = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 SAME = 0.988  # multiple correlation with a pattern and its tangents: a near copy
-ALIKE = 0.8  # correlation with the pattern alone: worth a look at its tangents
+ALIKE = 0.8  # correlation with the pattern alone above which its tangents are computed
 CELLS = 24
-REACH = 2.0  # of a cell, to each side, in cells: overlap is what makes a shift linear
-COARSE = 2.0  # width of what is taken away, in cells
+REACH = 2.0  # half-width of a cell's weights, in cells; overlap makes a shift linear
+COARSE = 2.0  # deviation of the blur that is subtracted, in cells
 FLAT = 0.5  # grey levels of contrast: below it a pattern is noise; real images have over 1
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 PIXELS = 2**23  # in a batch of images
@@ -53,7 +53,7 @@ ITEMS = 2048  # in a block of the comparison
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Fingerprints of a split's images, to be compared with others.
+    """Fingerprints of a split's images.
 
     Attributes:
         digests: SHA-256 of the shape and the pixels of each of the N images.
@@ -71,7 +71,7 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The test images that the training split holds too.
+    """Test images that the training split holds too.
 
     Attributes:
         exact: Number of test images with an exact copy.
@@ -111,7 +111,7 @@ def compare(train: Fingerprints, test: Fingerprints) -> Duplicates:
 
 
 def _patterns(images: Images) -> Floats:
-    """The patterns of a batch, (n, 576)."""
+    """Compute the patterns of a batch, (n, 576)."""
     grey = (images @ GREY if images.ndim == 4 else images).astype(np.float32, copy=False)
     height, width = grey.shape[1:]
     cells = _cells(height) @ (grey @ _cells(width).T)
@@ -123,7 +123,7 @@ def _patterns(images: Images) -> Floats:
 
 
 def _cells(pixels: int) -> Floats:
-    """Weights of a side's pixels in each cell, (24, pixels): triangles that overlap."""
+    """Compute the weights of a side's pixels in each cell, (24, pixels): overlapping triangles."""
     width = pixels / CELLS
     centres = (np.arange(CELLS) + 0.5) * width
     distance = np.abs(np.arange(pixels) + 0.5 - centres[:, None])
@@ -131,28 +131,28 @@ def _cells(pixels: int) -> Floats:
 
 
 def _blur() -> Floats:
-    """Weights of a side's cells in each blurred cell, (24, 24): a Gaussian."""
+    """Compute the weights of a side's cells in each blurred cell, (24, 24): a Gaussian."""
     distance = np.subtract.outer(np.arange(CELLS), np.arange(CELLS)) / COARSE
     return _shares(np.exp(-(distance**2) / 2))
 
 
 def _shares(weights: NDArray[np.float64]) -> Floats:
-    """The weights with rows that sum to 1."""
+    """Scale the weights to rows that sum to 1."""
     shares: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return shares
 
 
 def _unit(vectors: Floats) -> Floats:
-    """The vectors at norm 1; those next to zero stay next to zero."""
+    """Scale the vectors to norm 1; near-zero vectors stay near zero."""
     unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-3)
     return unit
 
 
 def _tangents(patterns: Floats) -> list[Floats]:
-    """Two directions, (n, 576) each, in which a small shift changes a pattern.
+    """Compute two directions, (n, 576) each, in which a small shift changes a pattern.
 
-    To first order a shift adds a multiple of the gradients. The directions are at right angles to
-    the pattern and to each other.
+    To first order a shift adds a multiple of the gradients. The directions are orthogonal to the
+    pattern and to each other.
     """
     basis = [patterns]
     for axis in (1, 2):
@@ -166,7 +166,7 @@ def _tangents(patterns: Floats) -> list[Floats]:
 
 
 def _match(train: Floats, test: Floats) -> NDArray[np.int64]:
-    """The training item that each test item is closest to, (M,), or -1 if it is a copy of none."""
+    """Match each test item to its closest training item, (M,); -1 if it is a copy of none."""
     matches = np.full(len(test), -1, dtype=np.int64)
     best = np.full(len(test), SAME, dtype=np.float32)
     mirrored = test.reshape(-1, CELLS, CELLS)[:, :, ::-1].reshape(test.shape)
@@ -185,26 +185,26 @@ def _match(train: Floats, test: Floats) -> NDArray[np.int64]:
 def _closest(
     view: Floats, patterns: Floats, tangents: list[Floats]
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """The best multiple correlation of each item with a pattern and its tangents, and its place.
+    """Find each item's best multiple correlation with a pattern and its tangents, and its index.
 
-    The tangents are looked at only where the pattern alone is alike; elsewhere the score is 0.
+    Tangents are used only where the pattern alone correlates; elsewhere the result is 0.
     """
     scores = np.zeros(len(view), dtype=np.float32)
     places = np.zeros(len(view), dtype=np.int64)
     plain = view @ patterns.T
-    alike = plain > ALIKE
-    rows, columns = np.flatnonzero(alike.any(axis=1)), np.flatnonzero(alike.any(axis=0))
+    candidates = plain > ALIKE
+    rows, columns = np.flatnonzero(candidates.any(axis=1)), np.flatnonzero(candidates.any(axis=0))
     if rows.size:
         corner = np.ix_(rows, columns)
         explained = plain[corner] ** 2
         for tangent in tangents:
             explained += (view[rows] @ tangent[columns].T) ** 2
-        explained[~alike[corner]] = 0
+        explained[~candidates[corner]] = 0
         scores[rows] = np.sqrt(explained.max(axis=1))
         places[rows] = columns[explained.argmax(axis=1)]
     return scores, places
 
 
 def _blocks(total: int, size: int) -> Iterator[slice]:
-    """Slices of at most ``size`` that cover ``total``."""
+    """Split ``total`` into slices of at most ``size``."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))

@@ -1,4 +1,4 @@
-"""From the labels of a corpus to the classes of a card."""
+"""Map the labels of a corpus to the classes of a card."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from medtransfer.core.errors import InputError, suggest
 from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.task import TaskCard
 
-_NOT_THERE = 255  # a mask id that stands for nothing
+_NOT_THERE = 255  # marks mask ids that belong to no class
 
 
 def count_labels(labels: NDArray[np.int64], classes: int) -> list[int]:
-    """Items of each class (N,), or positives of each label (N, L)."""
+    """Count the items of each class (N,), or the positives of each label (N, L)."""
     if labels.ndim == 2:
         return [int(count) for count in (labels == 1).sum(axis=0)]
     return [int(count) for count in np.bincount(labels, minlength=classes)]
 
 
 def find_classes(masks: NDArray[np.uint8], *, enough: int) -> set[int]:
-    """Ids that occur in masks (N, H, W), looked for mask by mask until there are ``enough``."""
-    found: set[int] = set()
+    """Find the ids that occur in masks (N, H, W), mask by mask until there are ``enough``."""
+    ids: set[int] = set()
     for mask in masks:
-        found |= set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist())
-        if len(found) >= enough:
+        ids |= set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist())
+        if len(ids) >= enough:
             break
-    return found
+    return ids
 
 
 def conform(decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | None) -> Decoded:
-    """Express a split in the card's classes, leaving out what belongs to none of them.
+    """Map a split to the card's classes, dropping items of no class.
 
     Args:
-        decoded: The split as its source gives it.
+        decoded: The split as its source returns it.
         card: The task.
         select: For each class the labels of the source that fall into it, or ``None`` where the
             source's labels are the classes.
 
     Returns:
-        The split with labels as the card's kind wants them (see `Decoded`).
+        The split with labels in the form of the card's kind (see `Decoded`).
 
     Raises:
         InputError: When labels, names or masks contradict the card.
@@ -58,7 +58,7 @@ def conform(decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | Non
     if names is not None and decoded.labels.ndim == 1:
         wrong = decoded.labels[(decoded.labels < 0) | (decoded.labels >= len(names))]
         if wrong.size:
-            raise InputError(f"{decoded.origin}: label {wrong[0]} is none of the names {names}")
+            raise InputError(f"{decoded.origin}: label {wrong[0]} has no name among {names}")
     if select is None and names is not None:
         select = _select_by_name(decoded, card)
     if select is None:
@@ -68,7 +68,7 @@ def conform(decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | Non
     if card.kind == "multilabel":
         labels = np.where(matches, 1, np.where(known, 0, -1)).astype(np.int64)
         return replace(decoded, labels=labels, label_names=card.classes, masks=None)
-    # What is not known of a class that is selected may be true: then the item may fit two.
+    # An unknown label of a selected class may be true, and the item would fit two classes.
     named = [card.classes.index(name) for name in select]
     keep = (matches.sum(axis=1) == 1) & (matches | known)[:, named].all(axis=1)
     if not keep.any():
@@ -78,32 +78,32 @@ def conform(decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | Non
 
 
 def _select_by_name(decoded: Decoded, card: TaskCard) -> dict[str, list[str]] | None:
-    """Map equal names onto each other, whatever their order; ``None`` where it is the same."""
+    """Map equal names onto each other in any order; ``None`` where the order is the same."""
     assert decoded.label_names is not None
-    found, expected = _normalise(decoded.label_names, card.classes)
-    if found == expected:
+    given, expected = _normalise(decoded.label_names, card.classes)
+    if given == expected:
         return None
-    strange = [name for name in found if name not in expected]
-    if strange:
-        name = decoded.label_names[found.index(strange[0])]
+    unknown = [name for name in given if name not in expected]
+    if unknown:
+        name = decoded.label_names[given.index(unknown[0])]
         raise InputError(
             f"{decoded.origin}: label names {decoded.label_names} contradict the card's classes "
             f"{card.classes}: unknown class '{name}'{suggest(name, card.classes)}"
         )
-    if card.kind == "multilabel" and (missing := [n for n in expected if n not in found]):
+    if card.kind == "multilabel" and (missing := [n for n in expected if n not in given]):
         name = card.classes[expected.index(missing[0])]
         raise InputError(f"{decoded.origin}: label names {decoded.label_names} lack '{name}'")
     return {
-        name: [decoded.label_names[found.index(key)]]
+        name: [decoded.label_names[given.index(key)]]
         for name, key in zip(card.classes, expected, strict=True)
-        if key in found
+        if key in given
     }
 
 
 def _normalise(*lists: list[str]) -> tuple[list[str], ...]:
-    """Class names without case and punctuation: 'non-COVID' and 'non_covid' are one class.
+    """Drop case and punctuation of class names: 'non-COVID' and 'non_covid' are one class.
 
-    What alone tells two classes of a list apart stays in all: 'ER+' and 'ER-' are two.
+    Both are kept where two classes differ in nothing else: 'ER+' and 'ER-' are two.
     """
     lower = tuple([name.lower() for name in names] for names in lists)
     bare = tuple(["".join(c for c in name if c.isalnum()) for name in names] for names in lower)
@@ -114,7 +114,7 @@ def _normalise(*lists: list[str]) -> tuple[list[str], ...]:
 
 
 def _check_labels(labels: NDArray[np.int64], card: TaskCard, origin: str) -> None:
-    """Refuse labels that are not those of the card's classes."""
+    """Refuse labels outside the card's classes."""
     classes = len(card.classes)
     if card.kind == "multilabel":
         if labels.ndim != 2 or labels.shape[1] != classes:
@@ -142,9 +142,9 @@ def _check_labels(labels: NDArray[np.int64], card: TaskCard, origin: str) -> Non
 def _match(
     decoded: Decoded, card: TaskCard, select: dict[str, list[str]]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Map items (rows) to classes (columns), and mark where that is known.
+    """Map items (rows) to classes (columns), and mark which entries are known.
 
-    Of a class that ``select`` does not name nothing is known: the corpus may not have looked.
+    A class that ``select`` does not name is unknown: the corpus may not have annotated it.
     """
     labels = decoded.labels
     matches = np.zeros((len(labels), len(card.classes)), dtype=bool)
@@ -181,7 +181,7 @@ def _position(label: str, decoded: Decoded, name: str) -> int:
 
 
 def _filter(decoded: Decoded, keep: NDArray[np.bool_]) -> Decoded:
-    """Only the items that are marked."""
+    """Keep the marked items."""
     if keep.all():
         return decoded
     rows = np.flatnonzero(keep)
@@ -209,7 +209,7 @@ def _filter_stream(
 def _conform_masks(
     decoded: Decoded, card: TaskCard, select: dict[str, list[str]] | None
 ) -> Decoded:
-    """Renumber the masks' ids; what ``select`` does not name is background."""
+    """Renumber the masks' ids; labels that ``select`` does not name become background."""
     if decoded.masks is None:
         raise InputError(
             f"{decoded.origin}: holds no masks, but the card's kind is segmentation; an .npz has "

@@ -1,9 +1,8 @@
-"""Modules that read each kind of source, all with the same three functions.
+"""Loaders of each kind of source, modules with the same three functions.
 
-``files(source, folder)`` names the published files that it reads, ``identify(source, folder)`` says
-cheaply which bytes would be decoded, for the key of the store, and ``decode(source, folder)``
-yields them. A new kind is a class in ``specs/source.py``, a module here and a line in
-``LOADERS``.
+``files(source, folder)`` names the published files to read. ``identify(source, folder)``
+identifies the bytes cheaply, for the key of the store. ``decode(source, folder)`` decodes them.
+A new kind is a class in ``specs/source.py``, a module here and a line in ``LOADERS``.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ class Loader(Protocol):
     """Interface of a module that reads a kind of source."""
 
     def files(self, source: Any, folder: Any = None, /) -> Sequence[RemoteFile]:
-        """Name the published files that are read; none where ``folder`` holds them unpacked."""
+        """Name the published files to read; none where ``folder`` holds them unpacked."""
 
     def identify(self, source: Any, folder: Any, /) -> dict[str, Any]:
-        """Say cheaply which bytes would be decoded, as JSON-able values."""
+        """Identify the bytes to be decoded, cheaply, as JSON-able values."""
 
     def decode(self, source: Any, folder: Any, /) -> Decoded:
         """Open the source and return its images as a stream."""

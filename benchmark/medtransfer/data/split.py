@@ -25,9 +25,9 @@ class Split:
         labels: int64, (N,) class ids; multilabel (N, L) with 1, 0 and -1 for unknown;
             segmentation (N, 0), the truth being in ``masks``.
         ids: N item ids.
-        sha256: Of the decoded images and masks, the labels and the ids; of a corrupted split, of
-            what makes it.
-        origin: What error messages call it.
+        sha256: Hash of the decoded images and masks, the labels and the ids; for a corrupted
+            split, of its recipe.
+        origin: Name in error messages.
         patients: Patient of each item, where known; unique over corpora.
         masks: uint8 class ids, memory-mapped, (N, H, W).
     """
@@ -56,11 +56,11 @@ class Split:
         return self.masks
 
     def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """The images in order, ``size`` at a time, read from the file.
+        """Yield the images in order, ``size`` at a time, read from the file.
 
         A pass over a memory map would leave every page of it in the process's resident memory.
         """
-        if not isinstance(self.images, np.memmap):  # made in memory, by a test or a caller
+        if not isinstance(self.images, np.memmap):  # held in memory by the caller
             for start in range(0, len(self), size):
                 yield np.array(self.images[start : start + size])
             return
@@ -87,10 +87,10 @@ class TaskData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the card's fields that change numbers, and of the data; corrupted ones, too."""
+        """Hash of all card fields and data, corrupted splits included, that change numbers."""
         hashes = {name: split.sha256 for name, split in self.splits.items()}
         for name, source in self.card.test_splits.items():
-            if isinstance(source, CorruptSource):  # of its recipe: it need not be decoded
+            if isinstance(source, CorruptSource):  # hashed by its recipe, so it need not be decoded
                 hashes[name] = digest(corruption_recipe(self.splits[source.corrupt], source))
         return self.card.fingerprint(hashes)
 
@@ -103,7 +103,7 @@ class TaskData:
 def corruption_recipe(base: Split, source: CorruptSource) -> list[object]:
     """List the inputs of a corrupted split; their hash stands for the split.
 
-    Pixels may differ in the last bit between versions of the libraries, and the numbers made
-    from them must still be comparable.
+    Hashes of pixels would differ between library versions, which may change the last bit;
+    results must stay comparable.
     """
     return [base.sha256, source.kinds, source.severities, source.items, CORRUPTIONS_REVISION]

@@ -1,7 +1,7 @@
-"""The store: each split is decoded once into memory-mapped arrays and found by its key.
+"""Store of decoded splits: memory-mapped arrays, built once and found by key.
 
-A build happens in a temporary folder and becomes visible by one rename, so a reader never sees a
-half-written entry; a file lock makes a second builder wait and then find the first one's entry.
+An entry is built in a temporary folder and published by one rename, so readers never see a part of
+it. A file lock makes a second builder wait for the first and reuse its entry.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def open_task(
     fetch: bool = True,
     corruptions: bool = True,
 ) -> TaskData:
-    """Open every split of a task, fetching and decoding what is not in the store yet.
+    """Open every split of a task; fetch and decode those missing from the store.
 
     Args:
         card: The task card.
-        folder: Where files are looked for (``--data``).
+        folder: The user's data folder (``--data``).
         progress: Shows downloads and decoding.
         fetch: Whether missing files are downloaded.
-        corruptions: Whether the corrupted splits are wanted; a check of the data needs none.
+        corruptions: Whether to open the corrupted splits, which a check of the data does not need.
 
     Raises:
         InputError: For data that are missing, damaged, or contradict the card.
@@ -74,10 +74,10 @@ def open_task(
 
 @cache
 def _allow_many_files() -> None:
-    """Each split keeps a file open: a suite has hundreds, and some systems allow 256 at first."""
+    """Raise the limit on open files: a suite maps hundreds, and some systems allow 256."""
     try:
         import resource
-    except ImportError:  # not on Windows, which has no such limit
+    except ImportError:  # Windows has neither the module nor such a limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
@@ -86,14 +86,14 @@ def _allow_many_files() -> None:
 
 
 def stored_split(card: TaskCard, source: Source, folder: Path | None) -> Split | None:
-    """A split that has been decoded already, or ``None``; nothing is fetched or decoded."""
-    with suppress(InputError):  # for a file that is not there
+    """Open a split from the store, or return ``None``; nothing is fetched or decoded."""
+    with suppress(InputError):  # raised for a missing file
         return _read(_entry(card, source, folder))
     return None
 
 
 def _entry(card: TaskCard, source: Source, folder: Path | None) -> Path:
-    """Return the folder of a split: its key holds the source, its bytes and how they are read."""
+    """Return the folder of a split, keyed by its source, the source's bytes and the format."""
     identity = LOADERS[type(source)].identify(source, folder)
     parts = {
         "format": _FORMAT,
@@ -107,7 +107,7 @@ def _entry(card: TaskCard, source: Source, folder: Path | None) -> Path:
 def open_split(
     card: TaskCard, name: str, *, folder: Path | None, progress: Progress, fetch: bool
 ) -> Split:
-    """Open one split of a task that is no corruption of another; see `open_task`."""
+    """Open one split of a task, except graded corruptions; see `open_task`."""
     _allow_many_files()
     source = card.sources[name]
     loader = LOADERS[type(source)]
@@ -116,14 +116,14 @@ def open_split(
         for file in loader.files(source, folder):
             if not fetch and find(file, folder) is None:
                 raise InputError(
-                    f"{card.name}: {file.name}: not here yet; `bench data fetch`, with the same "
-                    "tasks, downloads it"
+                    f"{card.name}: {file.name}: not downloaded yet; run `bench data fetch` with "
+                    "the same tasks"
                 )
             obtain(file, folder, progress)
         decoded = loader.decode(source, folder)
-        if decoded.patients is not None:  # the same number elsewhere is somebody else
-            own = [f"{source.corpus}: {patient}" for patient in decoded.patients]
-            decoded = replace(decoded, patients=own)
+        if decoded.patients is not None:  # equal numbers in two corpora are different patients
+            patients = [f"{source.corpus}: {patient}" for patient in decoded.patients]
+            decoded = replace(decoded, patients=patients)
         where = f"{card.name}: {name}"
         try:
             decoded = conform(decoded, card, source.select)
@@ -139,7 +139,7 @@ def open_split(
 
 
 def _name_errors(batches: Iterable[NDArray[np.uint8]], where: str) -> Iterator[NDArray[np.uint8]]:
-    """Wrong masks are found while they are read; say of which split."""
+    """Name the split in errors of masks, which are raised while streaming."""
     try:
         yield from batches
     except InputError as error:
@@ -147,7 +147,7 @@ def _name_errors(batches: Iterable[NDArray[np.uint8]], where: str) -> Iterator[N
 
 
 def stored_corruptions(base: Split, source: CorruptSource) -> Split | None:
-    """A corrupted split that has been made already, or ``None``."""
+    """Open a corrupted split from the store, or return ``None``."""
     return _read(_corrupted_entry(base, source))
 
 
@@ -174,14 +174,14 @@ def _open_corrupted(base: Split, source: CorruptSource, progress: Progress) -> S
 
 
 def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Split:
-    """Read an entry of the store, building it first where it is not there."""
+    """Read an entry of the store; build it first if missing or damaged."""
     try:
         if (split := _read(entry)) is not None:
             return split
         with locked(entry):
             if (split := _read(entry)) is None:
                 if entry.exists():
-                    progress.warn(f"{entry}: damaged; the split is decoded again")
+                    progress.warn(f"{entry}: damaged; decoding the split again")
                 decoded = decode()
                 progress.decode(decoded.origin, int(np.prod(decoded.shape)))
                 _build(decoded, entry)
@@ -193,7 +193,7 @@ def _open(entry: Path, decode: Callable[[], Decoded], progress: Progress) -> Spl
 
 
 def _read(entry: Path) -> Split | None:
-    """Open an entry, or ``None`` when it is absent or damaged (it is then built again)."""
+    """Read an entry; ``None`` if missing or damaged."""
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         arrays: dict[str, Any] = {
@@ -207,7 +207,7 @@ def _read(entry: Path) -> Split | None:
 
 
 def _build(decoded: Decoded, entry: Path) -> None:
-    """Write a decoded split; a damaged one that is there is replaced."""
+    """Write a decoded split, replacing a damaged entry."""
     with replacing_folder(entry) as temporary:
         hasher = hashlib.sha256(repr(decoded.shape).encode())
         _write(temporary / "images.npy", decoded.images, decoded.shape, hasher.update)

@@ -23,7 +23,7 @@ class Found:
 
     Attributes:
         file: What is published.
-        path: Where it lies, or ``None``.
+        path: Its path on disk, or ``None``.
     """
 
     file: RemoteFile
@@ -39,7 +39,7 @@ class Survey:
         counts: Items of each class (positives of each label) of the splits where it is known.
         on_disk: Bytes of the decoded and corrupted splits and of the downloaded files.
         missing: Published files that an evaluation would download.
-        absent: What is wrong with a file of the user's, or empty.
+        absent: Problem with a user's file, or empty.
     """
 
     items: dict[str, int | None]
@@ -55,12 +55,12 @@ class Survey:
 
     @property
     def to_download(self) -> float:
-        """Bytes at most; NaN where a size is not published."""
+        """Upper bound in bytes; NaN where a size is not published."""
         return sum(math.nan if file.at_most is None else file.at_most for file in self.missing)
 
 
 def survey_files(card: TaskCard, folder: Path | None) -> list[Found]:
-    """The published files of a task, each once."""
+    """List the published files of a task, without repeats."""
     files = [
         file
         for source in card.sources.values()
@@ -70,11 +70,11 @@ def survey_files(card: TaskCard, folder: Path | None) -> list[Found]:
 
 
 def survey_task(card: TaskCard, folder: Path | None) -> Survey:
-    """Look what is there of a task.
+    """Survey the data of one task.
 
     Args:
         card: The task card.
-        folder: Where files are looked for (``--data``).
+        folder: The user's data folder (``--data``).
     """
     items: dict[str, int | None] = {}
     splits: dict[str, Split] = {}
@@ -101,8 +101,8 @@ def survey_task(card: TaskCard, folder: Path | None) -> Survey:
             loader.identify(source, folder)
         except InputError as error:
             absent = absent or f"{name}: {error}"
-    found = {found.path for found in survey_files(card, folder) if found.path is not None}
-    on_disk += sum(path.stat().st_size for path in found)
+    paths = {file.path for file in survey_files(card, folder) if file.path is not None}
+    on_disk += sum(path.stat().st_size for path in paths)
     for name, test in card.test_splits.items():
         if isinstance(test, CorruptSource):
             base = items[test.corrupt]

@@ -1,1 +1,1 @@
-"""The registry of encoders, their loading, and their frozen features."""
+"""Encoder registry, loading, and frozen features."""

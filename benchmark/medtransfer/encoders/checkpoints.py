@@ -1,4 +1,4 @@
-"""Reading checkpoints without running anything that is in them."""
+"""Read checkpoints without running code from them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from medtransfer.core.errors import InputError, reason
 
-# Where training scripts put the weights, in the order in which they are looked for.
+# Keys under which training scripts store the weights, in search order.
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "teacher")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a checkpoint, and the architecture's name if it carries one."""
+    """Tensors of a checkpoint, and the architecture's name if stored."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -32,11 +32,11 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read the tensors of a ``.safetensors``, ``.pt`` or ``.pth`` file.
 
-    ``torch.load`` runs with ``weights_only=True``, always: a pickle may hold tensors and plain
-    containers, nothing that would be called.
+    ``torch.load`` always runs with ``weights_only=True``: a pickle may hold tensors and plain
+    containers, but no code.
 
     Raises:
-        InputError: For a file that is not a checkpoint, or that would need code to be run.
+        InputError: For a file that is not a checkpoint, or that runs code when loaded.
     """
     if path.suffix == ".safetensors":
         try:
@@ -49,25 +49,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         # timm's training script stores its arguments in a Namespace, a plain container.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of newer pickles, which it then refuses
+            warnings.simplefilter("ignore")  # torch warns of newer pickles before refusing them
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path}: holds Python objects beside tensors (or is no checkpoint at all), and those "
-            "are never unpickled; save model.state_dict() instead"
+            f"{path}: not a checkpoint, or holds Python objects beside tensors, which are "
+            "never unpickled; save model.state_dict() instead"
         ) from None
-    except Exception as error:  # whatever the unpickler makes of bytes that are no pickle
-        # Of those words only the archive reader's tell something.
-        said = f": {' '.join(str(error).split())[:200]}" if isinstance(error, RuntimeError) else ""
+    except Exception as error:  # the unpickler raises almost anything for bytes that are no pickle
+        # Only the archive reader's messages are informative.
+        text = f": {' '.join(str(error).split())[:200]}" if isinstance(error, RuntimeError) else ""
         raise InputError(
-            f"{path}: not a checkpoint, or truncated{said}; what torch.save makes of a state dict "
-            "is expected"
+            f"{path}: not a checkpoint, or truncated{text}; expected: a state dict saved by "
+            "torch.save"
         ) from None
     return Checkpoint(path, _tensors(content, path), _named_architecture(content))
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
-    """The flat mapping of names to tensors inside a checkpoint."""
+    """Find the flat mapping of names to tensors inside a checkpoint."""
     for _ in range(3):
         if not isinstance(content, Mapping):
             break

@@ -1,4 +1,4 @@
-"""The encoder itself: from uint8 images to embeddings, with its own preprocessing."""
+"""Encoder: from uint8 images to embeddings, preprocessing included."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from medtransfer.specs.encoder import EncoderCard
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Resolve ``auto`` (a GPU if available), ``cpu``, ``cuda`` or ``cuda:N`` to a device.
 
     Raises:
-        InputError: For a device that this machine does not have.
+        InputError: For a device that this machine lacks.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"device: '{name}' is not supported; use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: cuda was asked for, but this machine has no usable GPU")
+        raise InputError("--device: cuda not available: this machine has no usable GPU")
     return device
 
 
@@ -45,15 +45,15 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 class Encoder(nn.Module):
-    """A network with its card, its input size and its preprocessing.
+    """Network with its card, input size and preprocessing.
 
     Attributes:
-        card: What the encoder is.
+        card: The encoder's card.
         identity: SHA-256 of all that decides its output.
         network: From normalised images (N, channels, size, size) to vectors (N, D).
         size: Input height and width in pixels: the card's, bounded by the protocol.
         width: D, read from the network's output.
-        notes: What the user should know about how it was loaded.
+        notes: Notes for the user about loading, one line each.
         frozen_modules: Parts of the network that stay in eval mode, because they are frozen.
     """
 
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
     std: Tensor
 
     def __init__(self, card: EncoderCard, network: nn.Module, *, identity: str, size: int) -> None:
-        """Wrap a network that has its weights; `check_encoder` then fills in the width."""
+        """Wrap a network with loaded weights; `check_encoder` then sets the width."""
         super().__init__()
         self.card = card
         self.network = network
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
     @property
     def inner(self) -> nn.Module:
-        """The network without our wrapper; timm's layer groups go by the names inside it."""
+        """The network without its wrapper; timm's layer groups use the names inside it."""
         return self.network.network if isinstance(self.network, TimmNetwork) else self.network
 
     @property
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
 
     @cached_property
     def weights_sha256(self) -> str:
-        """SHA-256 of the weights as they were loaded; the identity knows only their file."""
+        """SHA-256 of the loaded weights; the identity hashes only their file."""
         hasher = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
 
     @property
     def precision(self) -> str:
-        """``bf16`` where the hardware has it and there are weights to multiply, else ``fp32``."""
+        """``bf16`` if the hardware supports it and the network has weights, else ``fp32``."""
         return "bf16" if self._weighted and supports_bf16(self.device) else "fp32"
 
     @property
@@ -104,29 +104,29 @@ class Encoder(nn.Module):
 
     @property
     def batch(self) -> int:
-        """Images that go through at a time where nothing is trained.
+        """Images per forward pass without training.
 
-        On a processor as many as its cache holds the maps of, 10 of 224 px: they take three
-        quarters of the time that they take among 128.
+        On a processor, as many as the cache holds feature maps of, 10 of 224 px: that takes three
+        quarters of the time of batches of 128.
         """
         return 128 if self.device.type == "cuda" else max(4, min(128, 2**19 // self.size**2))
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Run the network inside this to get the recorded precision."""
-        if self.device.type == "meta":  # where FLOPs are counted, and torch knows no autocast
+        """Return a context in which the network computes at the recorded precision."""
+        if self.device.type == "meta":  # used to count FLOPs; torch has no autocast for it
             return nullcontext()
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def train(self, mode: bool = True) -> Encoder:
-        """Train mode, or eval mode; frozen modules stay in eval mode, with their batch norm."""
+        """Set train or eval mode; frozen modules, batch norm included, stay in eval mode."""
         super().train(mode)
         for module in self.frozen_modules:
             module.eval()
         return self
 
     def duplicate(self) -> Encoder:
-        """A copy with weights of its own, to be trained."""
+        """Copy the encoder, weights included."""
         return copy.deepcopy(self)
 
     def resample(self, images: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class Encoder(nn.Module):
         return pixels.expand(-1, self.card.input.channels, -1, -1)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """From values 0 to 255 to what the network was trained on."""
+        """Scale values 0 to 255 to the network's input range, mean and std."""
         low, high = self.card.input.range
         # (pixels * (high - low) / 255 + low - mean) / std, in one pass over the memory.
         scale = (high - low) / 255 / self.std
@@ -159,14 +159,14 @@ class Encoder(nn.Module):
     def embed(self, inputs: Tensor) -> Tensor:
         """Embed normalised images as float32 vectors of length sqrt(D).
 
-        Standardising features on the few shots at hand broke 1-shot probes, and raw lengths
-        differ between encoders by orders of magnitude; so only the direction counts.
+        Only the direction counts: raw lengths differ between encoders by orders of magnitude, and
+        standardising features on few shots broke 1-shot probes.
         """
         embedding = self.represent(inputs)
         return functional.normalize(embedding, dim=-1) * math.sqrt(embedding.shape[-1])
 
     def represent(self, inputs: Tensor) -> Tensor:
-        """The network's own vectors (N, D) of normalised images, float32, at any length."""
+        """Compute the network's vectors (N, D) of normalised images, float32, not normalised."""
         with self.autocast():
             vectors: Tensor = self.network(inputs.contiguous(memory_format=torch.channels_last))
         return vectors.float()
@@ -179,7 +179,7 @@ class Encoder(nn.Module):
             InputError: When the network gives no feature maps, or not as expected.
         """
         shape = (1, self.card.input.channels, self.size, self.size)
-        probe = self.duplicate().eval()  # which leaves the mode of this one's layers alone
+        probe = self.duplicate().eval()  # a copy, to keep the mode of this encoder's layers
         try:
             with torch.inference_mode():
                 maps = probe.pyramid(torch.zeros(shape, device=self.device))
@@ -188,12 +188,12 @@ class Encoder(nn.Module):
         except Exception as error:
             line = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(
-                f"{self.card.name}: fails to give feature maps of images of shape {shape}: {line}"
+                f"{self.card.name}: feature maps of images of shape {shape} failed: {line}"
             ) from error
         return [features.shape[1] for features in maps]
 
     def pyramid(self, pixels: Tensor) -> list[Tensor]:
-        """Feature maps of normalised images at strides 4, 8, 16 and 32, shallow first.
+        """Compute feature maps of normalised images at strides 4, 8, 16 and 32, shallow first.
 
         The maps cover the image as `extend` leaves it, with sides that 32 divides. A network of
         any input size sees the extended image, one of a fixed size the image itself. A map of
@@ -216,9 +216,7 @@ class Encoder(nn.Module):
         name = self.card.name
         network: Any = self.network
         if not hasattr(self.inner, "forward_intermediates"):
-            raise InputError(
-                f"{name}: gives one vector an image and no feature maps, which segmentation needs"
-            )
+            raise InputError(f"{name}: no feature maps, which segmentation needs")
         extended = extend(pixels)
         inputs = pixels if getattr(network, "fixed_size", False) else extended
         with self.autocast():
@@ -244,7 +242,7 @@ class Encoder(nn.Module):
 
 
 def extend(images: Tensor) -> Tensor:
-    """Repeat the last row and column of (N, C, H, W) until 32 divides the height and the width."""
+    """Pad (N, C, H, W) by its last row and column to multiples of 32."""
     height, width = images.shape[-2:]
     multiple = PYRAMID_STRIDES[-1]
     edges = (0, -width % multiple, 0, -height % multiple)
@@ -257,7 +255,7 @@ def _lay_over(features: Tensor, *, size: tuple[int, int], beyond: tuple[float, f
     Args:
         features: (N, C, H, W), which cover the image.
         size: Height and width of the grid.
-        beyond: Height and width of what the grid covers, the image's being 1; cells outside the
+        beyond: Height and width that the grid covers, in units of the image's; cells outside the
             image take the values at its edge.
     """
     if features.shape[-2:] == size and beyond == (1, 1):
@@ -275,13 +273,13 @@ def _lay_over(features: Tensor, *, size: tuple[int, int], beyond: tuple[float, f
 
 
 def check_encoder(encoder: Encoder) -> None:
-    """Refuse a network that is not a finite per-image function; fill in the width.
+    """Refuse a network that is not a finite per-image function, and set the width.
 
-    The feature of an image must not depend on the images that happen to stand beside it in the
-    batch, or the order of a test split would change its results.
+    The feature of an image must not depend on the other images of the batch, or the order of a
+    test split would change its results.
 
     Raises:
-        InputError: Saying what the network returned and what would be right.
+        InputError: Naming the network's output and the expected one.
     """
     name = encoder.card.name
     images = _test_images(encoder)
@@ -325,7 +323,7 @@ def check_encoder(encoder: Encoder) -> None:
 
 
 def _raw(encoder: Encoder, images: Tensor) -> Tensor:
-    """The network's output in full precision, where batches of any size agree closely."""
+    """Compute the network's output in full precision, where batch sizes agree closely."""
     inputs = encoder.normalise(encoder.resample(images))
     try:
         output = encoder.network(inputs.contiguous(memory_format=torch.channels_last))
@@ -342,7 +340,7 @@ def _raw(encoder: Encoder, images: Tensor) -> Tensor:
 
 
 def _test_images(encoder: Encoder) -> Tensor:
-    """32 different images: smooth random fields of different contrast."""
+    """Make 32 different images: smooth random fields of different contrast."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand((32, 3, 8, 8), generator=generator)
     smooth = functional.interpolate(coarse, size=(64, 64), mode="bilinear")

@@ -1,4 +1,4 @@
-"""Frozen features, computed once for each encoder and split and kept beside the decoded data."""
+"""Frozen features, computed once per encoder and split and cached on disk."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from medtransfer.encoders.memory import halve_on_oom
 
 
 def frozen_features(encoder: Encoder, split: Split) -> NDArray[np.float32]:
-    """Embeddings of a whole split, (N, D), memory-mapped.
+    """Compute or load the embeddings of a whole split, (N, D), memory-mapped.
 
-    The key holds all that decides the numbers: encoder, input size, images, precision, device.
+    The key of the cache holds encoder, input size, images, precision and device.
 
     Raises:
         InputError: When the encoder returns NaN for an image.
@@ -51,7 +51,7 @@ def _compute(encoder: Encoder, split: Split) -> NDArray[np.float32]:
             start += len(batch)
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise InputError(f"{encoder.card.name}: NaN features for image {row} of {split.origin}")
+        raise InputError(f"{encoder.card.name}: features of image {row} of {split.origin} are NaN")
     return features
 
 

@@ -1,4 +1,4 @@
-"""Build an encoder, give it its weights, and check that it is one."""
+"""Build an encoder, load its weights, and check its output."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def load_encoder(
     Args:
         encoder: A registered name, ``timm:NAME``, ``hf-hub:OWNER/NAME``, a checkpoint, a folder
             with ``encoder.yaml``, or a ``.py`` file that registers one.
-        architecture: Of a checkpoint that does not name its own.
-        max_size: Largest input size in pixels; the protocol's.
+        architecture: Architecture of a checkpoint that does not name it.
+        max_size: Largest input size in pixels, as in the protocol.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
@@ -30,7 +30,7 @@ def load_encoder(
         float32 embeddings (N, D).
 
     Raises:
-        InputError: Naming the file and what is wrong with it.
+        InputError: Naming the file and the problem.
 
     Examples:
         >>> import medtransfer, torch
@@ -48,10 +48,10 @@ def load_encoder(
 
 
 def build_encoder(located: EncoderSource, *, max_size: int, device: torch.device) -> Encoder:
-    """Build an encoder that was found.
+    """Build a resolved encoder.
 
     Raises:
-        InputError: When its weights do not fit, or its output is not one vector an image.
+        InputError: When its weights do not fit, or its output is not one vector per image.
     """
     card = located.card
     if card.weights.url is not None:
@@ -72,7 +72,7 @@ def build_encoder(located: EncoderSource, *, max_size: int, device: torch.device
 
 
 def _build_python(located: EncoderSource, checkpoint: Checkpoint | None) -> torch.nn.Module:
-    """Call the registered builder; its random numbers come from a generator of their own."""
+    """Call the registered builder under a fixed seed, leaving the global generator untouched."""
     assert located.builder is not None
     card: EncoderCard = located.card
     with torch.random.fork_rng(devices=[]):
@@ -93,9 +93,9 @@ def _build_python(located: EncoderSource, checkpoint: Checkpoint | None) -> torc
 
 
 def _load_strictly(network: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Load a state dict whose names must all be there, under the network's own names.
+    """Load a state dict, and refuse missing and unexpected names.
 
-    A network wrapped by ``TimmNetwork`` is filled inside, where its names are timm's.
+    A ``TimmNetwork`` is loaded inside its wrapper, where names are timm's.
     """
     inner = network.network if isinstance(network, TimmNetwork) else network
     try:

@@ -1,4 +1,4 @@
-"""Encoders by name: cards, and builders for those that timm does not build.
+"""Registry of encoders: cards, and builders of networks outside timm.
 
 Imports no torch: listing the encoders must not wait for it. Builders import what they need.
 """
@@ -25,7 +25,7 @@ Builder = Callable[[], "nn.Module"]
 
 @dataclass(frozen=True)
 class Registration:
-    """A card and, unless timm builds the network, its builder."""
+    """Card and, unless timm builds the network, its builder."""
 
     card: EncoderCard
     builder: Builder | None = None
@@ -35,7 +35,7 @@ _REGISTRY: dict[str, Registration] = {}
 
 
 def register(card: EncoderCard, builder: Builder | None = None) -> EncoderCard:
-    """Make an encoder known by its name.
+    """Register an encoder under its name.
 
     Args:
         card: The encoder's card. With a builder, its architecture may be left to this function:
@@ -47,7 +47,7 @@ def register(card: EncoderCard, builder: Builder | None = None) -> EncoderCard:
         The card.
 
     Raises:
-        InputError: When the name is taken, or nothing says how to build the network.
+        InputError: When the name is taken, or neither timm nor a builder makes the network.
 
     Examples:
         >>> import medtransfer
@@ -71,12 +71,12 @@ def register(card: EncoderCard, builder: Builder | None = None) -> EncoderCard:
 
 
 def forget(name: str) -> Registration:
-    """Take an encoder out again, and return what was registered."""
+    """Unregister an encoder, and return its registration."""
     return _REGISTRY.pop(name)
 
 
 def built_by(builder: Builder) -> Architecture:
-    """The architecture of a card whose network ``builder`` makes.
+    """Return the architecture for a card whose network ``builder`` makes.
 
     Examples:
         >>> from torch import nn
@@ -89,28 +89,28 @@ def built_by(builder: Builder) -> Architecture:
 
 @cache
 def _load_all() -> None:
-    """Import the shipped baselines and the packages that offer encoders."""
+    """Import the shipped baselines and the installed packages that register encoders."""
     for module in pkgutil.iter_modules([str(packaged("baselines"))]):
         importlib.import_module(f"medtransfer.baselines.{module.name}")
     load_entry_points("medtransfer.encoders")
 
 
 def registered() -> dict[str, Registration]:
-    """All known encoders by name."""
+    """Return all registered encoders by name."""
     _load_all()
     return dict(sorted(_REGISTRY.items()))
 
 
 def find(name: str) -> Registration:
-    """The encoder of that name.
+    """Find a registered encoder by name.
 
     Raises:
-        InputError: With the closest known name.
+        InputError: For an unknown name, with the closest registered one.
     """
-    known = registered()
-    if name not in known:
+    registrations = registered()
+    if name not in registrations:
         raise InputError(
-            f"unknown encoder '{name}'{suggest(name, known)} (a file or folder of that name does "
-            "not exist either; `bench list encoders` shows the known ones)"
+            f"unknown encoder '{name}'{suggest(name, registrations)} (no file or folder of that "
+            "name exists either; `bench list encoders` shows all names)"
         )
-    return known[name]
+    return registrations[name]

@@ -31,13 +31,13 @@ CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".safetensors")  # .pth.tar: timm's tr
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Everything that an encoder is built from.
+    """Inputs from which an encoder is built.
 
     Attributes:
         card: Its card.
         builder: Makes the network, unless timm does.
-        weights: The weights' file, if there is one on this machine.
-        notes: What the user should know, one line each.
+        weights: The local file of the weights, if any.
+        notes: Notes for the user, one line each.
         file: The file that the user named, or the card in the folder; ``None`` for a name.
     """
 
@@ -49,7 +49,7 @@ class EncoderSource:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of all that decides the output; found without building the network."""
+        """SHA-256 of everything that determines the output; needs no network to be built."""
         parts = [hash_file(self.weights)] if self.weights is not None else []
         if self.builder is not None:
             parts.append(_hash_source(self.builder))
@@ -70,13 +70,13 @@ def resolve_encoder(encoder: str, *, architecture: str | None = None) -> Encoder
             (then the checkpoint also takes that encoder's input).
 
     Raises:
-        InputError: Saying what was looked for and what would work.
+        InputError: Naming the encoder and the remedy.
     """
     if len(encoder) > _LONGEST:
         raise InputError(f"unknown encoder '{encoder[:40]}...': longer than any path")
     if not encoder:
         raise InputError(
-            "--encoder: is empty; `bench list encoders` shows names, or a path is right"
+            "--encoder: empty; give a path, or a name that `bench list encoders` shows"
         )
     path = Path(encoder)
     if path.name.endswith(CHECKPOINTS):
@@ -92,14 +92,14 @@ def resolve_encoder(encoder: str, *, architecture: str | None = None) -> Encoder
     registration = find(encoder)
     if registration.card.weights.path is not None:
         raise InputError(
-            f"{encoder}: weights.path: beside which file? Pass the .py file that registers it, or "
-            "a folder with encoder.yaml"
+            f"{encoder}: weights.path: relative to an unknown folder; pass the .py file that "
+            "registers it, or a folder with encoder.yaml"
         )
     return EncoderSource(registration.card, registration.builder)
 
 
 def resolve_untrained(architecture: str) -> EncoderSource:
-    """An architecture with random weights: a registered encoder's, with its input, or timm's.
+    """Resolve an architecture with random weights: a registered encoder's or timm's.
 
     Raises:
         InputError: For an unknown name.
@@ -107,7 +107,7 @@ def resolve_untrained(architecture: str) -> EncoderSource:
     known = registered().get(architecture)
     if known is None:
         near = suggest(architecture, registered())
-        if "did you mean" in near:  # nearer than timm's hundreds of names, if it is none of them
+        if "did you mean" in near:  # a better hint than timm's names, unless timm has it
             import timm
 
             if not timm.is_model(architecture.split(".")[0]):
@@ -124,13 +124,13 @@ def resolve_untrained(architecture: str) -> EncoderSource:
 
 
 def dump_card(card: EncoderCard) -> str:
-    """The card as YAML, without the fields left at their defaults."""
+    """Write the card as YAML, without fields at their defaults."""
     data = card.model_dump(mode="json", exclude_defaults=True)
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Hash a file's bytes by SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -144,13 +144,13 @@ def _hash_source(builder: Callable[..., object]) -> str:
 
 
 def _slug(text: str) -> str:
-    """A valid encoder name from free text."""
+    """Make a valid encoder name from free text."""
     text = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")
     return text[:80] or "encoder"
 
 
 def _existing(path: Path) -> Path:
-    """A file that is there and can be read."""
+    """Refuse a path that is not a readable file."""
     if path.is_dir():
         raise InputError(f"{path}: a folder; a file is expected")
     if not path.is_file():
@@ -165,7 +165,7 @@ def _existing(path: Path) -> Path:
 def _checkpoint(path: Path, architecture: str | None) -> EncoderSource:
     _existing(path)
     if architecture is None:
-        # Here, and not above: a finished evaluation must not wait for torch.
+        # Imported here, so that a finished evaluation does not wait for torch.
         from medtransfer.encoders.checkpoints import read_checkpoint
 
         architecture = read_checkpoint(path).architecture
@@ -178,8 +178,8 @@ def _checkpoint(path: Path, architecture: str | None) -> EncoderSource:
     name = _slug(path.name.removesuffix(".tar").rpartition(".")[0])
     if name in registered():
         raise InputError(
-            f"{path}: '{name}' is the name of a shipped encoder, and the results would be mixed "
-            "up; rename the file"
+            f"{path}: '{name}' is the name of a registered encoder, whose results would be mixed "
+            "with these; rename the file"
         )
     unknown = {"weights": Weights(path=str(path.name)), "pretraining": PretrainingCard()}
     if known is not None:
@@ -204,7 +204,7 @@ def _preprocessing(card: EncoderCard, architecture: str) -> str:
 
 
 def _timm_input(name: str, *, origin: str) -> Input:
-    """The input that timm declares for an architecture or for its tagged weights."""
+    """Read the input that timm declares for an architecture or for its tagged weights."""
     import timm
 
     base = name.split(".")[0]
@@ -212,16 +212,16 @@ def _timm_input(name: str, *, origin: str) -> Input:
         raise InputError(f"{origin}: timm has no '{name}'{suggest(base, timm.list_models())}")
     try:
         cfg = timm.models.get_pretrained_cfg(name)
-    except RuntimeError:  # a tag that it does not know
+    except RuntimeError:  # an unknown tag
         cfg = None
     if cfg is None:
-        known = timm.list_pretrained(f"{base}.*")
-        raise InputError(f"{origin}: timm has no weights '{name}'{suggest(name, known)}")
+        weights = timm.list_pretrained(f"{base}.*")
+        raise InputError(f"{origin}: timm has no weights '{name}'{suggest(name, weights)}")
     return Input(size=cfg.input_size[-1], mean=list(cfg.mean), std=list(cfg.std))
 
 
 def _hub(encoder: str) -> EncoderSource:
-    """Timm's weights by name; nothing is fetched here."""
+    """Resolve a name of timm or of the hub, without fetching weights."""
     kind, _, name = encoder.partition(":")
     if kind == "timm":
         card = EncoderCard(
@@ -243,36 +243,36 @@ def _hub(encoder: str) -> EncoderSource:
 
 
 def _script(path: Path) -> EncoderSource:
-    """Run the user's file and take the encoder that it registers."""
+    """Run the user's file and return the encoder that it registers."""
     before = set(registered())
     new: list[Registration] = []
     try:
         run_file(_existing(path), name=f"_encoder_{_slug(path.stem)}")
-    finally:  # the file is the encoder's name, so that it may be changed and run again
+    finally:  # unregistered, so that the file may be changed and run again
         new += [forget(added) for added in sorted(set(registered()) - before)]
     if len(new) != 1:
-        found = ", ".join(registration.card.name for registration in new) or "none"
-        raise InputError(f"{path}: must register exactly one encoder; it registered {found}")
+        names = ", ".join(registration.card.name for registration in new) or "none"
+        raise InputError(f"{path}: must register exactly one encoder; it registered {names}")
     card = new[0].card
     return EncoderSource(card, new[0].builder, _weights_beside(card, path), file=path)
 
 
 def _folder(path: Path) -> EncoderSource:
-    """A folder with ``encoder.yaml`` and the weights it names. No code is run."""
+    """Resolve a folder with ``encoder.yaml`` and the weights it names. Runs no code."""
     file = path / "encoder.yaml"
     if not file.is_file():
-        raise InputError(f"{path}: a folder is an encoder when it holds encoder.yaml; it does not")
+        raise InputError(f"{path}: no encoder.yaml in this folder; add one")
     data = read_yaml(file)
     if isinstance(data, dict):
         data.setdefault("name", _slug(path.resolve().name))
     card = EncoderCard.parse(data, origin=str(file))
     if card.architecture.timm is None:
-        raise InputError(f"{file}: architecture: only timm's can be named here; use a .py file")
+        raise InputError(f"{file}: architecture: only timm's are available here; use a .py file")
     return EncoderSource(card, None, _weights_beside(card, file), file=file)
 
 
 def _weights_beside(card: EncoderCard, file: Path) -> Path | None:
-    """The weights that a card names, in the folder of the file that holds the card."""
+    """Find the weights that a card names, relative to the card's folder."""
     if card.weights.path is None:
         return None
     folder = file.parent
@@ -281,5 +281,5 @@ def _weights_beside(card: EncoderCard, file: Path) -> Path | None:
         raise InputError(f"{file}: weights.path: must stay inside the folder")
     _existing(weights)
     if card.weights.sha256 and hash_file(weights) != card.weights.sha256:
-        raise InputError(f"{weights}: its SHA-256 is not the one in {file}; the file is damaged")
+        raise InputError(f"{weights}: SHA-256 differs from the one in {file}; the file is damaged")
     return weights

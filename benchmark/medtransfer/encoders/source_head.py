@@ -1,4 +1,4 @@
-"""The classifier of an encoder's pre-training, where it comes with one."""
+"""Classifier of an encoder's supervised pre-training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAD = "source_head.safetensors"
 
 @dataclass(frozen=True)
 class SourceHead:
-    """A linear layer from the encoder's own vectors to the classes of its source.
+    """Linear layer from the encoder's vectors to the classes of its pre-training.
 
     Attributes:
         weight: (S, D).
@@ -45,23 +45,23 @@ class SourceHead:
 
 
 def head_identity(located: EncoderSource) -> str | None:
-    """SHA-256 of the classifier that ``bench pretrain`` kept; timm's are part of their weights."""
+    """Return the SHA-256 of a classifier kept by ``bench pretrain``; timm's are in the weights."""
     run = located.card.pretraining.run
     return run.source_head if run is not None else None
 
 
 def find_source_head(located: EncoderSource, encoder: Encoder) -> SourceHead | None:
-    """The classifier that ``bench pretrain`` kept, or that stands in timm's own weights.
+    """Find the classifier kept by ``bench pretrain``, or the one in timm's weights.
 
-    ``None`` where there is none, or where it is no linear layer on the encoder's vectors.
+    ``None`` if there is none, or if it is not a linear layer on the encoder's vectors.
 
     Raises:
-        InputError: When the kept one is missing, or is another.
+        InputError: When the kept classifier is missing or has another hash.
     """
     if (kept := head_identity(located)) is not None:
         if located.weights is None:
             raise InputError(
-                f"{located.card.name}: pretraining.run.source_head: goes with weights.path"
+                f"{located.card.name}: pretraining.run.source_head: requires weights.path"
             )
         return _fit(_read_kept(located.weights.parent / HEAD, kept), "", encoder)
     network = encoder.network
@@ -85,7 +85,9 @@ def _read_kept(path: Path, sha256: str) -> dict[str, Tensor]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise InputError(f"{path}: its SHA-256 is not the one in encoder.yaml; it is damaged")
+        raise InputError(
+            f"{path}: SHA-256 differs from the one in encoder.yaml; the file is damaged"
+        )
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError) as error:

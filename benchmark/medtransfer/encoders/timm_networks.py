@@ -1,4 +1,4 @@
-"""Networks that timm builds, and the one route by which weights get into them."""
+"""Build timm's networks and load their weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medtransfer.specs.encoder import EncoderCard, Input
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 
-# Arguments of timm.create_model that the card says elsewhere, or that make no encoder.
+# Arguments of timm.create_model that other fields of the card set, or that make no encoder.
 _RESERVED = {
     "cache_dir",
     "checkpoint_path",
@@ -31,7 +31,7 @@ _RESERVED = {
 
 
 class TimmNetwork(nn.Module):
-    """A timm network as a function from images to pooled embeddings."""
+    """Wrapper of a timm network: from images to pooled embeddings."""
 
     def __init__(self, network: nn.Module) -> None:
         """Wrap ``network``, created without a classifier."""
@@ -46,16 +46,16 @@ class TimmNetwork(nn.Module):
 
     @property
     def fixed_size(self) -> bool:
-        """Return whether it takes only images of the size that it was built for."""
+        """Return whether the network takes only the input size that it was built for."""
         network: Any = self.network
         return bool(network.pretrained_cfg.get("fixed_input_size")) or hasattr(network, "pos_embed")
 
     def forward_intermediates(self, images: Tensor) -> list[Tensor]:
-        """Four feature maps (N, C, H, W) of normalised images, shallow first.
+        """Compute four feature maps (N, C, H, W) of normalised images, shallow first.
 
-        They are those of the strides nearest to 4, 8, 16 and 32; where several of these meet one
-        stride, as in a plain transformer, they are spread over its depth. The network's final
-        normalisation is applied where it fits: features of a pre-norm network are wild without.
+        Their strides are the nearest to 4, 8, 16 and 32. If several of these share one stride, as
+        in a plain transformer, they are spread over its depth. The network's final normalisation
+        is applied where it fits, because features of a pre-norm network are unbounded without it.
         """
         network: Any = self.network
         levels = _levels([info["reduction"] for info in network.feature_info])
@@ -63,12 +63,12 @@ class TimmNetwork(nn.Module):
         maps = network.forward_intermediates(
             images, indices=indices, norm=True, intermediates_only=True, output_fmt="NCHW"
         )
-        found = dict(zip(indices, maps, strict=True))
-        return [found[level] for level in levels]
+        by_index = dict(zip(indices, maps, strict=True))
+        return [by_index[level] for level in levels]
 
 
 def _levels(reductions: list[float]) -> list[int]:
-    """For each stride of the pyramid the index of the map that stands for it.
+    """Choose the index of a feature map for each stride of the pyramid.
 
     Args:
         reductions: The stride of each map of a network, shallow first.
@@ -76,10 +76,10 @@ def _levels(reductions: list[float]) -> list[int]:
     nearest = [min(reductions, key=lambda r: abs(math.log(r / s))) for s in PYRAMID_STRIDES]
     levels = []
     for i, reduction in enumerate(nearest):
-        alike = [index for index, other in enumerate(reductions) if other == reduction]
+        same_stride = [index for index, other in enumerate(reductions) if other == reduction]
         before, sharing = nearest[:i].count(reduction), nearest.count(reduction)
         # Of 12 blocks of one stride the 3rd, 6th, 9th and 12th; of a stage's one map that one.
-        levels.append(alike[math.ceil(len(alike) * (before + 1) / sharing) - 1])
+        levels.append(same_stride[math.ceil(len(same_stride) * (before + 1) / sharing) - 1])
     return levels
 
 
@@ -89,7 +89,7 @@ def build_timm(
     """Build a network and load its weights.
 
     ``create_model`` with ``pretrained_cfg_overlay`` is the only route that resamples position
-    embeddings and relative position tables rightly when the input size differs.
+    embeddings and relative position tables correctly when the input size differs.
 
     Args:
         card: The encoder's card.
@@ -100,7 +100,7 @@ def build_timm(
         The network, its input size in pixels, and notes for the user.
 
     Raises:
-        InputError: When the weights do not fit, or cannot be had.
+        InputError: When the weights do not fit, or are not available.
     """
     name = card.architecture.timm
     assert name is not None
@@ -126,11 +126,11 @@ def _fill(
     checkpoint: Checkpoint | None,
     options: dict[str, Any],
 ) -> tuple[TimmNetwork, list[str]]:
-    """The whole network, with the weights that the card names."""
+    """Build the whole network, with the weights that the card names."""
     if checkpoint is not None:
         notes = _check_names(checkpoint, probe, card)
         tensors = checkpoint.tensors
-        if card.architecture.drop_stages:  # timm asks for all weights, of what is dropped, too
+        if card.architecture.drop_stages:  # timm requires weights of dropped stages too
             inner = _create_random(card, name, options).network
             tensors = {**inner.state_dict(), **_native(tensors, inner)}
         options = {**options, "pretrained": True}
@@ -144,37 +144,37 @@ def _fill(
 
 
 def _create_random(card: EncoderCard, name: str, options: dict[str, Any]) -> TimmNetwork:
-    """Random weights come from a generator of their own, so that they are always the same."""
+    """Build a network with random weights from a fixed seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return _create(card, name, **options)
 
 
 def _drop_stages(card: EncoderCard, network: TimmNetwork) -> None:
-    """Leave out the deepest stages, of a plain transformer blocks; the final norm stays.
+    """Drop the deepest stages (of a plain transformer: blocks), and keep the final norm.
 
     Raises:
-        InputError: When the network cannot be cut, or nothing would be left.
+        InputError: When timm cannot cut the network, or no stage would be left.
     """
     dropped = card.architecture.drop_stages
     if not dropped:
         return
     inner: Any = network.network
-    found = getattr(inner, "feature_info", ())
-    if not hasattr(inner, "prune_intermediate_layers") or dropped >= len(found):
+    stages = getattr(inner, "feature_info", ())
+    if not hasattr(inner, "prune_intermediate_layers") or dropped >= len(stages):
         raise InputError(
             f"{card.name}: architecture.drop_stages: {dropped}, but timm's "
-            f"{card.architecture.timm} has {len(found)} stages that could be told apart"
+            f"{card.architecture.timm} has {len(stages)} separable stages"
         )
     pooling = _pooling(inner)
-    inner.prune_intermediate_layers([len(found) - dropped - 1], prune_norm=False, prune_head=False)
-    if _pooling(inner) != pooling:  # newer versions of timm take it away with the head
+    inner.prune_intermediate_layers([len(stages) - dropped - 1], prune_norm=False, prune_head=False)
+    if _pooling(inner) != pooling:  # newer versions of timm drop it with the head
         inner.reset_classifier(0, pooling)
-    inner.feature_info = list(found)[: len(found) - dropped]
+    inner.feature_info = list(stages)[: len(stages) - dropped]
 
 
 def _pooling(network: Any) -> str | None:
-    """The name of how a network pools its last map, wherever it keeps the pooling."""
+    """Return the name of the network's pooling, stored in the network or in its head."""
     for holder in (network, getattr(network, "head", None)):
         pool = getattr(holder, "global_pool", None)
         if pool is not None:
@@ -183,14 +183,14 @@ def _pooling(network: Any) -> str | None:
 
 
 def _prefer_cache_when_offline() -> None:
-    """Ask the hub once; without an answer use what was downloaded before, without retries."""
+    """Try the hub once; without an answer, use earlier downloads without retries."""
     from huggingface_hub import constants
 
     try:
         request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
         urllib.request.urlopen(request, timeout=10).close()
     except urllib.error.HTTPError:
-        pass  # an answer, if an unfriendly one
+        pass  # any answer means that the hub is reachable
     except OSError:
         constants.HF_HUB_OFFLINE = True
 
@@ -216,7 +216,7 @@ def _create(
 
 
 def _explain(error: Exception, card: EncoderCard, name: str, origin: str) -> str:
-    """One line from whatever timm, torch or the hub's client raised."""
+    """Turn any error of timm, torch or the hub's client into one line."""
     line = " ".join(str(error).split())[:300] or type(error).__name__
     if card.weights.hub is not None and not isinstance(error, (TypeError, KeyError)):
         return (
@@ -229,7 +229,7 @@ def _explain(error: Exception, card: EncoderCard, name: str, origin: str) -> str
 
 
 def _input_size(card: EncoderCard, network: TimmNetwork, max_size: int) -> int:
-    """The card's size, at most ``max_size``, rounded down to whole patches."""
+    """Compute the input size: the card's, at most ``max_size``, rounded down to whole patches."""
     patch = getattr(getattr(network.network, "patch_embed", None), "patch_size", 1)
     multiple = patch if isinstance(patch, int) else max(patch)
     size = min(card.input.size, max_size) // multiple * multiple
@@ -239,22 +239,22 @@ def _input_size(card: EncoderCard, network: TimmNetwork, max_size: int) -> int:
 
 
 def _check_names(checkpoint: Checkpoint, probe: TimmNetwork, card: EncoderCard) -> list[str]:
-    """Compare the checkpoint's names with the network's; a classifier may be left over.
+    """Compare the checkpoint's names with the network's; an extra classifier is allowed.
 
     Raises:
         InputError: Naming missing and unexpected tensors.
     """
     inner: Any = probe.network
-    known = set(inner.state_dict())
-    found = set(_native(checkpoint.tensors, inner))
+    allowed = set(inner.state_dict())
+    given = set(_native(checkpoint.tensors, inner))
     _drop_stages(card, probe)
     expected = set(inner.state_dict())
     heads = inner.pretrained_cfg.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
-    dropped = {key for key in found - known if key.startswith(tuple(f"{h}." for h in heads))}
-    # Counters of batch-norm are no weights; old checkpoints lack them.
-    missing = {key for key in expected - found if not key.endswith("num_batches_tracked")}
-    unexpected = found - known - dropped
+    dropped = {key for key in given - allowed if key.startswith(tuple(f"{h}." for h in heads))}
+    # Counters of batch norm are not weights; old checkpoints lack them.
+    missing = {key for key in expected - given if not key.endswith("num_batches_tracked")}
+    unexpected = given - allowed - dropped
     if missing or unexpected:
         raise InputError(
             f"{checkpoint.path}: not a checkpoint of timm's {card.architecture.timm}: "
@@ -266,13 +266,13 @@ def _check_names(checkpoint: Checkpoint, probe: TimmNetwork, card: EncoderCard) 
 
 
 def _native(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Names after timm's own translation of foreign formats (DINO, MAE, ...), if it has one."""
+    """Translate names of foreign formats (DINO, MAE, ...) to timm's, where timm can."""
     translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if translate is None:
         return tensors
     try:
         translated: dict[str, Tensor] = translate(dict(tensors), network)
-    except Exception:  # not a format that it knows; the names below will say so
+    except Exception:  # an unknown format; comparing the names reports it
         return tensors
     return translated
 
@@ -285,7 +285,7 @@ def _some(what: str, names: set[str]) -> str:
 
 
 def hub_input(name: str) -> Input:
-    """The input that a model on the hub declares in its configuration.
+    """Fetch the input that a model on the hub declares in its configuration.
 
     Raises:
         InputError: When the hub cannot be reached or has no such model.

@@ -1,1 +1,1 @@
-"""Cards, protocols and records as data. Imports neither torch nor pandas."""
+"""Data models of cards, protocols and records. Imports neither torch nor pandas."""

@@ -1,4 +1,4 @@
-"""What every spec shares: a frozen, strict model, its file format and its hash."""
+"""Base of all specs: a frozen, strict model, and its error messages."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Spec(BaseModel):
 
 
 def explain(cls: type[BaseModel], error: ValidationError) -> str:
-    """The first of pydantic's complaints as one line."""
-    complaints = error.errors(include_url=False)
-    # A misspelt field is also a missing one; the misspelling says more.
-    first = min(complaints, key=lambda complaint: complaint["type"] != "extra_forbidden")
+    """Explain pydantic's first error in one line."""
+    problems = error.errors(include_url=False)
+    # A misspelt field is also reported as missing; the misspelling is more useful.
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     field = ".".join(str(part) for part in first["loc"]) or "the document"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
@@ -44,7 +44,7 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
 
 
 def _fields(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The fields of the model inside ``cls`` in which pydantic found something."""
+    """List the fields of the nested model at ``location`` inside ``cls``."""
     for part in location[:-1]:
         annotation = cls.model_fields[str(part)].annotation if part in cls.model_fields else None
         # Of an optional field, and of a list's items, too.
@@ -57,10 +57,10 @@ def _fields(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
 
 
 def refuse_newer(data: Any, *, schema: int) -> Any:
-    """Look at a document's format before its fields, which a newer format has others of.
+    """Refuse a document of a newer format before its fields are read.
 
     Raises:
-        ValueError: Naming the version that wrote it, where it says so.
+        ValueError: Naming the version that wrote it, where stated.
     """
     written = data.get("schema") if isinstance(data, dict) else None
     if isinstance(written, int) and written > schema:

@@ -1,4 +1,4 @@
-"""Which graded corruptions test a domain: names only, so that a card is checked without numpy.
+"""Names of the graded corruptions of each domain, separate so that cards need no numpy.
 
 The families are those of MedMNIST-C (Di Salvo, Doerrich and Ledig, 2024), which follows ImageNet-C
 (Hendrycks and Dietterich, ICLR 2019): what goes wrong in the modality, then what goes wrong when
@@ -133,5 +133,5 @@ _GENERIC = (
 
 
 def kinds_of(domain: str) -> tuple[str, ...]:
-    """The kinds of corruption that test a domain; a generic list where it is not listed."""
+    """Return the kinds of corruption for a domain; a generic list for unlisted domains."""
     return KINDS_BY_DOMAIN.get(domain, _GENERIC)

@@ -1,4 +1,4 @@
-"""Encoder cards: what an encoder is, what it expects, and what it has already seen."""
+"""Encoder cards: architecture, weights, input and pre-training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Relation = Literal["intra", "inter", "none"]
 
 
 class Architecture(Spec):
-    """How the network is built: by timm, or by a Python function."""
+    """Architecture of the network, built by timm or by a Python function."""
 
     timm: str | None = Field(default=None, description="Architecture name in timm.")
     options: dict[str, Any] = Field(default={}, description="Arguments of timm.create_model.")
@@ -37,7 +37,7 @@ class Architecture(Spec):
 
 
 class Weights(Spec):
-    """Where the weights are. Without any of the three, they are random."""
+    """Location of the weights; without path, url or hub, weights are random."""
 
     path: str | None = Field(default=None, description="File beside the card.")
     url: str | None = Field(default=None, description="Download address.")
@@ -62,7 +62,7 @@ class Weights(Spec):
 
 
 class Input(Spec):
-    """The encoder's own preprocessing, never the benchmark's guess."""
+    """Input size and preprocessing of the encoder."""
 
     size: int = Field(default=224, ge=8, le=2048, description="Height and width in pixels.")
     range: tuple[float, float] = Field(
@@ -92,7 +92,7 @@ class Cost(Spec):
 
 
 class PretrainingRun(Spec):
-    """What ``bench pretrain`` did to make the encoder, and what that cost beyond the parent."""
+    """Run of ``bench pretrain`` that made the encoder, and its cost beyond the parent's."""
 
     recipe: str = Field(description="Name of the recipe.")
     fingerprint: str = Field(description="Hash of all that decides the weights.")
@@ -125,7 +125,7 @@ class PretrainingRun(Spec):
 
 
 class PretrainingCard(Spec):
-    """What the encoder has seen; contamination and the transfer relation follow from it."""
+    """Pre-training data; contamination and the transfer relation follow from it."""
 
     domains: list[Slug] | None = Field(
         default=None, description="Domains of the images; [] for random weights, null unknown."
@@ -146,7 +146,7 @@ class PretrainingCard(Spec):
     )
 
     def relation(self, domain: str) -> Relation | None:
-        """Transfer relation to a task of ``domain``, as `EncoderCard.relation` has it."""
+        """Compute the transfer relation to a task of ``domain``; see `EncoderCard.relation`."""
         if self.objective == "none":
             return "none"
         if self.domains is None:
@@ -192,19 +192,19 @@ class EncoderCard(Spec):
     )
 
     def identity(self, weights: str) -> str:
-        """SHA-256 of all that decides the encoder's output, so not of its name.
+        """Hash everything that determines the encoder's output, so not its name (SHA-256).
 
         Args:
             weights: SHA-256 of the weights' file, of the builder's source, or the hub's name.
         """
         fields = self.model_dump(include={"architecture", "input", "pooling"})
-        if not self.architecture.drop_stages:  # as before there was such a field
+        if not self.architecture.drop_stages:  # keeps identities from before this field existed
             del fields["architecture"]["drop_stages"]
         return digest({**fields, "weights": weights})
 
     @property
     def trained(self) -> str | None:
-        """What ``bench pretrain`` trained: ``partial:2, 41 % of the FLOPs of full``.
+        """Trained part in ``bench pretrain``: ``partial:2, 41 % of the FLOPs of full``.
 
         ``None`` where it did not make the encoder.
         """
@@ -219,7 +219,7 @@ class EncoderCard(Spec):
         return ", ".join(parts)
 
     def relation(self, domain: str) -> Relation | None:
-        """Transfer relation to a task of ``domain``: computed, never typed in by hand.
+        """Compute the transfer relation to a task of ``domain`` from the declared domains.
 
         Returns:
             ``none`` for random weights, ``intra`` when the declared pre-training domains include

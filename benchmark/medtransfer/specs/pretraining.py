@@ -1,4 +1,4 @@
-"""Pre-training: recipes, what of a network is trained, and grids of runs."""
+"""Pre-training: recipes, trainable parts of a network, and grids of runs."""
 
 from __future__ import annotations
 
@@ -42,12 +42,14 @@ class Masking(Spec):
 
 
 class Recipe(Spec):
-    """How an encoder is pre-trained. The file's name is the recipe's name."""
+    """Pre-training recipe, named as its file."""
 
     name: Name = Field(description="The name of the file, without .yaml.")
     title: str = Field(description="One line for people.")
     revision: int = Field(default=1, ge=1, description="Bumped whenever code changes numbers.")
-    objective: Literal["supervised", "simclr", "simmim"] = Field(description="What is learned.")
+    objective: Literal["supervised", "simclr", "simmim"] = Field(
+        description="Pre-training objective."
+    )
     epochs: int = Field(ge=1, description="Passes over the images, unless --epochs says so.")
     batch: int = Field(ge=2, description="Images of a step, over all devices.")
     learning_rate: float = Field(gt=0, description="The largest, of AdamW.")
@@ -78,7 +80,7 @@ def _folder() -> Path:
 
 
 def list_recipes() -> list[str]:
-    """Names of the shipped recipes."""
+    """List the shipped recipes by name."""
     return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 
@@ -112,7 +114,7 @@ class Phase(Spec):
 
 
 class Trainable(Spec):
-    """What of the network is trained, and when (in kind after Mehmood et al. 2022)."""
+    """Trainable parts of the network, by phase (after Mehmood et al. 2022)."""
 
     text: str = Field(description="As it was typed.")
     phases: tuple[Phase, ...] = Field(min_length=1, description="One after the other.")
@@ -143,10 +145,10 @@ class Trainable(Spec):
         )
 
     def check(self, epochs: int) -> None:
-        """Compare with the length of a run.
+        """Refuse phases that take the whole run.
 
         Raises:
-            InputError: When nothing is left of it for all parameters.
+            InputError: When no epoch is left for training all parameters.
         """
         for phase in self.phases:
             if phase.epochs is not None and phase.epochs >= epochs:
@@ -177,7 +179,7 @@ class Adapt(Spec):
 
 
 class GridEvaluation(Spec):
-    """How the grid's encoders are evaluated."""
+    """Evaluation settings of the grid's encoders."""
 
     protocol: str = Field(description="As bench evaluate's.")
     suites: list[str] = Field(default=[], description="Run one after the other.")
@@ -194,7 +196,7 @@ class GridEvaluation(Spec):
 
 
 class Grid(Spec):
-    """Architectures x sources x sizes x recipes, and further pre-training of what came out."""
+    """Grid of architectures x sources x sizes x recipes, with further pre-training."""
 
     architectures: list[str] = Field(min_length=1, description="As --architecture.")
     sources: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(

@@ -1,4 +1,4 @@
-"""Protocols: every choice that an evaluation would otherwise make in private."""
+"""Protocols: all settings of an evaluation."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Augmentation(Spec):
 
 
 class Run(Spec):
-    """How long one budget is fine-tuned, and how often."""
+    """Length of fine-tuning at one budget, and number of draws."""
 
     draws: int = Field(ge=1, description="Independent draws (at full: seeds).")
     batch: int = Field(ge=2, description="Images per step.")
@@ -139,7 +139,7 @@ class Training(NamedTuple):
 
     @property
     def refits(self) -> bool:
-        """Whether the selected rate is trained again: few-shot, on the held-out shots too."""
+        """Return whether the selected rate is retrained on all shots, held-out ones included."""
         return self.few_shot and len(self.rates) > 1
 
     def count_images(self, items: int, *, held_out: int, validation: int) -> tuple[int, int]:
@@ -180,7 +180,7 @@ class Lora(Spec):
 
 
 class Segmentation(Spec):
-    """How segmentation tasks are adapted to: one decoder for every encoder."""
+    """Adaptation to segmentation tasks: the same decoder for every encoder."""
 
     ranked: list[SegmentationAdaptation] = Field(
         min_length=1, description="Adaptations that every segmentation task needs."
@@ -190,7 +190,7 @@ class Segmentation(Spec):
 
 
 class ScoreSettings(Spec):
-    """Transferability scores: what those that need passes of their own are computed from."""
+    """Settings of transferability scores that need their own forward passes."""
 
     images: int = Field(
         default=512, ge=2, description="Training images of the contrastive robustness, by hash."
@@ -215,7 +215,7 @@ class ScoreSettings(Spec):
     pixels: int = Field(default=64, ge=2, description="Pixels of a class in such an image.")
 
     def options(self, score: str) -> dict[str, Any]:
-        """The fixed values of a score that stand here and not in its code."""
+        """Return the fixed values of a score that the protocol sets."""
         fixed = {"distance": self.distance, "margin": self.margin}
         return fixed if score == "robustness" else {}
 
@@ -280,13 +280,13 @@ class Protocol(Spec):
         }
 
     def adaptations(self, kind: str) -> tuple[str, ...]:
-        """The adaptations that a kind of task needs; none where it is not supported."""
+        """List the ranked adaptations of a kind of task; none if it is not supported."""
         if kind != "segmentation":
             return tuple(self.ranked)
         return tuple(self.segmentation.ranked) if self.segmentation else ()
 
     def optional(self, kind: str) -> tuple[str, ...]:
-        """The adaptations that are run when asked for, shown, and never ranked."""
+        """List the optional adaptations: run on request, shown, never ranked."""
         trained = self.segmentation if kind == "segmentation" else self.finetune
         return tuple(name for name in OPTIONAL if trained and getattr(self, name))
 
@@ -312,7 +312,7 @@ class Protocol(Spec):
         random: bool = False,
         reused: float | None = None,
     ) -> Training:
-        """How a cell is trained, and the learning rates that it tries.
+        """Collect a cell's training settings and the learning rates to try.
 
         Args:
             adaptation: One that trains by gradient.
@@ -344,7 +344,7 @@ class Protocol(Spec):
 
 
 def list_protocols() -> list[str]:
-    """Names of the shipped protocols."""
+    """List the shipped protocols by name."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 

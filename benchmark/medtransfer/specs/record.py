@@ -1,4 +1,4 @@
-"""Records: one JSON line says what one cell was, what came out and what it cost."""
+"""Records: one JSON line per finished cell, with its result and cost."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SCHEMA = 1
 Status = Literal["ok", "diverged", "failed", "not_applicable"]
 
 _ROUNDING = 1e-9
-_LARGEST = 1e24  # what is larger could not be computed with
+_LARGEST = 1e24  # bound that keeps later arithmetic finite
 # Of all other metrics it is 1. The HD95 is a distance, n and classes_scored are counts.
 _HIGHEST = {"hd95": _LARGEST, "n": _LARGEST, "classes_scored": _LARGEST}
 
 
 def largest_value(kind: Kind, name: str) -> float:
-    """Largest possible value of a metric, or of one class's (``dice/tumour``); the least is 0."""
+    """Return the upper bound of a metric, or of one class's (``dice/tumour``); the lower is 0."""
     metric = name.partition("/")[0]
     if metric == "brier" and kind == "multiclass":
         return 2.0
@@ -51,11 +51,11 @@ class Cell(NamedTuple):
 
     @property
     def reuses_rate(self) -> bool:
-        """Whether it trains with the learning rate of draw 0, as later draws at full do."""
+        """Return whether the cell reuses draw 0's learning rate, as later draws at full do."""
         return self.draw > 0 and self.budget == "full" and self.adaptation not in PROBES
 
     def reused_rate(self, selected: Mapping[str, Any] | None) -> float | None:
-        """The learning rate that it takes over; ``None`` if it tries those of the protocol.
+        """Return the reused learning rate; ``None`` if the cell tries those of the protocol.
 
         Args:
             selected: Hyperparameters that draw 0 selected, of which a diverged one has no rate.
@@ -180,7 +180,7 @@ class Record(Spec):
     intervals: dict[str, dict[str, tuple[float, float] | None]] = Field(
         default={}, description="95 % bootstrap intervals of the metrics."
     )
-    cost: Cost | None = Field(default=None, description="What it cost.")
+    cost: Cost | None = Field(default=None, description="Cost of the cell.")
     replicates: ArrayRef | None = Field(default=None, description="Bootstrap of the primary one.")
     predictions: ArrayRef | None = Field(default=None, description="Probabilities, draw 0 only.")
     environment: dict[str, Any] = Field(default={}, description="Versions, device, sizes.")
@@ -238,7 +238,7 @@ class Record(Spec):
 
     @property
     def settled(self) -> bool:
-        """Whether the cell need not be run again."""
+        """Return whether the cell need not run again."""
         return self.status != "failed"
 
     def line(self) -> str:
@@ -266,15 +266,14 @@ def first_settled(records: Iterable[Record]) -> list[Record]:
 
 
 def iterate_records(path: Path, *, tasks: Collection[str] | None = None) -> Iterator[Record]:
-    """Read a ledger line by line, whatever stands in it; see `read_records`.
+    """Read a ledger line by line, repeated cells included; see `read_records`.
 
-    A last line without its end is what a killed writer leaves: it was never finished, so it is
-    dropped.
+    A last line without a line end is dropped: its writer was killed.
 
     Args:
         path: The ledger.
-        tasks: Only records of these tasks. Lines that do not name one are skipped unread, which
-            takes a hundredth of the time.
+        tasks: Only records of these tasks. Lines that name none of them are not parsed,
+            which takes most of the time.
 
     Raises:
         InputError: Naming the file and the line that is not a record.

@@ -1,4 +1,4 @@
-"""Bootstrap replicates of a submission: rows of numbers with a key each, in one file.
+"""Bootstrap replicates of a submission: one file of rows, each with a key.
 
 The file holds two arrays: ``values``, float32 (rows, B), and ``keys``, one text a row:
 ``task/budget/adaptation/draw/split``. The layout before had an array for each row, named as its
@@ -88,7 +88,7 @@ def write_rows(path: Path, rows: Mapping[str, NDArray[np.float32]]) -> None:
     """
     keys = sorted(rows)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        # Not compressed: it is noise, of which a sixth would be saved for twice the time to read.
+        # Not compressed: that would save a sixth of the size and double the time to read.
         add_array(archive, "values", np.stack([rows[key] for key in keys]).astype("<f4"))
         archive.compression = zipfile.ZIP_DEFLATED
         add_array(archive, "keys", np.array(keys))

@@ -1,4 +1,4 @@
-"""Transferability scores as they are kept: one JSON line says what one score of one task was."""
+"""Transferability scores on disk: one JSON line per score and task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = 1
 
 
 class ScoreRecord(Spec):
-    """What one transferability score said of one encoder and task; higher is better."""
+    """One transferability score of an encoder for a task; higher is better."""
 
     schema_: int = Field(default=SCHEMA, alias="schema", description="Version of this format.")
     encoder: EncoderRef = Field(description="Which encoder.")
@@ -45,12 +45,12 @@ class ScoreRecord(Spec):
     @model_validator(mode="after")
     def _said(self) -> ScoreRecord:
         if (self.value is None) != (self.undefined is not None):
-            raise ValueError("undefined: says why exactly where value is null")
+            raise ValueError("undefined: required if value is null, and only then")
         return self
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What must not be computed again."""
+        """Key under which a score is computed only once."""
         task = (self.task.name, self.task.fingerprint)
         return (self.encoder.sha256, *task, self.protocol, self.fingerprint)
 
@@ -60,17 +60,17 @@ class ScoreRecord(Spec):
 
 
 def read_scores(folder: Path) -> list[ScoreRecord]:
-    """The scores of a submission, one of each; a missing file holds none.
+    """Read a submission's scores without repeats; a missing file holds none.
 
-    A last line without its end is what a killed writer leaves, and is dropped.
+    A last line without a line end is dropped: its writer was killed.
 
     Raises:
         InputError: Naming the file and the line that is no score.
     """
-    found: dict[tuple[str, ...], ScoreRecord] = {}
+    scores: dict[tuple[str, ...], ScoreRecord] = {}
     for record in _iterate(folder / FILE):
-        found.setdefault(record.key, record)
-    return list(found.values())
+        scores.setdefault(record.key, record)
+    return list(scores.values())
 
 
 def _iterate(path: Path) -> Iterator[ScoreRecord]:

@@ -1,4 +1,4 @@
-"""Sources: where the images of a split come from. The key that names a source tells its kind."""
+"""Data sources of splits; the key that names a source sets its kind."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class FolderSource(Source):
     )
     size: int = Field(ge=16, le=512, description="Height and width in pixels.")
     fit: Literal["crop", "pad", "squash"] = Field(
-        default="crop", description="How an image that is not square becomes so."
+        default="crop", description="Method that makes an image square."
     )
     channels: Literal[1, 3] = Field(default=3, description="1: grey; 3: colour.")
     window: Window | None = Field(
@@ -205,7 +205,7 @@ SOURCES: dict[str, type[Spec]] = {
 
 
 def choose_source(value: Any) -> Any:
-    """Choose the source's class by its key, so that an error speaks of that kind alone."""
+    """Choose the source's class by its key, so that errors concern that kind alone."""
     if isinstance(value, Spec):
         return value
     if not isinstance(value, dict):

@@ -36,7 +36,7 @@ class SplitName:
 
     @property
     def corrupted(self) -> bool:
-        """Whether the split is a graded corruption of another one."""
+        """Return whether the split is a graded corruption of another one."""
         return self.kind is not None
 
     def __str__(self) -> str:

@@ -35,7 +35,7 @@ class TaskCard(Spec):
     name: Name = Field(description="The name of the card's file, without .yaml.")
     title: str = Field(description="One line for people.")
     domain: Slug = Field(description="natural, chest-xray, ct, oct, fundus, microscopy, ...")
-    kind: Kind = Field(description="What is predicted, and so which metrics are recorded.")
+    kind: Kind = Field(description="Kind of prediction, which sets the metrics.")
     classes: list[str] = Field(min_length=2, description="Class names; the index is the label.")
     metric: Literal["auroc", "dice"] = Field(description="The primary metric.")
     train: SerializeAsAny[Source] = Field(
@@ -136,7 +136,7 @@ class TaskCard(Spec):
 
     @property
     def chance(self) -> float:
-        """The primary metric of a constant prediction; a constant, whoever else is ranked."""
+        """Primary metric of a constant prediction."""
         return CHANCE[self.metric]
 
     @property
@@ -191,9 +191,9 @@ class TaskCard(Spec):
         return (default, *(size for size in every if size != default))
 
     def at_size(self, size: int) -> TaskCard:
-        """The card with the official files of another size: a task of its own, ``<name>_<size>``.
+        """Copy the card for official files of another size: a separate task, ``<name>_<size>``.
 
-        Its draws are its own too.
+        Its few-shot draws differ, too.
         """
         resized = {
             name: source.model_copy(update={"size": size})
@@ -206,7 +206,7 @@ class TaskCard(Spec):
         return self.model_copy(update={**update, **own})
 
     def fingerprint(self, data: dict[str, str]) -> str:
-        """Hash what changes numbers: some of the card's fields and the decoded data.
+        """Hash the decoded data and the card's fields that change numbers.
 
         Where the bytes come from (a file's name, a mirror) does not change numbers, and neither
         does a corrected citation.
@@ -228,7 +228,7 @@ def _source_or_value_error(value: Any) -> Any:
 class Suite(Spec):
     """A named list of tasks, run and ranked together."""
 
-    title: str = Field(default="", description="What they are, in a few words.")
+    title: str = Field(default="", description="Title in a few words.")
     tasks: list[Name] = Field(min_length=1, description="Names of task cards.")
     budgets: list[Budget] | None = Field(
         default=None, min_length=1, description="Only these; null: all budgets of the protocol."
@@ -239,13 +239,13 @@ def load_card(path: Path) -> TaskCard:
     """Read one task card.
 
     Raises:
-        InputError: Naming the file, the field and what would be right.
+        InputError: Naming the file, the field and the expected value.
     """
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise InputError(f"{path}: a task card is a mapping of fields")
     if "name" in data:
-        raise InputError(f"{path}: name: not a field of the file; the file's name is the name")
+        raise InputError(f"{path}: name: not allowed; the file's name is the task's name")
     return TaskCard.parse({"name": path.stem, **data}, origin=str(path))
 
 
@@ -253,7 +253,7 @@ def card_files(folder: Path) -> list[Path]:
     """The task cards below a folder, sorted.
 
     Raises:
-        InputError: When the folder is not there, or holds none.
+        InputError: When the folder does not exist, or holds none.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of task cards")
@@ -266,8 +266,7 @@ def card_files(folder: Path) -> list[Path]:
 def load_tasks(folder: Path | None = None) -> dict[str, TaskCard]:
     """Read the shipped task cards, and the user's own from ``folder``, by name.
 
-    A card of the user's stands for a shipped one of the same name: the numbers are told apart by
-    the fingerprint.
+    A user's card replaces a shipped one of the same name; fingerprints keep their numbers apart.
 
     Raises:
         InputError: For a missing folder, a wrong card, or a name that two cards of a folder claim.
@@ -287,7 +286,7 @@ def load_tasks(folder: Path | None = None) -> dict[str, TaskCard]:
 
 
 def load_suites(path: Path | None = None) -> dict[str, Suite]:
-    """The suites of a file, by default ``tasks/suites.yaml``; a bare list is one of tasks."""
+    """Read the suites of a file, by default ``tasks/suites.yaml``; a list stands for its tasks."""
     path = path or packaged("tasks") / "suites.yaml"
     suites = read_yaml(path)
     if not isinstance(suites, dict):
@@ -301,13 +300,13 @@ def load_suites(path: Path | None = None) -> dict[str, Suite]:
 
 
 def suite_budgets(name: str | None) -> list[Budget]:
-    """The budgets of a suite; none for all of the protocol."""
+    """Return the budgets of a suite; empty for all of the protocol."""
     suite = load_suites().get(name or "")
     return (suite.budgets if suite else None) or []
 
 
 def find_task(name: str, cards: Mapping[str, TaskCard]) -> TaskCard | None:
-    """The card of a name; ``<card>_<size>`` is that card from the official files of that size."""
+    """Find a card by name; ``<card>_<size>`` is that card at another official size."""
     if name in cards:
         return cards[name]
     base, _, size = name.rpartition("_")
@@ -319,7 +318,7 @@ def find_task(name: str, cards: Mapping[str, TaskCard]) -> TaskCard | None:
 def resolve_tasks(
     *, names: list[str], suite: str | None, folder: Path | None = None
 ) -> dict[str, TaskCard]:
-    """The cards that a command line asks for.
+    """Resolve the cards that a command line names.
 
     With names: those. With a suite: its tasks. With only a folder: every card in it. With
     nothing: the phantom suite.

@@ -1,4 +1,4 @@
-"""Whether a submission was verified as it stands. Knows files only, so that rankings may ask."""
+"""Verification status of a submission, from its files alone, for use by rankings."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class RerunCell(Spec):
 
 
 class Verification(Spec):
-    """What `bench verify --rerun` found right, and which bytes it looked at.
+    """Result of `bench verify --rerun`, with hashes of the verified files.
 
-    Anybody can write such a file. It means as much as the one who ran the verification: a
-    leaderboard runs it itself, and takes none that comes with a submission.
+    Anybody can write such a file, so it is worth as much as its author. A leaderboard verifies
+    submissions itself, and accepts no file that comes with one.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema", description="Version of this format.")
@@ -47,10 +47,10 @@ class Verification(Spec):
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a submission that a result rests on, by its path inside it."""
-    own = [folder / name for name in ("encoder.yaml", "records.jsonl", REPLICATES)]
+    """Hash each file of a submission that its results depend on, by path (SHA-256)."""
+    paths = [folder / name for name in ("encoder.yaml", "records.jsonl", REPLICATES)]
     hashes = {}
-    for path in [*own, *sorted(folder.glob("predictions/*"))]:
+    for path in [*paths, *sorted(folder.glob("predictions/*"))]:
         if path.is_file():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -59,15 +59,15 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def read_status(folder: Path) -> Status:
-    """Say whether ``verification.json`` is of the submission's bytes as they are now.
+    """Compare ``verification.json`` with the submission's current files.
 
     Args:
         folder: The submission. Without the file it is ``declared``; with one of other bytes
             ``changed``.
     """
     try:
-        found = Verification.model_validate_json((folder / FILE).read_bytes())
-        return "verified" if found.files == hash_files(folder) else "changed"
+        verification = Verification.model_validate_json((folder / FILE).read_bytes())
+        return "verified" if verification.files == hash_files(folder) else "changed"
     except ValidationError:
         return "changed"
     except OSError:

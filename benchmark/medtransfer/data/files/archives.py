@@ -18,8 +18,8 @@ from medtransfer.core.files import locked, replacing_folder
 
 MOST_MEMBERS = 2_000_000
 
-# What the standard library raises for a damaged or encrypted archive, an unknown compression, a
-# name that no file can have, or a full disk.
+# Raised by the standard library for a damaged or encrypted archive, an unknown compression, an
+# invalid file name, or a full disk.
 _FAILURES = (
     OSError,
     EOFError,
@@ -33,10 +33,10 @@ _FAILURES = (
 
 
 def extract(archive: Path, into: Path, *, at_most: int) -> None:
-    """Unpack a tar (plain, gz, bz2 or xz) or zip archive, whole or not at all.
+    """Unpack a tar (plain, gz, bz2 or xz) or zip archive atomically.
 
-    ``into`` appears by one rename after the last member was written. So where it is there
-    already nothing is left to do, and a second process waits for the first.
+    ``into`` appears by one rename after the last member was written. An existing folder is
+    therefore complete and is kept. A second process waits for the first.
 
     Args:
         archive: The archive.
@@ -44,9 +44,9 @@ def extract(archive: Path, into: Path, *, at_most: int) -> None:
         at_most: Bytes that the members may have together.
 
     Raises:
-        InputError: For what is no archive or a damaged one; for a member whose name is absolute
-            or leads out of the folder, or that is neither a file nor a folder; for more than
-            ``at_most`` bytes or too many members; for a folder that cannot be written.
+        InputError: For a damaged archive or another kind of file; for a member whose name is
+            absolute or leads out of the folder, or that is neither a file nor a folder; for more
+            than ``at_most`` bytes or too many members; for a folder that cannot be written.
         RunError: When the disk is full.
     """
     try:
@@ -86,7 +86,7 @@ def _unpack(archive: Path, folder: Path, at_most: int) -> None:
         elif unpacked > at_most:
             problem = f"more than {at_most:,} bytes unpacked"
         elif not member.plain:
-            problem = "a link or a device, where files and folders are expected"
+            problem = "a link or a device; files and folders are expected"
         elif _leads_out(member.name):
             problem = "its name leads out of the folder"
         if problem:
@@ -95,7 +95,7 @@ def _unpack(archive: Path, folder: Path, at_most: int) -> None:
 
 
 def _leads_out(name: str) -> bool:
-    """Return whether a name is absolute or climbs, on any operating system."""
+    """Return whether a path is absolute or has '..', on any operating system."""
     parts = re.split(r"[/\\]", name)
     return parts[0] == "" or parts[0].endswith(":") or ".." in parts
 
@@ -109,7 +109,7 @@ def _tar_members(archive: Path, folder: Path) -> Iterator[_Member]:
             write = partial(tar.extract, info, folder, filter="data")
             yield _Member(info.name, info.size, plain, write)
         while tar.fileobj and tar.fileobj.read(1 << 20):
-            pass  # to the end of the stream, where its checksum is
+            pass  # read to the end, where the checksum is verified
 
 
 def _zip_members(archive: Path, folder: Path) -> Iterator[_Member]:

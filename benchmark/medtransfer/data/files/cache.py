@@ -1,4 +1,4 @@
-"""Where data are looked for, and where what is made of them is kept."""
+"""Data folder and cache folder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from medtransfer.core.errors import InputError, RunError, unwritable
 
 
 def cache_folder() -> Path:
-    """Decoded splits, features and downloads: ``BENCH_CACHE`` or a folder in the user's cache."""
+    """Return the folder of decoded splits, features and downloads; ``BENCH_CACHE`` sets it."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medtransfer"
     return Path(os.environ.get("BENCH_CACHE") or default)
 
 
 def cache_unwritable(path: Path, error: OSError) -> InputError | RunError:
-    """The error of a file in the cache that was not written."""
-    then = "; set BENCH_CACHE to a folder that can be written and has room"
+    """Make the error for a cache file that was not written."""
+    then = "; set BENCH_CACHE to a writable folder with enough space"
     return unwritable(f"{path}:", error, then=then)
 
 
 def data_folder(option: Path | None) -> Path | None:
-    """Where files are looked for: ``--data``, else ``BENCH_DATA``, else nowhere.
+    """Return the user's data folder: ``--data``, else ``BENCH_DATA``, else ``None``.
 
     Raises:
-        InputError: When it is no folder.
+        InputError: When it is not a folder.
     """
     variable = os.environ.get("BENCH_DATA")
     name, folder = "--data", option
@@ -36,10 +36,10 @@ def data_folder(option: Path | None) -> Path | None:
 
 
 def check_folder(folder: Path, name: str = "--data") -> None:
-    """Refuse a path that is no folder, which an option or variable ``name`` gave.
+    """Refuse a path that is not a folder, given by the option or variable ``name``.
 
     Raises:
-        InputError: When it is none.
+        InputError: When it is not a folder.
     """
     if not folder.is_dir():
         raise InputError(f"{name}: {folder} is not a folder")

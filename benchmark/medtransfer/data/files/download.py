@@ -1,4 +1,4 @@
-"""Published files: found on disk, or downloaded, and never used before their MD5 is right."""
+"""Find published files on disk or download them; verify the MD5 before use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medtransfer.data.files.remote import SILENT, Progress, RemoteFile
 
 
 def find(file: RemoteFile, folder: Path | None) -> Path | None:
-    """Where the file lies; its checksum is not computed.
+    """Find the file on disk, without computing its checksum.
 
     Args:
         file: The file.
@@ -47,43 +47,43 @@ def obtain(
     *,
     into: Path | None = None,
 ) -> Path:
-    """Find the file, or download it; its checksum is right.
+    """Find the file or download it, and verify its checksum.
 
-    The addresses of ``BENCH_MIRRORS`` are tried before the official one. A download that was
-    cut goes on, in this call and in later ones. Where another process downloads the same file
-    this one waits for it.
+    The addresses of ``BENCH_MIRRORS`` are tried before the official one. An interrupted download
+    is resumed, in this call and in later ones. While another process downloads the same file,
+    this one waits.
 
     Args:
         file: The file.
         folder: The user's data folder (``--data``), searched before the download folder.
         progress: Shows a download.
-        into: Where the file is to be, instead of the download folder of the cache.
+        into: Target folder, instead of the download folder of the cache.
 
     Returns:
         The file's path.
 
     Raises:
         InputError: For a file in the user's folder with another checksum, a file that no address
-            gives, an address that is not http or https, a folder that cannot be written, or a
-            missing file while ``BENCH_OFFLINE`` is set.
+            provides, an address that is not http or https, a folder that cannot be written, or
+            a missing file while ``BENCH_OFFLINE`` is set.
     """
     path = find(file, folder)
     target = _download_path(file) if into is None else into / file.name
     if path is None and target.is_file():
         path = target
     if path is not None:
-        if (found := _md5_of(path)) == file.md5:
+        if (md5 := _md5_of(path)) == file.md5:
             return path if into is None or path.is_relative_to(into) else _copy(path, target)
         if path != _download_path(file):
             raise InputError(
-                f"{path}: MD5 is {found}, expected {file.md5}: the file is damaged or of another "
-                "version; delete or move it, and it is downloaded again"
+                f"{path}: MD5 is {md5}, expected {file.md5}: the file is damaged or of another "
+                "version; delete or move it to download it again"
             )
     addresses = _addresses(file)
     if os.environ.get("BENCH_OFFLINE", "0") not in ("", "0"):
         place = target if folder is None else folder / file.name
         raise InputError(
-            f"{file.name}: not there with MD5 {file.md5}, and BENCH_OFFLINE is set; download it "
+            f"{file.name}: missing (MD5 {file.md5}), and BENCH_OFFLINE is set; download it "
             f"from {file.url} ({file.licence}) to {place}"
         )
     with _locked(file, target, progress):
@@ -91,7 +91,7 @@ def obtain(
         if target.is_file() and _md5_of(target) == file.md5:
             return target
         if path is not None:
-            progress.warn(f"{path}: the file is damaged; it is downloaded again")
+            progress.warn(f"{path}: damaged; downloading it again")
             path.unlink(missing_ok=True)
         _download(file, addresses, target, progress)
     return target
@@ -102,7 +102,7 @@ def _download_path(file: RemoteFile) -> Path:
 
 
 def _addresses(file: RemoteFile) -> list[str]:
-    """The mirrors' addresses, then the official one."""
+    """List the mirrors' addresses, then the official one."""
     mirrors = os.environ.get("BENCH_MIRRORS", "").replace(",", " ").split()
     for mirror in mirrors:
         if not can_fetch(mirror):
@@ -122,7 +122,7 @@ def _locked(file: RemoteFile, target: Path, progress: Progress) -> Iterator[None
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress.warn(f"{file.name}: another process is downloading it; waiting for that one")
+            progress.warn(f"{file.name}: another process is downloading it; waiting")
             lock.acquire()
     except OSError as error:
         raise unwritable(f"{target.parent}:", error) from None
@@ -133,7 +133,7 @@ def _locked(file: RemoteFile, target: Path, progress: Progress) -> Iterator[None
 
 
 def _download(file: RemoteFile, addresses: list[str], target: Path, progress: Progress) -> None:
-    """Try one address after the other until the checksum is right."""
+    """Try each address in turn until the checksum matches."""
     part = target.with_name(f"{target.name}.part")
     problems: list[str] = []
     progress.announce(file, addresses[0])
@@ -145,13 +145,13 @@ def _download(file: RemoteFile, addresses: list[str], target: Path, progress: Pr
         except Unavailable as error:
             problems.append(f"{url}: {error}")
             continue
-        if (found := _md5_of(part)) == file.md5:
+        if (md5 := _md5_of(part)) == file.md5:
             part.replace(target)
             drop(part)
             progress.finish(file)
             return
         drop(part)
-        problems.append(f"{url}: wrong bytes (MD5 {found}, expected {file.md5})")
+        problems.append(f"{url}: wrong bytes (MD5 {md5}, expected {file.md5})")
     raise InputError(
         f"{file.name}: could not be downloaded: {'; '.join(problems)}; run the same command again "
         f"later, or put the file at {target}"
@@ -159,7 +159,7 @@ def _download(file: RemoteFile, addresses: list[str], target: Path, progress: Pr
 
 
 def _copy(path: Path, target: Path) -> Path:
-    """Give the file to another folder, whole or not at all."""
+    """Copy the file to another folder atomically."""
     try:
         with replacing(target) as part:
             shutil.copyfile(path, part)
@@ -178,7 +178,7 @@ def _md5_of(path: Path) -> str:
 
 @cache
 def _md5(path: Path, size: int, mtime_ns: int) -> str:
-    """The MD5 of a file in this state, computed once a process."""
+    """Compute the MD5 of a file of this size and time, once per process."""
     with path.open("rb") as file:
-        # Against damage, not against forgery; so allowed even where MD5 is banned.
+        # MD5 detects damage, not forgery; the flag allows it where MD5 is banned for security.
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

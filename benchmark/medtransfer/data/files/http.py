@@ -1,7 +1,7 @@
-"""One file from one address over HTTP, going on where an earlier attempt was cut.
+"""Download one file from one address over HTTP, resuming interrupted attempts.
 
-Beside the partial file lies a note of the version it belongs to: the server's ETag or date. The
-rest is asked of that version alone; where the server has another one, the file starts over.
+A note beside the partial file holds the version it belongs to: the server's ETag or date. Only
+bytes of that version are appended; where the server has another one, the download starts over.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from medtransfer.core.errors import reason, unwritable
 from medtransfer.core.version import __version__
 from medtransfer.data.files.remote import Progress, RemoteFile
 
-ATTEMPTS = 6  # counted anew after each that brought new bytes
+ATTEMPTS = 6  # counted from the last attempt that brought new bytes
 BACK_OFF = 1.0  # seconds before the second attempt, doubled before each further one
 LONGEST_WAIT = 120.0  # seconds, whatever Retry-After says
 TIMEOUT = 30.0  # seconds without a byte
 
 _BLOCK = 1 << 20
 _TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
-# The checksum is that of the file as it is, so the server must not compress it.
+# The checksum is that of the uncompressed file, so the server must not compress it.
 _HEADERS = {"User-Agent": f"medtransfer/{__version__}", "Accept-Encoding": "identity"}
 
 
 class Unavailable(Exception):
-    """This address does not give the file; another one may."""
+    """Permanent failure of one address; another one may have the file."""
 
 
 class _Interrupted(Exception):
-    """This attempt failed; another may succeed, after ``wait`` seconds where that is known."""
+    """Temporary failure; another attempt may succeed, after ``wait`` seconds where known."""
 
     def __init__(self, message: str, *, wait: float | None = None) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class _Interrupted(Exception):
 
 
 def can_fetch(url: str) -> bool:
-    """Whether this is a well-formed http or https address."""
+    """Return whether this is a well-formed http or https address."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # checked only when it is read
@@ -61,20 +61,20 @@ def can_fetch(url: str) -> bool:
 
 
 def fetch(file: RemoteFile, url: str, part: Path, progress: Progress) -> None:
-    """Complete the partial file ``part``; to verify its checksum is left to the caller.
+    """Complete the partial file ``part``; the caller verifies its checksum.
 
     Args:
-        file: The file, for what is shown.
+        file: The file, for messages.
         url: An address that ``can_fetch`` accepts.
-        part: The partial file, whether it is there or not.
+        part: The partial file, which may not exist yet.
         progress: Shows the bytes and the attempts.
 
     Raises:
         Unavailable: When the address refuses, or fails too often in a row.
-        InputError: When ``part`` cannot be written; what it holds stays.
-        RunError: When the disk is full; what is there stays.
+        InputError: When ``part`` cannot be written; its content is kept.
+        RunError: When the disk is full; the content of ``part`` is kept.
     """
-    # Unseeded: machines that lost a server together should not all come back together.
+    # Unseeded, so that machines which lost a server at the same time do not retry in step.
     jitter = random.Random()
     furthest, failures = _size(part), 0
     while True:
@@ -89,7 +89,7 @@ def fetch(file: RemoteFile, url: str, part: Path, progress: Progress) -> None:
             back_off = BACK_OFF * 2 ** (failures - 1) * jitter.uniform(0.5, 1.5)
             wait = min(back_off if error.wait is None else error.wait, LONGEST_WAIT)
             progress.warn(
-                f"{file.name}: {error}; going on in {wait:.0f} s ({failures + 1} of {ATTEMPTS})"
+                f"{file.name}: {error}; retrying in {wait:.0f} s ({failures + 1} of {ATTEMPTS})"
             )
             time.sleep(wait)
 
@@ -109,7 +109,7 @@ def _size(part: Path) -> int:
 
 
 def _attempt(file: RemoteFile, url: str, part: Path, progress: Progress) -> None:
-    """Ask once for the bytes that are missing, and append what comes."""
+    """Request the missing bytes once, and append them."""
     version = _note(part).read_text(encoding="utf-8") if _note(part).exists() else ""
     here = _size(part) if version else 0
     request = Request(url, headers=_HEADERS)
@@ -123,7 +123,7 @@ def _attempt(file: RemoteFile, url: str, part: Path, progress: Progress) -> None
             if not here or error.code != 416:
                 raise _refusal(error) from None
             if error.headers["Content-Range"] == f"bytes */{here}":
-                return  # complete: only the check and the renaming were missing
+                return  # complete already: an earlier call ended before the check
             drop(part)
             raise _Interrupted("the server's file has another size", wait=0) from None
     with response:
@@ -139,12 +139,12 @@ def _attempt(file: RemoteFile, url: str, part: Path, progress: Progress) -> None
 def _receive(
     file: RemoteFile, response: HTTPResponse, part: Path, progress: Progress, *, done: int
 ) -> None:
-    """Write the body behind the first ``done`` bytes; what exceeds its length is not read."""
+    """Append the body after the first ``done`` bytes, up to its stated length."""
     total = None if response.length is None else done + response.length
     expected = total or file.at_most
     with _writing(part, expected and expected - done):
         if not done:
-            # The old bytes go first, lest they pass for bytes of this version.
+            # Old bytes are removed first; they would count as bytes of the new version.
             part.write_bytes(b"")
             _note(part).write_text(_version(response.headers), encoding="utf-8")
         target = part.open("ab", buffering=0)
@@ -165,7 +165,7 @@ def _receive(
 
 
 def _write(target: IO[bytes], block: bytes) -> None:
-    """Write all of a block: the last bytes before a disk is full are fewer than asked for."""
+    """Write all of a block; a nearly full disk takes fewer bytes than requested."""
     left = memoryview(block)
     while left:
         left = left[target.write(left) :]
@@ -173,19 +173,17 @@ def _write(target: IO[bytes], block: bytes) -> None:
 
 @contextmanager
 def _writing(part: Path, missing: int | None) -> Iterator[None]:
-    """Report what the disk refuses."""
+    """Turn write failures into errors that say how much space is missing."""
     try:
         yield
     except OSError as error:
         needed = f"; {_megabytes(missing)} more are needed" if missing and missing > 0 else ""
-        then = (
-            "what is there stays: make room and run the same command again, it goes on from there"
-        )
+        then = "partial file kept: free some space and run the same command again to resume"
         raise unwritable(f"{part}:", error, then=f"{needed}; {then}") from None
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follow no redirect to another scheme, and none that leaves https."""
+    """Redirect handler that refuses other schemes and a change from https to http."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -197,14 +195,18 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _open(request: Request) -> HTTPResponse:
-    """Send the request; raises ``HTTPError`` for an answer that is no success."""
+    """Send the request.
+
+    Raises:
+        HTTPError: For any status but success.
+    """
     try:
         response: HTTPResponse = build_opener(_Redirects).open(request, timeout=TIMEOUT)
         return response
     except HTTPError:
         raise
     except (OSError, HTTPException) as error:
-        cause = getattr(error, "reason", error)  # urllib wraps what happened while connecting
+        cause = getattr(error, "reason", error)  # urllib wraps errors raised while connecting
         if isinstance(cause, SSLCertVerificationError):
             raise Unavailable(f"its certificate is refused: {cause.verify_message}") from None
         raise _Interrupted(_describe(cause)) from None
@@ -213,7 +215,7 @@ def _open(request: Request) -> HTTPResponse:
 
 
 def _refusal(error: HTTPError) -> Unavailable | _Interrupted:
-    """What an answer means that is no success."""
+    """Convert an HTTP error status to a temporary or permanent failure."""
     status = f"{error.code} {error.reason}".strip()
     if error.code in _TEMPORARY:
         return _Interrupted(status, wait=_delay(error.headers["Retry-After"]))
@@ -224,7 +226,7 @@ def _refusal(error: HTTPError) -> Unavailable | _Interrupted:
 
 
 def _delay(retry_after: str | None) -> float | None:
-    """Seconds to wait, from ``Retry-After`` as a number or as a date (RFC 9110, 10.2.3)."""
+    """Parse ``Retry-After``, a number or a date (RFC 9110, 10.2.3), to seconds to wait."""
     if retry_after is None or retry_after.isdecimal():
         return float(retry_after) if retry_after else None
     try:
@@ -236,19 +238,19 @@ def _delay(retry_after: str | None) -> float | None:
 
 
 def _version(headers: Message) -> str:
-    """The validator for ``If-Range``, which takes no weak ETag (RFC 9110, 13.1.5)."""
+    """Return the validator for ``If-Range``, which takes no weak ETag (RFC 9110, 13.1.5)."""
     etag = headers["ETag"] or ""
     return etag if etag.startswith('"') else headers["Last-Modified"] or ""
 
 
 def _continues(headers: Message, version: str, here: int) -> bool:
-    """Whether a part begins where the partial file ends and belongs to the same version."""
+    """Return whether a part continues the partial file and is of the same version."""
     start = re.match(r"bytes (\d+)-", headers["Content-Range"] or "")
     return start is not None and int(start[1]) == here and _version(headers) == version
 
 
 def _describe(error: Exception) -> str:
-    """A failed connection in a few words."""
+    """Describe a failed connection in a few words."""
     if isinstance(error, TimeoutError):
         return f"no answer for {TIMEOUT:.0f} s"
     if isinstance(error, HTTPException):
@@ -257,5 +259,5 @@ def _describe(error: Exception) -> str:
 
 
 def _megabytes(*sizes: int | None) -> str:
-    """Sizes for people: ``12.0 MB of 40.0 MB``."""
+    """Format sizes for people: ``12.0 MB of 40.0 MB``."""
     return " of ".join(f"{size / 1e6:,.1f} MB" for size in sizes if size is not None)

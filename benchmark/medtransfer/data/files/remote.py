@@ -39,7 +39,7 @@ class Progress:
         """Show a note that needs no action yet: one line."""
 
     def finish(self, file: RemoteFile) -> None:
-        """End a download whose checksum is right."""
+        """End a download whose checksum was verified."""
 
     def decode(self, what: str, size: int) -> None:
         """Start to decode a split of ``size`` bytes."""

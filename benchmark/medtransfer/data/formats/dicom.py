@@ -1,4 +1,4 @@
-"""One DICOM image: its size, and its values with what is shown as black and as white."""
+"""Read one DICOM image: its size, and its values with the window to show them in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLOUR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
 
 
 class Values(NamedTuple):
-    """Pixels before they are shown.
+    """Pixel values before windowing.
 
     Attributes:
         pixels: (H, W), in the unit of the file (CT: Hounsfield units) or of its look-up table.
@@ -31,11 +31,11 @@ class Values(NamedTuple):
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Read width and height in pixels, and refuse what could not be decoded.
+    """Read width and height in pixels, and refuse files that cannot be decoded.
 
     Raises:
-        InputError: For what is not DICOM, several frames, unusual colours, or a compression
-            that pydicom cannot undo here.
+        InputError: For a file that is not DICOM, several frames, unusual colours, or a
+            compression without an installed decoder.
     """
     pydicom = _import_pydicom(path)
     try:
@@ -48,7 +48,7 @@ def read_size(path: Path) -> tuple[int, int]:
         if name not in header:
             raise InputError(f"{path}: holds no image: {name} is missing")
     if (frames := int(header.get("NumberOfFrames") or 1)) != 1:
-        raise InputError(f"{path}: holds {frames} frames; one image a file is expected")
+        raise InputError(f"{path}: holds {frames} frames; one image per file is expected")
     colours = header.PhotometricInterpretation
     if colours not in _GREY | _COLOUR or (colours in _COLOUR and header.BitsStored != 8):
         raise InputError(
@@ -60,15 +60,15 @@ def read_size(path: Path) -> tuple[int, int]:
 def read_values(path: Path, *, window: tuple[float, float] | None) -> Values | NDArray[np.uint8]:
     """Decode the pixels of a file that ``read_size`` accepted.
 
-    Grey values pass the modality transformation (DICOM PS3.3 C.11.1). What is black and white
-    then comes from ``window``, else from the file's VOI look-up table or its first window
-    (C.11.2), else it is the whole range of the bits stored. MONOCHROME1 turns it round.
+    Grey values pass the modality transformation (DICOM PS3.3 C.11.1). Black and white then come
+    from ``window``, else from the file's VOI look-up table or its first window (C.11.2), else
+    from the whole range of the bits stored. MONOCHROME1 swaps them.
 
     Returns:
         The values of a grey image; of a colour image uint8 of shape (H, W, 3).
 
     Raises:
-        InputError: Where there is no pixel data, or a window was asked of a colour image.
+        InputError: Where there is no pixel data, or a window is given for a colour image.
     """
     pydicom = _import_pydicom(path)
     dataset = pydicom.dcmread(path)
@@ -77,7 +77,7 @@ def read_values(path: Path, *, window: tuple[float, float] | None) -> Values | N
     pixels = pydicom.pixels.pixel_array(dataset)
     if dataset.PhotometricInterpretation in _COLOUR:
         if window is not None:
-            raise InputError(f"{path}: window: a colour image has none; leave it out")
+            raise InputError(f"{path}: window: not available for colour images; leave it out")
         return np.asarray(pixels, np.uint8)
     values = _show(pixels, dataset, window=window, processing=pydicom.pixels)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
@@ -97,7 +97,7 @@ def _import_pydicom(path: Path) -> Any:
 
 
 def _check_syntax(path: Path, syntax: Any, pydicom: Any) -> None:
-    # Deflated files are inflated whole, without bound, before the header can be looked at.
+    # Deflated files are inflated whole, without bound on the size, before the header is readable.
     try:
         decoder = None if syntax.is_deflated else pydicom.pixels.get_decoder(syntax)
     except NotImplementedError:
@@ -122,7 +122,7 @@ def _show(
     if dataset.get("VOILUTSequence"):
         table = dataset.VOILUTSequence[0]
         entries, first, bits = table.LUTDescriptor
-        # pydicom indexes the table with numbers of its own width, which wrap round at 8 bits.
+        # pydicom indexes the table with integers of the table's width, which overflow at 8 bits.
         table.LUTDescriptor = [entries, first, 16]
         return Values(processing.apply_voi(values, dataset), 0, 2**bits - 1)
     if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:

@@ -1,7 +1,7 @@
-"""Image files: PNG, JPEG, TIFF, BMP, GIF and DICOM become grey or colour images of 8 bits.
+"""Read PNG, JPEG, TIFF, BMP, GIF and DICOM files as grey or colour images of 8 bits.
 
-An image is never stretched to its own darkest and brightest pixel, because that would make the
-same tissue look different in two images: a window, or the whole range of the file's bits, is.
+Values are scaled by a window or by the whole range of the file's bits, never by the darkest and
+brightest pixel of an image: that would make the same tissue look different in two images.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _LIMIT = f"at most {_MAX_SIDE} a side and {_MAX_PIXELS // 10**6} million in all 
 
 _DISPLAYED = {"1", "L", "LA", "P", "RGB", "RGBA", "YCbCr"}
 _DEEP = {"I;16", "I;16B", "I;16L", "I", "F"}
-_UNFAITHFUL = {"JPEG", "MPO", "GIF"}  # lossy, and a palette in whatever order it was written
+_UNFAITHFUL = {"JPEG", "MPO", "GIF"}  # lossy, or a palette of arbitrary order
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # TIFF and EXIF tags
 
 
 def read_image(
     path: Path, *, channels: Literal[1, 3], window: tuple[float, float] | None = None
 ) -> Image.Image:
-    """Read an image as it is meant to be seen.
+    """Read an image as a viewer would show it.
 
-    The orientation in EXIF is applied, transparency is laid on black, and colour becomes grey
-    by ITU-R 601 where one channel is asked for. Deep images (DICOM, 16-bit grey, 32-bit and
-    float TIFF) are shown through ``window``, else through the window that a DICOM file states,
-    else by the whole range of their bits; 32-bit and float values have no such range.
+    The EXIF orientation is applied, transparency is composited on black, and for one channel
+    colour is converted to grey by ITU-R 601. Deep images (DICOM, 16-bit grey, 32-bit and float
+    TIFF) are scaled by ``window``, else by the window in a DICOM file, else by the whole range
+    of their bits; 32-bit and float values have no such range.
 
     Args:
-        path: The file. Its content, not its suffix, tells PNG, JPEG, TIFF, BMP and GIF apart.
+        path: The file. PNG, JPEG, TIFF, BMP and GIF are recognised by content, not by suffix.
         channels: 1 for mode ``L``, 3 for mode ``RGB``.
         window: The values shown as black and as white, of grey images of more than 8 bits.
 
@@ -72,7 +72,7 @@ def read_mask(path: Path) -> Image.Image:
     """
     with _refusals(path):
         if path.suffix.lower() in dicom.SUFFIXES:
-            raise InputError(f"{path}: a mask is a PNG, TIFF or BMP file of class ids")
+            raise InputError(f"{path}: a DICOM mask; save it as PNG, TIFF or BMP with class ids")
         with _open(path) as image:
             if image.format in _UNFAITHFUL:
                 raise InputError(
@@ -84,7 +84,7 @@ def read_mask(path: Path) -> Image.Image:
                 grey = count > 1 and not np.ptp(np.asarray(image.convert("RGB")), axis=2).any()
                 raise InputError(
                     f"{path}: a mask of mode {image.mode}{channels}; one 8-bit channel of class "
-                    "ids is expected" + ("; it is grey, so save its first alone" if grey else "")
+                    "ids is expected" + ("; it is grey, so save only its first" if grey else "")
                 )
             stored = image.tile[0][3]  # type: ignore[attr-defined]
             layout = stored if isinstance(stored, str) else stored[0]
@@ -94,10 +94,10 @@ def read_mask(path: Path) -> Image.Image:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels of the image that ``read_image`` gives; cheap as a rule.
+    """Read width and height in pixels of the image that ``read_image`` returns; usually cheap.
 
     Raises:
-        InputError: As ``read_image`` does for what the header tells.
+        InputError: As ``read_image``, for what the header shows.
     """
     with _refusals(path):
         if path.suffix.lower() in dicom.SUFFIXES:
@@ -115,7 +115,7 @@ def fit_square(
     fit: Literal["crop", "pad", "squash"],
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> NDArray[np.uint8]:
-    """Resample an image to ``size`` x ``size`` pixels, with antialiasing unless by nearest.
+    """Resample an image to ``size`` x ``size`` pixels, antialiased unless by nearest.
 
     Args:
         image: Of mode ``L`` or ``RGB``.
@@ -145,7 +145,7 @@ def fit_square(
 
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises into one line, and keep its warnings quiet."""
+    """Turn any decoder error into one line, and silence its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -163,14 +163,14 @@ def _refusals(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
-    """Open a file that Pillow reads and look at its header before any pixel is decoded."""
-    # By its path Pillow would map an uncompressed TIFF into memory and turn it wrongly.
+    """Open a file with Pillow and check its header before any pixel is decoded."""
+    # Given a path, Pillow would map an uncompressed TIFF into memory and rotate it wrongly.
     with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
         _check_size(path, *image.size)
         frames = getattr(image, "n_frames", 1)
-        # The further frames of MPO, a JPEG of phones, are previews of the first.
+        # Further frames of MPO, a JPEG variant of phones, are previews of the first.
         if frames != 1 and image.format != "MPO":
-            raise InputError(f"{path}: holds {frames} frames; one image a file is expected")
+            raise InputError(f"{path}: holds {frames} frames; one image per file is expected")
         yield image
 
 
@@ -184,8 +184,8 @@ def _show(path: Path, image: Image.Image, window: tuple[float, float] | None) ->
         raise InputError(f"{path}: colours of mode {image.mode}; save it as grey or RGB")
     if window is not None:
         raise InputError(
-            f"{path}: window: meant for more than 8 bits of grey, but this is an image of mode "
-            f"{image.mode}, ready to be shown; leave it out"
+            f"{path}: window: only for more than 8 bits of grey, but this is an image of mode "
+            f"{image.mode}; leave it out"
         )
     shown = ImageOps.exif_transpose(image)
     if shown.has_transparency_data:
@@ -199,14 +199,16 @@ def _show_deep(path: Path, image: Image.Image, window: tuple[float, float] | Non
     tags: Any = getattr(image, "tag_v2", {})
     if window is not None:
         black, white = window
-    elif image.mode.startswith("I;16") or image.format == "PNG":  # 'I' in Pillow of old
+    elif (
+        image.mode.startswith("I;16") or image.format == "PNG"
+    ):  # older versions of Pillow give 'I'
         black, white = 0, 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
     else:
         raise InputError(
-            f"{path}: signed, 32-bit or float values have no range of their own; give the values "
-            "shown as black and as white as window"
+            f"{path}: window: required for signed, 32-bit or float values; give the values shown "
+            "as black and as white"
         )
-    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds up to 8 bits only
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow applies that to 8 bits only
         black, white = white, black
     pixels = np.asarray(ImageOps.exif_transpose(image))
     return _apply_window(path, pixels, black=black, white=white)
@@ -214,10 +216,10 @@ def _show_deep(path: Path, image: Image.Image, window: tuple[float, float] | Non
 
 def _read_dicom(path: Path, window: tuple[float, float] | None) -> Image.Image:
     _check_size(path, *dicom.read_size(path))
-    read = dicom.read_values(path, window=window)
-    if isinstance(read, dicom.Values):
-        return _apply_window(path, read.pixels, black=read.black, white=read.white)
-    return Image.fromarray(read)
+    values = dicom.read_values(path, window=window)
+    if isinstance(values, dicom.Values):
+        return _apply_window(path, values.pixels, black=values.black, white=values.white)
+    return Image.fromarray(values)
 
 
 def _apply_window(path: Path, pixels: NDArray[Any], *, black: float, white: float) -> Image.Image:

@@ -1,4 +1,4 @@
-"""NIfTI volumes, turned the same way whatever way they are stored."""
+"""Read NIfTI volumes in one orientation, whatever the file's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medtransfer.core.errors import InputError
 
-# A damaged header may claim any number. This is twice the largest volume of the Decathlon.
+# Bound for damaged headers: twice the largest volume of the Decathlon.
 _MOST_VOXELS = 2**29
 
 
@@ -53,7 +53,7 @@ class Volume:
             stored = self._image.dataobj
             voxels = stored[..., channel] if len(stored.shape) == 4 else np.asanyarray(stored)
             turned: NDArray[Any] = nibabel.apply_orientation(voxels, self._turn)
-            # nibabel goes up to long doubles, which are not the same on every machine.
+            # nibabel may use long doubles, which differ between machines.
             return turned.astype(np.float32, copy=False) if turned.dtype.kind == "f" else turned
 
 
@@ -79,20 +79,20 @@ def open_volume(path: Path) -> Volume:
 
 @contextmanager
 def _nibabel(path: Path) -> Iterator[Any]:
-    """Import nibabel, keep it quiet, and turn whatever it raises into one line."""
+    """Import nibabel, silence it, and turn any of its errors into one line."""
     try:
         nibabel = importlib.import_module("nibabel")
     except ImportError:
-        raise InputError(f"{path}: to read NIfTI volumes, pip install nibabel") from None
+        raise InputError(f"{path}: NIfTI volumes need nibabel: pip install nibabel") from None
     logger = nibabel.imageglobals.logger
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it prints what it mends in a header
+    logger.setLevel(logging.CRITICAL)  # it logs each repair of a header
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield nibabel
     except FileNotFoundError:
-        raise InputError(f"{path}: not found; is the archive unpacked as a whole?") from None
+        raise InputError(f"{path}: not found; unpack the whole archive") from None
     except Exception as error:  # damaged bytes make decoders raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a complete NIfTI volume: {reason}") from None

@@ -1,6 +1,6 @@
-"""Tables of official data sets, with addresses and checksums.
+"""Official data sets, with addresses and checksums.
 
-One YAML file a publisher; what reads it is in ``medtransfer.data.sources``.
+One YAML file per publisher; the loaders are in ``medtransfer.data.sources``.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ArraySet(Spec):
-    """A data set published as one ``.npz`` file for each image size, with all splits in it."""
+    """Data set published as one ``.npz`` file per image size, with all splits in it."""
 
     labels: list[str] = Field(min_length=2, description="Names of the class or mask ids.")
     multilabel: bool = Field(default=False, description="Whether an item may have many labels.")
     channels: Literal[1, 3] = Field(description="1: grey, (N, H, W); 3: colour, (N, H, W, 3).")
     items: dict[Literal["train", "val", "test"], Count] = Field(description="Images of each split.")
     stored: Count | None = Field(
-        default=None, description="Images in the file, where it holds more than the splits."
+        default=None, description="Images in the file, if more than in the splits."
     )
     licence: str = Field(description="Licence of the data.")
     url: str = Field(description="Address of a file, with {file} for its name.")
     md5: dict[int, MD5] = Field(description="Checksum of the file of each size in pixels.")
 
     def shape(self, split: Literal["train", "val", "test"], size: int) -> tuple[int, ...]:
-        """The shape that the images of a split have."""
+        """Return the shape of a split's images."""
         colour = (3,) if self.channels == 3 else ()
         return (self.items[split], size, size, *colour)
 
     def remote_file(self, name: str, *, size: int, folder: str, masks: bool) -> RemoteFile:
-        """The file of one size; its bound is what the arrays take before they are compressed."""
+        """Describe the file of one size, bounded by the size of its uncompressed arrays."""
         images = self.stored or sum(self.items.values())
         bytes_each = size * size * (self.channels + masks) + len(self.labels)
         return RemoteFile(
@@ -69,16 +69,16 @@ class Part(Spec):
     """An official split of a data set that torchvision reads."""
 
     items: Count = Field(description="Number of images.")
-    arguments: dict[str, bool | str] = Field(description="What selects it, for the reader.")
+    arguments: dict[str, bool | str] = Field(description="The reader's arguments for this split.")
 
 
 class ImageFile(Spec):
-    """A published file: an archive, or a table that is used as it is."""
+    """A published file: an archive, or a table used without unpacking."""
 
     name: str = Field(description="File name.")
     url: str = Field(description="Address.")
     md5: MD5 = Field(description="Published checksum.")
-    bytes: Count = Field(description="Size, for people.")
+    bytes: Count = Field(description="Size, shown to users.")
 
 
 class ImageSet(Spec):
@@ -90,21 +90,21 @@ class ImageSet(Spec):
     splits: dict[Literal["train", "validation", "test"], Part] = Field(
         description="The official splits."
     )
-    root: str = Field(default="", description="Folder in which the reader wants the files.")
-    needs: list[str] = Field(min_length=1, description="What the reader looks for.")
+    root: str = Field(default="", description="Folder in which the reader expects the files.")
+    needs: list[str] = Field(min_length=1, description="Paths that the reader requires.")
     licence: str = Field(description="Licence of the data.")
-    files: list[ImageFile] = Field(min_length=1, description="What is published.")
+    files: list[ImageFile] = Field(min_length=1, description="Published files.")
 
 
 @cache
 def array_sets(publisher: Literal["medmnist", "medsegbench"]) -> dict[str, ArraySet]:
-    """The data sets of a publisher of ``.npz`` files, by their official names."""
+    """Return a publisher's ``.npz`` data sets, by official name."""
     return read_table(ArraySet, publisher)
 
 
 @cache
 def image_sets() -> dict[str, ImageSet]:
-    """The data sets that torchvision reads, by name."""
+    """Return the data sets that torchvision reads, by name."""
     return read_table(ImageSet, "torchvision")
 
 
@@ -112,23 +112,23 @@ Set = TypeVar("Set", bound=Spec)
 
 
 def find_set(sets: Mapping[str, Set], name: str, *, kind: str) -> Set:
-    """The data set of a name.
+    """Find a data set by name.
 
     Args:
-        sets: All of a publisher.
+        sets: All data sets of a publisher.
         name: The official name.
         kind: Key of the source in a card, for the message.
 
     Raises:
-        InputError: For a name that does not exist.
+        InputError: For an unknown name.
     """
     if name not in sets:
-        raise InputError(f"{kind}: no data set is called '{name}'{suggest(name, sets)}")
+        raise InputError(f"{kind}: unknown data set '{name}'{suggest(name, sets)}")
     return sets[name]
 
 
 def read_table(cls: type[Set], publisher: str) -> dict[str, Set]:
-    """The data sets of a publisher's table, by name."""
+    """Read a publisher's table: its data sets, by name."""
     path = Path(__file__).parent / f"{publisher}.yaml"
     return {
         name: cls.parse(fields, origin=f"{path}: {name}")

@@ -1,1 +1,1 @@
-"""Readers of sources, one module a kind; `data/loaders.py` lists them."""
+"""Loaders of sources, one module per kind; `data/loaders.py` lists them."""

@@ -1,4 +1,4 @@
-"""Graded corruptions of a split that is decoded already."""
+"""Graded corruptions of a decoded split."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def corrupted(
     masks: NDArray[np.uint8] | None,
     origin: str,
 ) -> Decoded:
-    """Corrupt some items of a split in one way.
+    """Corrupt some items of a split, by one kind and severity.
 
-    The items are the same for every kind and severity, and the noise of an item is the same at
-    every severity but for its strength, so that the severities are compared pair by pair.
+    The items are the same for every kind and severity. The noise of an item differs between
+    severities in its strength alone, so severities are compared in pairs.
 
     Args:
         source: With one kind and one severity.
         images: (N, H, W) or (N, H, W, 3).
         labels: As in `Decoded`, kept.
-        ids: Of the items; the noise is made from them.
+        ids: Ids of the items, which seed the noise.
         patients: Kept.
-        masks: Kept: no corruption moves anything.
-        origin: Of the split.
+        masks: Kept: no corruption moves a pixel.
+        origin: Name of the split, for messages.
 
     Raises:
-        InputError: For a kind that does not exist, or does nothing to these images.
+        InputError: For an unknown kind, or one that leaves these images unchanged.
     """
     [kind], [severity] = source.kinds or [], source.severities
     hashes = np.array([hashlib.sha256(f"corrupted/{name}".encode()).hexdigest() for name in ids])

@@ -85,7 +85,7 @@ class _Patient:
 
 
 def files(source: DecathlonSource, folder: Path | None = None, /) -> list[RemoteFile]:
-    """Name the task's archive; with a data folder none where it is unpacked already.
+    """Name the task's archive; none where the data folder holds it unpacked.
 
     Raises:
         InputError: For a task that does not exist.
@@ -105,7 +105,7 @@ def files(source: DecathlonSource, folder: Path | None = None, /) -> list[Remote
 
 
 def identify(source: DecathlonSource, folder: Path | None, /) -> dict[str, Any]:
-    """The archive's published MD5; or paths, sizes and times of the files of an unpacked task."""
+    """Return the archive's published MD5, or paths, sizes and times of an unpacked task's files."""
     task, root = _find_task(source), _find_unpacked(source, folder)
     if root is None:
         return {"md5": task.md5}
@@ -128,7 +128,7 @@ def decode(source: DecathlonSource, folder: Path | None, /) -> Decoded:
     Volumes whose mask is empty are left out.
 
     Raises:
-        InputError: Naming the file, the field, and what would be right.
+        InputError: Naming the file, the field and the expected value.
     """
     root = _find_unpacked(source, folder) or _unpack(source, folder)
     pairs, names = _list_pairs(source, root)
@@ -158,7 +158,7 @@ def _find_task(source: DecathlonSource) -> OfficialTask:
 
 
 def _find_unpacked(source: DecathlonSource, folder: Path | None) -> Path | None:
-    """The task's folder where the user has unpacked it."""
+    """Find the task's folder where the user has unpacked it."""
     if folder is None:
         return None
     check_folder(folder)
@@ -167,24 +167,24 @@ def _find_unpacked(source: DecathlonSource, folder: Path | None) -> Path | None:
 
 
 def _unpack(source: DecathlonSource, folder: Path | None) -> Path:
-    """Unpack the archive into the cache, under its checksum, unless it is there already."""
+    """Unpack the archive into the cache, under its checksum, unless it exists already."""
     [file] = files(source)
     into = cache_folder() / "extracted" / file.md5
     if not into.is_dir():
         archive = obtain(file, folder)
-        # A tar is not compressed, so it never holds more than its own size.
+        # A tar is not compressed, so its size bounds that of its members.
         extract(archive, into, at_most=archive.stat().st_size)
     return into / source.decathlon
 
 
 def _require(path: Path) -> Path:
     if not path.is_file():
-        raise InputError(f"{path}: not found; is the archive unpacked as a whole?")
+        raise InputError(f"{path}: not found; unpack the whole archive")
     return path
 
 
 def _list_pairs(source: DecathlonSource, root: Path) -> tuple[list[_Pair], list[str]]:
-    """The volumes of the split and the names of the masks' ids, as ``dataset.json`` has them."""
+    """List the split's volumes and the names of the masks' ids, from ``dataset.json``."""
     path = _require(root / "dataset.json")
     try:
         listing = _Listing.model_validate_json(path.read_bytes())
@@ -216,7 +216,7 @@ def _hash(text: str) -> str:
 
 
 def _open_pair(pair: _Pair, channel: int) -> tuple[Volume, Volume]:
-    """Read the headers of an image and its mask and see whether they fit each other."""
+    """Read the headers of an image and its mask, and refuse different shapes."""
     image, mask = open_volume(pair.image), open_volume(pair.mask)
     if mask.shape != image.shape or mask.channels != 1:
         raise InputError(
@@ -244,7 +244,7 @@ def _read_mask(mask: Volume, count: int) -> NDArray[np.uint8]:
 
 
 def _choose_slices(mask: NDArray[np.uint8], *, most: int) -> NDArray[np.int64]:
-    """The middles of ``most`` equal parts of the labelled slices, or all where they are fewer."""
+    """Choose up to ``most`` labelled slices, the middles of equal parts."""
     labelled = np.flatnonzero(mask.any(axis=(0, 1)))
     count = min(most, len(labelled))
     return labelled[(2 * np.arange(count) + 1) * len(labelled) // (2 * max(count, 1))]
@@ -281,5 +281,5 @@ def _to_grey(voxels: NDArray[Any], window: tuple[float, float]) -> Image.Image:
 
 def _fit(pictures: list[Image.Image], size: int, resample: Image.Resampling) -> NDArray[np.uint8]:
     """Pad to squares and resize, (n, size, size), the same way for images and masks."""
-    fitted = [fit_square(one, size=size, fit="pad", resample=resample) for one in pictures]
+    fitted = [fit_square(image, size=size, fit="pad", resample=resample) for image in pictures]
     return np.stack(fitted)

@@ -14,8 +14,8 @@ class Decoded:
     """A split, decoded but not yet stored.
 
     Attributes:
-        origin: What error messages call it.
-        shape: (N, H, W) or (N, H, W, 3) of all images together.
+        origin: Name in error messages.
+        shape: Shape of all images together, (N, H, W) or (N, H, W, 3).
         images: The images in order, as uint8 batches, so that memory stays bounded.
         labels: int64, (N,) class ids; or (N, L) with 1, 0 and -1 (unknown) for each of L labels;
             or (N, 0) where the truth is in the masks.

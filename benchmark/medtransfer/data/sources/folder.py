@@ -1,4 +1,4 @@
-"""Image files in a folder: class folders, or a CSV with a row for each image."""
+"""Image files in a folder: class folders, or a CSV with one row per image."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _Item = TypeVar("_Item")
 
 
 def files(source: FolderSource, folder: Path | None = None, /) -> list[RemoteFile]:
-    """Nothing: a folder is the user's own, and is never downloaded."""
+    """Return no files: a user's folder is never downloaded."""
     return []
 
 
 def identify(source: FolderSource, folder: Path | None, /) -> dict[str, Any]:
-    """The folder, a digest of the split's files by path, size and time, and one of the CSV.
+    """Return the folder, a digest of the files' paths, sizes and times, and one of the CSV.
 
     Raises:
-        InputError: As ``decode`` does for what can be seen without opening an image.
+        InputError: As ``decode``, for problems visible without opening an image.
     """
     root, table = _find(source, folder)
     listing = _list(source, root, table)
@@ -51,11 +51,11 @@ def identify(source: FolderSource, folder: Path | None, /) -> dict[str, Any]:
 
 
 def decode(source: FolderSource, folder: Path | None, /) -> Decoded:
-    """List the split at once, and open its images and masks as streams, sorted by their ids.
+    """List the split, and open its images and masks as streams, sorted by id.
 
     Raises:
-        InputError: Naming the file or the row, the field, and what would be right; for damaged
-            images and masks that do not fit theirs, when the stream arrives there.
+        InputError: Naming the file or the row, the field, and the expected value. Damaged images
+            and masks of another size than their image are reported while streaming.
     """
     root, table = _find(source, folder)
     listing = _list(source, root, table)
@@ -93,23 +93,27 @@ def decode(source: FolderSource, folder: Path | None, /) -> Decoded:
 
 
 def _find(source: FolderSource, folder: Path | None) -> tuple[Path, Path | None]:
-    """The folder without links in its path, and its CSV if the source names one."""
+    """Find the folder, with links in its path resolved, and its CSV if the source names one."""
     if folder is None:
-        raise InputError(f"{source.folder}: where is it? Pass --data DIR or set BENCH_DATA")
+        raise InputError(
+            f"{source.folder}: no data folder given; pass --data DIR or set BENCH_DATA"
+        )
     check_folder(folder)
     root = folder / source.folder
     if not root.is_dir():
-        known = suggest(source.folder, subfolders(folder))
-        raise InputError(f"{source.folder}: no such folder in {folder}{known}")
+        hint = suggest(source.folder, subfolders(folder))
+        raise InputError(f"{source.folder}: no such folder in {folder}{hint}")
     root = root.resolve()
     if source.table is None:
         return root, None
     table = root / source.table
     if not table.is_file():
-        known = suggest(source.table, [path.name for path in root.glob("*.csv")])
-        raise InputError(f"{source.table}: not found in {root}{known}")
+        hint = suggest(source.table, [path.name for path in root.glob("*.csv")])
+        raise InputError(f"{source.table}: not found in {root}{hint}")
     if not table.resolve().is_relative_to(root):
-        raise InputError(f"{table}: a link that leads out of {root}; put the file itself there")
+        raise InputError(
+            f"{table}: a link that leads out of {root}; replace it with the file itself"
+        )
     return root, table
 
 

@@ -1,4 +1,4 @@
-"""The files of one split of a folder, and the listing of class folders."""
+"""List the files of one split of a folder, from class folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medtransfer.core.errors import InputError, reason, suggest
 from medtransfer.data.formats.images import SUFFIXES
 
-# What file managers and archives leave behind, besides names that start with a dot.
+# Left behind by file managers and archives, besides names that start with a dot.
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -20,7 +20,7 @@ class Listing:
     """The items of one split, in the order of their ids.
 
     Attributes:
-        origin: What error messages call it.
+        origin: Name in error messages.
         ids: Paths of the images as the split names them, with "/" on every system.
         images: Files of the N images.
         labels: As in ``Decoded``.
@@ -41,7 +41,7 @@ class Listing:
 def list_class_folders(root: Path, split: str) -> Listing:
     """List the images of ``<root>/<split>/<class>/*``; the folders' sorted names are the classes.
 
-    Hidden files and clutter of file managers are passed over. Any other file is an image.
+    Hidden files and those of file managers are skipped. Any other file must be an image.
 
     Args:
         root: The folder, without links in its path.
@@ -57,17 +57,17 @@ def list_class_folders(root: Path, split: str) -> Listing:
     classes = _entries(folder)
     for path in classes:
         if not path.is_dir():
-            raise InputError(f"{path}: not in a class folder; {folder.name}/<class>/<file> is read")
+            raise InputError(f"{path}: not in a class folder; move it to {folder.name}/<class>/")
     items: list[tuple[str, Path, int]] = []
     for label, name in enumerate(path.name for path in classes):
         for path in _entries(folder / name):
             if path.is_dir():
-                raise InputError(f"{path}: a folder; a class folder holds nothing but images")
-            if wrong := check_file(path, root=root):
-                raise InputError(f"{path}: {wrong}")
+                raise InputError(f"{path}: a folder; a class folder holds images only")
+            if problem := check_file(path, root=root):
+                raise InputError(f"{path}: {problem}")
             items.append((f"{name}/{path.name}", path, label))
     if not items:
-        raise InputError(f"{folder}: no images; {folder.name}/<class>/<file> is read")
+        raise InputError(f"{folder}: no images; put them in {folder.name}/<class>/<file>")
     items.sort()
     ids, images, labels = zip(*items, strict=True)
     return Listing(
@@ -80,12 +80,12 @@ def list_class_folders(root: Path, split: str) -> Listing:
 
 
 def check_file(path: Path, *, root: Path) -> str | None:
-    """Say what is wrong with an image file, if anything is, without reading it."""
+    """Return the problem with an image file, if any, without reading it."""
     try:
         if not path.is_file():
             return "no such file"
         if not path.resolve().is_relative_to(root):
-            return f"a link that leads out of {root}; put the file itself there"
+            return f"a link that leads out of {root}; replace it with the file itself"
         if path.stat().st_size == 0:
             return "the file is empty (0 bytes)"
     except OSError as error:
@@ -96,7 +96,7 @@ def check_file(path: Path, *, root: Path) -> str | None:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """The names of the folders in ``folder``, sorted, without hidden ones."""
+    """List the names of the visible folders in ``folder``, sorted."""
     return [path.name for path in _entries(folder) if path.is_dir()]
 
 
@@ -106,8 +106,10 @@ def _entries(folder: Path) -> list[Path]:
         paths = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {reason(error)}") from None
-    seen = [p for p in paths if not p.name.startswith(".") and p.name.lower() not in _CLUTTER]
-    for path in seen:
+    visible = [p for p in paths if not p.name.startswith(".") and p.name.lower() not in _CLUTTER]
+    for path in visible:
         if not path.name.isprintable():
-            raise InputError(f"{folder}: {path.name!a}: rename it; it cannot be printed")
-    return seen
+            raise InputError(
+                f"{folder}: {path.name!a}: name with unprintable characters; rename it"
+            )
+    return visible

@@ -1,4 +1,4 @@
-"""The CSV of a folder: a row for each image says its split, its truth and its patient.
+"""Read a folder's CSV: one row per image, with its split, truth and patient.
 
 Columns: ``file`` and ``split``; one form of truth; ``patient`` where known; no others. The truth is
 one of
@@ -8,8 +8,8 @@ one of
 - ``mask``: the path of a mask, whose pixels are class ids.
 - a column for each label, with 1 (yes), 0 (no) and -1 or nothing (unknown).
 
-Paths are relative to the folder. What concerns the whole table (names of labels, files listed
-twice, patients in two splits) is looked at in all its rows; only files of the split must exist.
+Paths are relative to the folder. Names of labels, files listed twice and patients in two splits
+are checked in all rows of the table; only files of the split must exist.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def list_table(root: Path, table: Path, split: str) -> Listing:
         split: Value of its column ``split``.
 
     Raises:
-        InputError: Naming the CSV, the row as a spreadsheet counts it, the column, and what would
-            be right.
+        InputError: Naming the CSV, the row as a spreadsheet counts it, the column, and the
+            expected value.
     """
     rows = _read(table)
     form = _check_columns(table, rows.columns.tolist())
@@ -51,8 +51,8 @@ def list_table(root: Path, table: Path, split: str) -> Listing:
     labels, names = _LABELS[form](table, rows)
     chosen = (rows["split"] == split).to_numpy()
     if not chosen.any():
-        known = suggest(split, rows["split"].unique())
-        raise InputError(f"{table}: split: no row has '{split}'{known}")
+        hint = suggest(split, rows["split"].unique())
+        raise InputError(f"{table}: split: no row has '{split}'{hint}")
     rows, labels = rows[chosen], labels[chosen]
     order = np.argsort(rows["file"].to_numpy(dtype=object), kind="stable")
     rows, labels = rows.iloc[order], labels[order]
@@ -68,11 +68,11 @@ def list_table(root: Path, table: Path, split: str) -> Listing:
 
 
 def _read(table: Path) -> pd.DataFrame:
-    """Read all cells as text, without blanks around them, under the row numbers of the CSV."""
+    """Read all cells as stripped text, indexed by the row numbers of the CSV."""
     import pandas as pd
 
     try:
-        # Read as data, the header is neither renamed nor taken for an index, and no row is lost.
+        # Without header=None pandas would rename equal columns, guess an index and drop rows.
         cells = pd.read_csv(
             table,
             header=None,
@@ -81,7 +81,7 @@ def _read(table: Path) -> pd.DataFrame:
             skip_blank_lines=False,
             compression=None,
         )
-    except (OSError, ValueError) as error:  # a ParserError and a UnicodeDecodeError are the latter
+    except (OSError, ValueError) as error:  # includes ParserError and UnicodeDecodeError
         reason = " ".join(str(error).split())
         raise InputError(f"{table}: not a CSV in UTF-8: {reason}") from None
     cells = cells.fillna("").map(str.strip)
@@ -94,7 +94,7 @@ def _read(table: Path) -> pd.DataFrame:
 
 
 def _check_columns(table: Path, columns: list[str]) -> str:
-    """The form of truth: ``label``, ``mask``, or ``columns``."""
+    """Check the columns, and return the form of truth: ``label``, ``mask``, or ``columns``."""
     for column in columns:
         if not column or columns.count(column) > 1:
             raise InputError(f"{table}: columns: '{column}' occurs twice or has no name")
@@ -112,8 +112,8 @@ def _check_columns(table: Path, columns: list[str]) -> str:
 
 
 def _normalise_paths(table: Path, cells: pd.Series[str]) -> pd.Series[str]:
-    """Paths in one spelling on every system."""
-    paths = cells.map(PureWindowsPath)  # which takes both "/" and "\\", and knows drives
+    """Normalise paths to one spelling on every system."""
+    paths = cells.map(PureWindowsPath)  # takes both "/" and "\\", and recognises drives
     for (row, cell), path in zip(cells.items(), paths, strict=True):
         if not path.parts or path.anchor or ".." in path.parts:
             raise InputError(
@@ -134,33 +134,33 @@ def _check_leaks(table: Path, rows: pd.DataFrame) -> None:
     if "patient" in rows:
         pairs = rows[["patient", "split"]].drop_duplicates().sort_values(["patient", "split"])
         for patient in pairs["patient"][pairs["patient"].duplicated()]:
-            found = pairs["split"][pairs["patient"] == patient]
+            splits = pairs["split"][pairs["patient"] == patient]
             raise InputError(
-                f"{table}: patient: '{patient}' is in the splits {' and '.join(found)}; "
-                "all images of a patient belong into one"
+                f"{table}: patient: '{patient}' is in the splits {' and '.join(splits)}; "
+                "put all images of a patient into one split"
             )
 
 
 def _read_names(table: Path, rows: pd.DataFrame) -> tuple[NDArray[np.int64], list[str]]:
     several = rows["label"].str.contains("|", regex=False).any()
-    found = [
+    parsed = [
         [name.strip() for name in cell.split("|")] if cell or not several else []
         for cell in rows["label"]
     ]
-    for row, names in zip(rows.index, found, strict=True):
+    for row, names in zip(rows.index, parsed, strict=True):
         if "" in names:
             raise InputError(
-                f"{table}: row {row}: label: a name is missing; without one an item fits only "
-                "into a table that joins several by '|' in other rows, or has a column for each"
+                f"{table}: row {row}: label: a name is missing; an item without any label needs a "
+                "table that joins labels by '|' in other rows, or one column per label"
             )
-    known = sorted({name for names in found for name in names})
-    index = {name: number for number, name in enumerate(known)}
+    classes = sorted({name for names in parsed for name in names})
+    index = {name: number for number, name in enumerate(classes)}
     if not several:
-        return np.array([index[name] for (name,) in found], np.int64), known
-    labels = np.zeros((len(found), len(known)), np.int64)
-    for row, names in zip(labels, found, strict=True):
+        return np.array([index[name] for (name,) in parsed], np.int64), classes
+    labels = np.zeros((len(parsed), len(classes)), np.int64)
+    for row, names in zip(labels, parsed, strict=True):
         row[[index[name] for name in names]] = 1
-    return labels, known
+    return labels, classes
 
 
 def _read_columns(table: Path, rows: pd.DataFrame) -> tuple[NDArray[np.int64], list[str]]:
@@ -190,7 +190,7 @@ _LABELS = {"label": _read_names, "columns": _read_columns, "mask": _read_no_labe
 
 
 def _locate(table: Path, cells: pd.Series[str], *, root: Path) -> list[Path]:
-    """The files that a column names, which must be there."""
+    """Resolve the files that a column names, and refuse missing ones."""
     paths = [root / cell for cell in cells]
     wrong = [
         (row, reason)

@@ -16,7 +16,7 @@ def files(source: MedmnistSource, folder: Path | None = None, /) -> list[RemoteF
     """Name the file of the source's size.
 
     Raises:
-        InputError: For a data set that does not exist.
+        InputError: For an unknown data set.
     """
     # The file of 28 pixels is older than the others and has no size in its name.
     size = "" if source.size == 28 else f"_{source.size}"
@@ -26,18 +26,18 @@ def files(source: MedmnistSource, folder: Path | None = None, /) -> list[RemoteF
 
 
 def identify(source: MedmnistSource, folder: Path | None, /) -> dict[str, Any]:
-    """The published MD5, so that a decoded split outlives its download."""
+    """Return the published MD5, which stays valid after the download is deleted."""
     return {"md5": _find(source).md5[source.size]}
 
 
 def decode(source: MedmnistSource, folder: Path | None, /) -> Decoded:
     """Open one split as a stream; the names of the labels are the official ones.
 
-    Images are never resized. That a file of 224 pixels does not hold enlarged ones of 28 needs no
-    look at them: only the file with the published checksum passes ``obtain``.
+    Images are never resized. A file of enlarged small images cannot pass for the official one:
+    ``obtain`` verifies the published checksum.
 
     Raises:
-        InputError: For a file that is not there, is damaged, or is not of the official shape.
+        InputError: For a file that is missing, damaged, or not of the official shape.
     """
     [file] = files(source)
     return open_official(_find(source), file, folder, split=source.split, size=source.size)

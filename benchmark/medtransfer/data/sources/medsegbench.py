@@ -24,7 +24,7 @@ def files(source: MedsegbenchSource, folder: Path | None = None, /) -> list[Remo
     """Name the file of the source's size.
 
     Raises:
-        InputError: For a data set that does not exist.
+        InputError: For an unknown data set.
     """
     name = f"{source.medsegbench}_{source.size}.npz"
     entry = _find(source)
@@ -32,7 +32,7 @@ def files(source: MedsegbenchSource, folder: Path | None = None, /) -> list[Remo
 
 
 def identify(source: MedsegbenchSource, folder: Path | None, /) -> dict[str, Any]:
-    """The published MD5, so that a decoded split outlives its download."""
+    """Return the published MD5, which stays valid after the download is deleted."""
     return {"md5": _find(source).md5[source.size]}
 
 
@@ -40,14 +40,14 @@ def decode(source: MedsegbenchSource, folder: Path | None, /) -> Decoded:
     """Open one split as a stream of images and one of masks.
 
     Raises:
-        InputError: For a file that is not there, is damaged, or is not of the official shape.
+        InputError: For a file that is missing, damaged, or not of the official shape.
     """
     [file] = files(source)
     entry = _find(source)
     decoded = open_official(
         entry, file, folder, split=source.split, size=source.size, masks="label"
     )
-    # In some sets of two classes any value but 0 is foreground, says the official table.
+    # Some official sets of two classes mark the foreground by any value but 0.
     if decoded.masks is not None and len(entry.labels) == 2:
         decoded = replace(decoded, masks=_binarise(decoded.masks))
     return decoded

@@ -1,4 +1,4 @@
-"""The ``.npz`` layout of MedMNIST, in a user's file or an official one.
+"""Read the ``.npz`` layout of MedMNIST, from a user's file or an official one.
 
 ``<split>_images``; ``<split>_labels``, or ``<split>_masks`` for segmentation; ``label_names``.
 """
@@ -26,12 +26,12 @@ _BATCH_BYTES = 16 * 2**20
 
 
 def files(source: NpzSource, folder: Path | None = None, /) -> list[RemoteFile]:
-    """None: it is the user's own file."""
+    """Return no files: a user's file is never downloaded."""
     return []
 
 
 def identify(source: NpzSource, folder: Path | None, /) -> dict[str, Any]:
-    """Path, size and time of change. The bytes are hashed once, when they are decoded."""
+    """Return path, size and modification time. The bytes are hashed once, when decoded."""
     path = _find(source, folder)
     status = path.stat()
     return {"path": str(path.resolve()), "size": status.st_size, "changed": status.st_mtime_ns}
@@ -55,7 +55,7 @@ def open_official(
     size: int,
     masks: str = "masks",
 ) -> Decoded:
-    """Open one split of an official file and hold it against the official table.
+    """Open one split of an official file and check it against the official table.
 
     Args:
         entry: The data set.
@@ -66,7 +66,7 @@ def open_official(
         masks: Ending of the name of the masks' array.
 
     Raises:
-        InputError: For a file that is not there, is damaged, or is not of the official shape.
+        InputError: For a file that is missing, damaged, or not of the official shape.
     """
     path = find(file, folder)
     if path is None:
@@ -114,7 +114,7 @@ def open_split(path: Path, split: str, *, masks: str = "masks") -> Decoded:
         shape=images,
         images=_stream(path, f"{split}_images"),
         labels=labels,
-        # The row in the file: the official files have a fixed order, the same at every size.
+        # Rows in the file: the official files have the same order at every size.
         ids=[str(row) for row in range(items)],
         label_names=None if texts is None else [str(text) for text in texts],
         masks=_stream(path, f"{split}_{masks}") if masked else None,
@@ -123,7 +123,7 @@ def open_split(path: Path, split: str, *, masks: str = "masks") -> Decoded:
 
 def _find(source: NpzSource, folder: Path | None) -> Path:
     if folder is None:
-        raise InputError(f"{source.npz}: where is it? Pass --data DIR or set BENCH_DATA")
+        raise InputError(f"{source.npz}: no data folder given; pass --data DIR or set BENCH_DATA")
     check_folder(folder)
     path = folder / source.npz
     if not path.is_file():
@@ -133,7 +133,7 @@ def _find(source: NpzSource, folder: Path | None) -> Path:
 
 
 def _check_images(archive: Archive, name: str) -> tuple[int, ...]:
-    """Check the header of a split's images, and give their shape."""
+    """Check the header of a split's images, and return their shape."""
     origin, header = f"{archive.origin}: {name}", _read_header(archive, name)
     shape = header.shape
     if header.dtype != np.uint8:
@@ -160,7 +160,7 @@ def _check_masks(archive: Archive, name: str, *, images: tuple[int, ...]) -> Non
 def _read_header(archive: Archive, name: str) -> Header:
     """Read the header of an array that is streamed later."""
     if name not in archive.names:
-        # What was meant is no array of another split.
+        # Arrays of other splits are no useful suggestion.
         others = {"train", "val", "test"} - {name.partition("_")[0]}
         near = [other for other in archive.names if other.partition("_")[0] not in others]
         raise InputError(f"{archive.origin}: {name}: no such array{suggest(name, near)}")
@@ -188,7 +188,7 @@ def _stream(path: Path, name: str) -> Iterator[NDArray[np.uint8]]:
 
 
 def _read_labels(archive: Archive, name: str, *, items: int) -> NDArray[np.int64]:
-    """Class ids, (N,); or 1, 0 and -1 (unknown) for each of L labels, (N, L)."""
+    """Read class ids, (N,); or 1, 0 and -1 (unknown) for each of L labels, (N, L)."""
     labels = archive.read(name)
     origin = f"{archive.origin}: {name}"
     if labels.ndim == 2 and labels.shape[1] > 1 and len(labels) == items:
@@ -203,11 +203,11 @@ def _read_labels(archive: Archive, name: str, *, items: int) -> NDArray[np.int64
 def _label_table(labels: NDArray[Any], origin: str) -> NDArray[np.int64]:
     if labels.dtype.kind not in "biuf":
         raise InputError(f"{origin}: {labels.dtype}; 1, 0 and -1 (unknown) are expected")
-    known = np.where(np.isnan(labels), -1, labels) if labels.dtype.kind == "f" else labels
-    wrong = known[~np.isin(known, (-1, 0, 1))]
+    states = np.where(np.isnan(labels), -1, labels) if labels.dtype.kind == "f" else labels
+    wrong = states[~np.isin(states, (-1, 0, 1))]
     if wrong.size:
         raise InputError(
             f"{origin}: shape {labels.shape} for {len(labels)} images is {labels.shape[1]} labels "
             f"each, so 1, 0 and -1 (unknown) are expected, not {wrong[0]}"
         )
-    return known.astype(np.int64)
+    return states.astype(np.int64)

@@ -19,18 +19,18 @@ from medtransfer.specs.source import PhantomSource
 
 @cache
 def _generator_version() -> str:
-    """Hash of the generator's source, so that a changed generator never meets a stale cache."""
+    """Hash the generator's source code, so that changed code never reads a stale cache."""
     paths = sorted(Path(phantoms.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def files(source: PhantomSource, folder: Path | None = None, /) -> list[RemoteFile]:
-    """Nothing is downloaded."""
+    """Return no files: phantoms are never downloaded."""
     return []
 
 
 def identify(source: PhantomSource, folder: Path | None, /) -> dict[str, Any]:
-    """The generator's version; the rest is in the card."""
+    """Return the generator's version; the card holds the rest."""
     return {"generator": _generator_version()}
 
 
@@ -38,7 +38,7 @@ def decode(source: PhantomSource, folder: Path | None, /) -> Decoded:
     """Draw the split.
 
     Raises:
-        InputError: For a phantom that does not exist, or has no masks where they are asked for.
+        InputError: For an unknown phantom, or one without masks where masks are wanted.
     """
     try:
         drawn = phantoms.generate(
@@ -62,8 +62,8 @@ def decode(source: PhantomSource, folder: Path | None, /) -> Decoded:
     if source.truth == "classes":
         return decoded
     if drawn.masks is None:
-        able = ", ".join(name for name, other in phantoms.PHANTOMS.items() if other.regions)
-        raise InputError(f"truth: phantom {source.phantom} has no masks; those with masks: {able}")
+        masked = ", ".join(name for name, other in phantoms.PHANTOMS.items() if other.regions)
+        raise InputError(f"truth: phantom {source.phantom} has no masks; available in: {masked}")
     return replace(
         decoded,
         labels=np.empty((source.items, 0), np.int64),

@@ -1,6 +1,6 @@
-"""Natural images: the official archives, unpacked and read by torchvision's classes.
+"""Read natural images from official archives with torchvision's classes.
 
-``torchvision.datasets`` is imported when it is needed only, because it brings torch.
+``torchvision.datasets`` is imported only when needed, because it imports torch.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from medtransfer.data.sources.decoded import Decoded
 from medtransfer.specs.source import TorchvisionSource
 
 _BATCH_BYTES = 16 * 2**20
-# More than twice the largest, STL-10 with its unlabelled images.
+# Bound on unpacked bytes: more than twice the largest set, STL-10 with its unlabelled images.
 _MOST_UNPACKED = 8 * 2**30
 _HELD_OUT = 0.1
 
-# What torchvision, Pillow and scipy raise for files that are damaged or not all there.
+# Raised by torchvision, Pillow and scipy for damaged or missing files.
 _BROKEN = (RuntimeError, OSError, ValueError, LookupError, EOFError, SyntaxError)
 
 
 def files(source: TorchvisionSource, folder: Path | None = None, /) -> list[RemoteFile]:
-    """Name the published files; with a data folder none where they are unpacked already.
+    """Name the published files; none where the data folder holds them unpacked.
 
     Raises:
-        InputError: For a data set that does not exist.
+        InputError: For an unknown data set.
     """
     if _find_unpacked(source, folder) is not None:
         return []
@@ -60,7 +60,7 @@ def files(source: TorchvisionSource, folder: Path | None = None, /) -> list[Remo
 
 
 def identify(source: TorchvisionSource, folder: Path | None, /) -> dict[str, Any]:
-    """The published MD5s; or names, sizes and times of the files that the user has unpacked."""
+    """Return the published MD5s, or names, sizes and times of the user's unpacked files."""
     entry, root = _find(source), _find_unpacked(source, folder)
     if root is None:
         return {"md5": [file.md5 for file in entry.files]}
@@ -73,20 +73,20 @@ def decode(source: TorchvisionSource, folder: Path | None, /) -> Decoded:
     """Open one split as a stream.
 
     With ``size`` the shorter side is resized to it (bicubic, antialiased) and the centre is kept.
-    Where there is no official validation split it is a tenth of each class of the training
-    images, the first by SHA-256 of name and index; the training split is the rest. An id is the
-    index in the official order.
+    Without an official validation split, a tenth of each training class is held out, the first by
+    SHA-256 of name and index; the training split is the rest. An id is the index in the official
+    order.
 
     Raises:
-        InputError: For files that are not there or are damaged, and for images of different
-            sizes without ``size``.
+        InputError: For missing or damaged files, and for images of different sizes without
+            ``size``.
     """
     entry = _find(source)
     size = source.size or entry.size
     if size is None:
         raise InputError(
-            f"torchvision: {source.torchvision}: size: its images differ in size; set one, such "
-            "as 224"
+            f"torchvision: {source.torchvision}: size: required, because its images differ in "
+            "size; set one, such as 224"
         )
     root = _find_unpacked(source, folder) or _unpack(source, folder)
     dataset, labels = _open(source, root)
@@ -109,7 +109,7 @@ def _find(source: TorchvisionSource) -> official.ImageSet:
 
 
 def _find_unpacked(source: TorchvisionSource, folder: Path | None) -> Path | None:
-    """Return the folder where the user unpacked the archives, as torchvision does it."""
+    """Find the folder where the user unpacked the archives in torchvision's layout."""
     if folder is None:
         return None
     check_folder(folder)
@@ -119,7 +119,7 @@ def _find_unpacked(source: TorchvisionSource, folder: Path | None) -> Path | Non
 
 
 def _unpack(source: TorchvisionSource, folder: Path | None) -> Path:
-    """Put what is published together as the reader wants it, in the cache, unless it is there."""
+    """Unpack the archives into the cache in the reader's layout, unless they exist there."""
     entry, remote = _find(source), files(source)
     into = cache_folder() / "extracted" / remote[0].md5
     if into.is_dir():
@@ -148,10 +148,10 @@ def _unpack(source: TorchvisionSource, folder: Path | None) -> Path:
 
 
 def _open(source: TorchvisionSource, root: Path) -> tuple[Any, NDArray[np.int64]]:
-    """The reader of an official split, and its labels.
+    """Open an official split with torchvision's reader, and get its labels.
 
-    The batches of CIFAR are pickles. Its reader unpickles them only after it has found the MD5 of
-    each to be the published one, so nothing but the bytes that its authors wrote is unpickled.
+    The batches of CIFAR are pickles. The reader verifies the published MD5 of each before
+    unpickling, so only the authors' bytes are unpickled.
     """
     from torchvision import datasets
 
@@ -159,23 +159,23 @@ def _open(source: TorchvisionSource, root: Path) -> tuple[Any, NDArray[np.int64]
     part = entry.splits.get(source.split) or entry.splits["train"]
     try:
         dataset = getattr(datasets, entry.reader)(root, **part.arguments, download=False)
-        # Each reader has its own name for them.
+        # Readers keep their labels under different names.
         names = ("targets", "labels", "_labels")
         labels = next(getattr(dataset, name) for name in names if hasattr(dataset, name))
     except _BROKEN:
         raise InputError(
-            f"{root}: the {source.torchvision} data set is damaged or not all there; delete it, "
-            "and it is unpacked again"
+            f"{root}: the {source.torchvision} data set is damaged or incomplete; delete it to "
+            "unpack it again"
         ) from None
     if len(labels) != part.items:
         raise InputError(
             f"{root}: {len(labels)} images; the official {source.torchvision} has {part.items} for "
             f"{source.split}"
         )
-    for found, expected in zip_longest(dataset.classes, entry.labels):
-        if found != expected:
+    for name, expected in zip_longest(dataset.classes, entry.labels):
+        if name != expected:
             raise InputError(
-                f"{root}: class '{found}'; the official {source.torchvision} has '{expected}' there"
+                f"{root}: class '{name}'; the official {source.torchvision} has '{expected}' there"
             )
     return dataset, np.asarray(labels, dtype=np.int64)
 
