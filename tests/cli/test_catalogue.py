@@ -107,7 +107,7 @@ def test_official_files_from_the_first_look_to_the_last(
     assert f"licence: {LICENCE}" in fetched.out and "connection lost at" in fetched.out
     assert fetched.out.index("licence") < fetched.out.index("connection lost")
     for file in FILES:
-        assert f"{data / file}: complete, MD5 is right" in fetched.out
+        assert f"{data / file}: complete, MD5 matches" in fetched.out
         assert (data / file).read_bytes() == server.files[f"/{file}"].body
     asked = list(server.paths)
     assert bench("data", "fetch", "--task", "lesions", *options).code == 0

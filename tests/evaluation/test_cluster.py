@@ -111,7 +111,7 @@ def test_wrong_options(small: Small, tmp_path: Path, bench: Bench) -> None:
     """One line, before anything is started or written."""
     for options, message in (
         (("--executor", "slurm"), "--executor: 'slurm' is not one of local, ray"),
-        (("--address", "auto"), "--address: of a Ray cluster; it goes with --executor ray"),
+        (("--address", "auto"), "--address: names a Ray cluster; add --executor ray"),
         (("--executor", "ray", "--device", "cuda:1"), "--device: cuda:1: Ray chooses the GPU"),
     ):
         outcome = bench(*arguments(small, "pixels", tmp_path / "out", *options))

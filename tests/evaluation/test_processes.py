@@ -114,7 +114,7 @@ def test_a_server_that_dies(small: Small, tmp_path: Path) -> None:
     )
     _, errors = process.communicate()
     assert process.returncode == 1 and errors.count("\n") == 1, errors
-    assert errors.startswith("error: no process could be started: ")
+    assert errors.startswith("error: --jobs: no process could be started: ")
     assert not (tmp_path / "out").exists()
 
 

@@ -204,7 +204,7 @@ def test_damaged_ledgers(
         assert results(ledger) == whole
     report("ledger with a torn tail", TRIES, "the cells before; the rest runs again", "nothing")
     report("ledger with a doubled line", TRIES, "every cell counts once", "nothing")
-    seen = "line N: ...; delete that line, and its cell is run again"
+    seen = "line N: ...; delete that line to run its cell again"
     report("ledger with a flipped byte", named, "all other cells", seen)
 
 

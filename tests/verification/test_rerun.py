@@ -75,7 +75,7 @@ def test_a_close_choice_is_run_as_it_was_made(made: Path) -> None:
     changed = Entry(1, entry.record.model_copy(update={"selected": selected}))
     before = len(rerun.cells)
     problems = list(rerun.run(changed, protocol, {}))
-    assert any(f"selected.l2: {other:g}, of which the log loss" in text for text in problems)
+    assert any(f"selected.l2: {other:g}, with log loss" in text for text in problems)
     scores = [
         [cell.again for cell in part] for part in (rerun.cells[:before], rerun.cells[before:])
     ]

@@ -127,7 +127,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "prediction": (
         change_array("predictions/small.npz", PREDICTION, flip),
-        "predictions.sha256: is not that of 10-shot/linear",
+        "predictions.sha256: is not the hash of 10-shot/linear",
     ),
     "prediction and hash": (
         change_array("predictions/small.npz", PREDICTION, flip, "predictions"),
@@ -154,7 +154,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "draw copied": (copy_draw, "10-shot linear #1): replicates: a copy of those of small 10-shot"),
     "record twice": (double_record, "cell: is settled in line 1 already"),
     "record left out": (remove_record, "linear/1/in_domain': belongs to no record"),
-    "line cut off": (cut_line, "records.jsonl: line 21: has no end"),
+    "line cut off": (cut_line, "records.jsonl: line 21: incomplete"),
     "no JSON": (lambda f: (f / "records.jsonl").write_text("{}\n"), "records.jsonl: line 1: "),
     "n": (change_line("metrics", "elsewhere", "n", 36, cell=LATER), "n: 36; the split has 33"),
     "classes_scored": (
@@ -212,7 +212,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         change_line("finished", "2999-01-01T00:00:00+00:00"),
         "finished: '2999-01-01T00:00:00+00:00' is in the future",
     ),
-    "key twice": (add_key, "records.jsonl: line 1: 'draw' is there twice; keep one"),
+    "key twice": (add_key, "records.jsonl: line 1: 'draw' occurs twice; keep one"),
     "mark before the first line": (add_mark, "records.jsonl: line 1: the document: Invalid JSON"),
     "bomb": (inflate_array, f"{REPLICATE}: cannot be read, damaged: not the bytes of shape"),
     "draws swapped": (swap_draws, "10-shot linear #0): metrics.in_domain.auroc"),

@@ -61,7 +61,7 @@ def test_the_encoder_may_be_named(made: Path, tmp_path: Path, bench: Bench) -> N
     other.write_text(MAPS + "\n")
     refused = verify(bench, made, copy, "--encoder", other)
     assert refused.code == 2 and refused.out == ""
-    assert "maps.py' is another one than was evaluated" in refused.err
+    assert "maps.py' is not the evaluated encoder" in refused.err
     assert len(refused.err.splitlines()) == 1
     outcome = verify(bench, made, copy, "--encoder", made / "maps.py", "--rerun", 1)
     assert outcome.code == 0, outcome.err
@@ -99,9 +99,12 @@ def test_weights_that_are_not_beside_the_card(made: Path, tmp_path: Path, bench:
     folder = tmp_path / "out" / name
     refused = verify(bench, made, folder, "--rerun", 1)
     assert refused.code == 2 and refused.out == ""
-    assert "weights.path: 'weights.pt' is not beside it; put the weights there, or" in refused.err
+    assert (
+        "weights.path: 'weights.pt' is missing; put the weights beside encoder.yaml, or"
+        in refused.err
+    )
     refused = verify(bench, made, folder, "--encoder", own / "others.pt")
-    assert refused.code == 2 and "others.pt' is another one than was evaluated" in refused.err
+    assert refused.code == 2 and "others.pt' is not the evaluated encoder" in refused.err
     for encoder in (own / "weights.pt", own):
         outcome = verify(bench, made, folder, "--encoder", encoder, "--rerun", 1)
         assert outcome.code == 0 and "status: verified: 3 cells; " in outcome.out, outcome.err
@@ -119,11 +122,16 @@ def test_another_encoders_results_are_known(made: Path, copy: Path, bench: Bench
     rewrite(thief, "predictions/small.npz", lambda arrays: arrays.update(nudge_all(arrays)))
     repair(thief, "predictions")
     outcome = verify(bench, made, thief)
-    assert outcome.code == 2 and "replicates: those of encoder 'pixels' in " in outcome.err
+    assert (
+        outcome.code == 2
+        and "replicates: identical to those of encoder 'pixels' in " in outcome.err
+    )
     # Of the cells of single neighbours, which can coincide, nothing is said.
     assert "(and so in 10 more records)" in outcome.err, outcome.err
     outcome = verify(bench, made, copy)
-    assert outcome.code == 2 and "replicates: those of encoder 'mine' in " in outcome.err
+    assert (
+        outcome.code == 2 and "replicates: identical to those of encoder 'mine' in " in outcome.err
+    )
 
 
 def test_where_the_folder_is(made: Path, copy: Path, bench: Bench) -> None:
@@ -169,7 +177,7 @@ def test_absent_data_are_said(made: Path, copy: Path, bench: Bench, tmp_path: Pa
     assert "note: not recomputed: small, 14 cells: " in outcome.out
     assert "ok: recomputed: 0 cells" in outcome.out
     refused = bench(*command, "--rerun", 1)
-    assert refused.code == 2 and "the data of few, small are not at hand" in refused.err
+    assert refused.code == 2 and "the data of few, small are missing" in refused.err
     edit(copy, put("task", "domain", "oct"))
     assert bench(*command).code == 2
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. What a command does is in the Python API."""
+"""Command line: parse options, call the Python API, print results."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# Errors of paths that are forbidden or impossible: like a full disk, no fault of this code.
+# Errors of forbidden or impossible paths: like a full disk, not bugs.
 _PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
 
 
@@ -50,7 +50,7 @@ def main() -> None:
         _print_error(f"{error.filename or 'a file'}: {error.strerror}")
         sys.exit(2 if error.errno in _PATH else 1)
     except Exception as error:
-        # Usage errors: the classes are click's, or typer's own where it brings click along.
+        # Usage errors: their class is click's, or typer's own if it bundles click.
         if not hasattr(error, "format_message"):
             raise
         print(_explain_usage(error), file=sys.stderr)
@@ -66,7 +66,7 @@ def _print_error(line: str) -> None:
 
 
 def _explain_usage(error: Any) -> str:
-    """One line about wrong options; the help where a command was called without any."""
+    """Explain a usage error in one line, or return the help for a call without options."""
     text: str = error.format_message()
     if text.startswith("Usage:"):
         return text

@@ -144,7 +144,7 @@ def list_files(cards: Mapping[str, TaskCard], data: Path | None) -> tuple[tuple[
 
 
 def find(name: str, *, folder: Path | None = None, data: Path | None = None) -> dict[str, Any]:
-    """A card, suite, protocol or transferability score by name, as plain data.
+    """Look up a card, suite, protocol or transferability score, as plain data.
 
     Raises:
         InputError: When nothing has that name, with the closest one.

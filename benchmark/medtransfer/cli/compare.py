@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from medtransfer.ranking import Difference, Layout
 
-_NARROW = 12  # width of a column of scores, whatever the encoder's name: a terminal may have 80
+_NARROW = 12  # width of a score column, whatever the encoder's name: terminals can be 80 wide
 
 
 def compare(
@@ -63,7 +63,7 @@ def _print_differences(
 
 
 def _sum_up(row: Difference, names: tuple[str, str]) -> str:
-    """One sentence: the better encoder overall, the difference and its interval."""
+    """State the better encoder overall, the difference and its interval."""
     first, second = names
     where = row.split.replace("_", "-").capitalize()
     change = row.first - row.second

@@ -36,11 +36,11 @@ class Selection:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no option was given."""
+        """Check that no option was given."""
         return self == Selection()
 
     def find_cards(self) -> dict[str, TaskCard]:
-        """The cards of the selected tasks; of all shipped tasks where the selection is empty."""
+        """Load the cards of the selected tasks, by default of all shipped tasks."""
         from medtransfer.specs.task import load_tasks, resolve_tasks
 
         if self.is_empty:
@@ -94,4 +94,4 @@ def fetch_data(
         print("nothing to download: these tasks need no published file")
     with resumable(), ConsoleProgress() as progress:
         for file in files:
-            print(f"{obtain(file, folder, progress, into=data)}: complete, MD5 is right")
+            print(f"{obtain(file, folder, progress, into=data)}: complete, MD5 matches")

@@ -100,7 +100,7 @@ def _print_evaluation(prepared: Prepared, records: Sequence[Record]) -> None:
         _print_comparisons([*shipped, Submission.of(card, records)], prepared, records)
     cells = {record.cell: record for record in records}
     if any(cell.adaptation in OPTIONAL for cell in cells):
-        # The other adaptations may stem from an earlier call.
+        # Records of the other adaptations may come from an earlier call.
         every = {**prepared.existing, **cells}.values()
         same_tasks = tuple(record for record in every if record.task.name in prepared.data)
         print_table(*tabulate(compare_records(Submission.of(card, same_tasks))))

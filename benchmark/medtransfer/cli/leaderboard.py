@@ -87,8 +87,8 @@ def _rank(folders: Sequence[Path], out: Path, *, check: bool, status: Status) ->
 def note_merged(submissions: Sequence[Submission]) -> list[str]:
     """Notes about submissions that several folders hold."""
     return [
-        f"note: {each.card.name} is in {' and '.join(each.folders)}: merged; of cells in several "
-        "folders the first folder's is taken"
+        f"note: {each.card.name} is in {' and '.join(each.folders)}: merged; for a cell in several "
+        "folders, the first folder counts"
         for each in submissions
         if len(each.folders) > 1
     ]

@@ -38,7 +38,7 @@ _NAMES = {
     "encoders": ("--encoder", "-e"),
     "task_folder": ("--tasks",),
 }
-# Defaults of fields as typer's: the help shows no empty ones.
+# Defaults of fields for typer: the help omits empty ones.
 _DEFAULTS = {MISSING: Parameter.empty, "": None, (): None}
 
 
@@ -88,7 +88,7 @@ def read_request(
 
 
 def _annotate(name: str, hint: Any, text: str) -> Any:
-    """The annotation that typer understands: no sequences, and no unions of types."""
+    """Convert an annotation to one that typer supports, without sequences and unions."""
     flag = f"--{name.replace('_', '-')}"
     if get_origin(hint) is Annotated:
         parser = get_args(hint)[1]
@@ -114,7 +114,7 @@ def refuse_options(context: typer.Context, *, allowed: Sequence[str], reason: st
 
 
 def find_data(data: Path | None) -> Path | None:
-    """The folder with the data files: the option's, or that of the environment."""
+    """Return the data folder of the option, else of the environment."""
     from medtransfer.data.files.cache import data_folder
 
     return data_folder(data)
@@ -122,7 +122,7 @@ def find_data(data: Path | None) -> Path | None:
 
 @contextmanager
 def resumable(*, fresh: bool = False) -> Iterator[None]:
-    """Say how to resume after an interrupt, and end with exit code 130."""
+    """Print how to resume after an interrupt, and exit with code 130."""
     try:
         yield
     except KeyboardInterrupt:

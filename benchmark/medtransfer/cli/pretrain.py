@@ -88,7 +88,7 @@ def _run_grid(path: Path, request: Request) -> None:
 
 
 def _is_first() -> bool:
-    """Whether this process prints, of those that share a run."""
+    """Check whether this is the process of a shared run that prints."""
     names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
 

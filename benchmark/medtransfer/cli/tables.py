@@ -50,7 +50,7 @@ def print_table(
 
 
 def wide() -> Console:
-    """Without a terminal there is no width to respect: a pipe gets whole lines."""
+    """Return a wide console outside a terminal, so that pipes get whole lines."""
     return console if sys.stdout.isatty() else Console(width=200)
 
 

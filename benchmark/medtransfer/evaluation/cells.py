@@ -1,4 +1,4 @@
-"""Plan which cells an evaluation consists of. Imports no torch."""
+"""Plan the cells of an evaluation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_choices(
     ):
         for value in given:
             if value not in known:
-                # A real one that this protocol lacks is no misspelling of those that it has.
+                # A valid name that this protocol lacks is no misspelling: list what it has.
                 hint = f"; it has: {', '.join(known)}" if value in every else suggest(value, known)
                 raise InputError(
                     f"--{option}: protocol {protocol.name} has no {option} '{value}'{hint}"

@@ -55,7 +55,7 @@ def estimate(prepared: Prepared) -> Estimate:
     flops = {cell: None if cell in plan.not_applicable else runner.flops(cell) for cell in pending}
     running = [cell for cell in pending if flops[cell] is not None]
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // jobs))  # as each process will have
+    torch.set_num_threads(max(1, threads // jobs))  # the number that each process will have
     try:
         seconds = _time_cells(runner, running)
     finally:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medtransfer.evaluation.executors.scheduling import Executor
     from medtransfer.evaluation.runner import Runner
 
-# Work that FLOPs do not show (reading, metrics, bootstrap), as FLOPs of a cell, for the bar.
+# Work besides training (reading, metrics, bootstrap), in FLOPs per cell, for the progress bar.
 _OVERHEAD = 20_000_000_000
 
 
@@ -101,7 +101,7 @@ def run(
 
     Args:
         prepared: The request.
-        progress: Is told of each cell.
+        progress: Called for each cell.
         on_failure: Takes the traceback of each cell that failed; all are in the log, too.
 
     Returns:
@@ -118,7 +118,7 @@ def run(
         jobs = choose_jobs(request.jobs, device=request.device, cells=len(prepared.pending))
     if jobs > 1:
         start_server()
-    # Here, and not above: a finished evaluation must not wait for torch.
+    # Imported late: a finished evaluation does not need torch.
     from medtransfer.evaluation.executors.scheduling import schedule
     from medtransfer.evaluation.setup import build_runner
 
@@ -131,7 +131,7 @@ def run(
     cells = [cell for cell in pending if cell not in plan.not_applicable]
     executor, notes = _start(prepared, runner, jobs)
     if jobs > 1 or request.executor == "ray":
-        # The longest first, so that no process works on alone in the end.
+        # Longest first, so that all processes end at about the same time.
         cells.sort(key=flops.__getitem__, reverse=True)
     with closing(executor):
         ledger.open(prepared.encoder.card, keep=list(records.values()) if request.fresh else None)
@@ -174,7 +174,7 @@ def run(
 
 
 def _start(prepared: Prepared, runner: Runner, jobs: int) -> tuple[Executor, list[str]]:
-    """Start the executor that was asked for; with it comes what the user should know of it."""
+    """Start the requested executor, and return it with notes for the user."""
     import torch
 
     from medtransfer.evaluation.setup import pack_files, set_up_worker

@@ -1,4 +1,4 @@
-"""The log of failed cells: a block each, beside the ledger. Nobody hands it in."""
+"""Log of failed cells, beside the ledger. It is no part of a submission."""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ _T = TypeVar("_T")
 
 
 class _Busy(InputError):
-    """Another run is writing there."""
+    """Error for a folder that another run has locked."""
 
 
 class Ledger:
     """The folder ``<out>/<encoder>`` of one evaluation. Only the driving process writes to it.
 
-    A record is the last thing that is written of a cell, after its arrays, with fsync: a cell
-    whose record is there is complete.
+    The record of a cell is written last, after its arrays, with fsync. A cell with a record is
+    therefore complete.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,10 +48,10 @@ class Ledger:
         self._lock = FileLock(folder / "records.jsonl.lock")
 
     def read(self) -> list[Record]:
-        """The records so far.
+        """Read the records so far.
 
         Raises:
-            InputError: For a line that is not one.
+            InputError: For a line that is not a record.
         """
         try:
             return read_records(self.path)
@@ -59,12 +59,12 @@ class Ledger:
             if isinstance(error.__context__, OSError):
                 raise
             raise InputError(
-                f"{error}; if it is damaged, delete that line, and its cell is run again, or "
-                "choose another --out"
+                f"{error}; if it is damaged, delete that line to run its cell again, or choose "
+                "another --out"
             ) from None
 
     def open(self, card: EncoderCard, *, keep: Sequence[Record] | None = None) -> None:
-        """Create the folder, take its lock, and mend what a killed writer left.
+        """Create the folder, lock it, and remove the incomplete files of a killed run.
 
         Args:
             card: Written as ``encoder.yaml``.
@@ -93,10 +93,10 @@ class Ledger:
             raise unwritable(f"--out: {self.folder}", error) from None
 
     def mend(self, card: EncoderCard) -> None:
-        """Make a finished folder whole, where a writer was killed or its card was damaged.
+        """Repair a finished folder whose writer was killed or whose card is damaged.
 
         Raises:
-            InputError: When there is something to mend, and the folder cannot be written.
+            InputError: When a repair is needed, and the folder cannot be written.
             RunError: When the disk is full.
         """
         try:
@@ -111,12 +111,12 @@ class Ledger:
             return
         try:
             self.open(card)
-        except _Busy:  # which mends it
+        except _Busy:  # the other run repairs it
             return
         self.close()
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         release(self._lock)
 
     def append(self, record: Record, *, replicates: Arrays, predictions: Arrays) -> Record:
@@ -131,22 +131,22 @@ class Ledger:
             The record as written.
 
         Raises:
-            RunError: When the disk does not take it; what is there stays as it is.
+            RunError: When the disk is full or fails; earlier records are kept.
         """
         try:
             return self._append(record, replicates, predictions)
         except OSError as error:
             raise RunError(
-                f"{self.folder}: {reason(error)}; {record.cell} was not written down, what ended "
-                "before was. The same command goes on"
+                f"{self.folder}: {reason(error)}; {record.cell} was not saved, earlier "
+                "records were; run the same command again to resume"
             ) from None
 
     def _append(self, record: Record, replicates: Arrays, predictions: Arrays) -> Record:
         cell = record.cell
         if replicates:
             key = cell.replicates_key
-            known = self._read_rows(self.read()) if self._rows is None else self._rows
-            self._rows = {**known, **_name(key, replicates)}
+            earlier = self._read_rows(self.read()) if self._rows is None else self._rows
+            self._rows = {**earlier, **_name(key, replicates)}
             write_rows(self._replicates, self._rows)
             reference = ArrayRef(file=FILE, key=key, sha256=_hash(replicates))
             record = record.model_copy(update={"replicates": reference})
@@ -163,7 +163,7 @@ class Ledger:
         return record
 
     def _read_rows(self, records: Sequence[Record]) -> dict[str, NDArray[np.float32]]:
-        """Read the replicates of records, in either layout; those of no record are left out.
+        """Read the replicates of records, in either layout, without those of no record.
 
         Raises:
             InputError: When the file is damaged.
@@ -192,12 +192,12 @@ class Ledger:
             self._replicates.unlink(missing_ok=True)
 
     def _leftovers(self) -> list[Path]:
-        """List what a killed writer had begun."""
+        """List the temporary files of a killed writer."""
         paths = [self._card, self.path, self._replicates, self.folder / "predictions" / "*.npz"]
         return [old for path in paths for old in leftovers(path)]
 
     def _drop_torn_line(self) -> None:
-        """Cut off a last line that has no end: its cell was never finished."""
+        """Remove an incomplete last line, whose cell was never finished."""
         if not self.path.exists():
             return
         with self.path.open("rb+") as file:
@@ -219,10 +219,10 @@ def _hash(arrays: Arrays) -> str:
 
 
 def _extend(path: Path, arrays: Arrays) -> None:
-    """Add arrays to an archive, in place of those of the same names.
+    """Add arrays to an archive, and replace those of the same names.
 
-    The members that stay are copied as they are: reading and compressing them again for every
-    cell took longer than the small cells themselves.
+    The other members are copied without decompression: compressing them again for every cell
+    takes longer than a small cell.
 
     Raises:
         InputError: When the archive is damaged.
@@ -230,7 +230,7 @@ def _extend(path: Path, arrays: Arrays) -> None:
     kept: dict[str, NDArray[Any]] | None = None
     if path.exists():
         with _read(path, Archive) as archive:
-            if any(name in archive for name in arrays):  # of a cell whose record was not written
+            if any(name in archive for name in arrays):  # left by a cell without a record
                 kept = {name: archive.read(name) for name in archive.names if name not in arrays}
     with replacing(path) as temporary:
         if path.exists() and kept is None:
@@ -241,7 +241,7 @@ def _extend(path: Path, arrays: Arrays) -> None:
 
 
 def _read(path: Path, reader: Callable[[Path], _T]) -> _T:
-    """Read an archive that is to be written again; a damaged one is left for the user to look at.
+    """Read an archive before it is rewritten; a damaged one is kept for inspection.
 
     Raises:
         InputError: When it is damaged.

@@ -1,4 +1,4 @@
-"""Evaluation of one test split, as it is recorded and as it is verified. No torch."""
+"""Evaluation of one test split, for records and for their verification. No torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Floats = NDArray[np.float64]
 def draw_weights(task: str, name: str, split: Split, replicates: int) -> Floats:
     """Weights (B, N) of a test split's bootstrap replicates.
 
-    The corruptions of a split share theirs, so that their mean has replicates; where patients are
-    known, whole patients are drawn.
+    All corruptions of a split share weights, so that their mean has replicates. Where patients are
+    known, whole patients are resampled.
     """
     family = SplitName.parse(name).family
     return item_weights(task, family, len(split), replicates=replicates, groups=split.patients)
@@ -28,7 +28,7 @@ def draw_weights(task: str, name: str, split: Split, replicates: int) -> Floats:
 def evaluate_split(
     card: TaskCard, split: Split, predictions: NDArray[Any], weights: Floats
 ) -> Evaluation:
-    """Compare predictions with the truth, in the form in which they are stored.
+    """Compare predictions with the labels or masks, in the form in which they are stored.
 
     Args:
         card: The task's.
@@ -37,7 +37,7 @@ def evaluate_split(
         weights: Of the replicates, (B, N).
 
     Raises:
-        ValueError: If the predictions are none of this split.
+        ValueError: If the predictions do not fit the split.
     """
     truth = split.labels if split.masks is None else split.masks
     return evaluate(predictions, truth, weights, kind=card.kind, classes=len(card.classes))

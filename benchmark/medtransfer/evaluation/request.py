@@ -1,4 +1,4 @@
-"""Before anything runs or is written: find every input, check it, and plan the cells.
+"""Find and check all inputs, and plan the cells, before anything runs or is written.
 
 Imports no torch, so that a finished evaluation is recognised at once.
 """
@@ -59,16 +59,16 @@ class Prepared:
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """Every cell that was asked for, those that the encoder cannot do included."""
+        """All requested cells, including those that the encoder does not support."""
         return self.plan().cells
 
     @property
     def pending(self) -> list[Cell]:
-        """Those that still have to be run; where there are none, no encoder is needed."""
+        """Requested cells without a settled record. If empty, no encoder is needed."""
         return self.find_pending(self.cells)
 
     def find_pending(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Those of some cells that have no settled record."""
+        """Select the cells without a settled record."""
         there = {cell for cell, record in self.existing.items() if record.settled}
         return [cell for cell in cells if cell not in there]
 
@@ -159,7 +159,7 @@ def prepare(request: Request, progress: Progress = SILENT, *, fetch: bool = True
 
 
 def _check_options(request: Request) -> None:
-    """Refuse options that are wrong by themselves or together."""
+    """Refuse invalid options and combinations."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     if request.jobs is not None and (not isinstance(request.jobs, int) or request.jobs < 1):
@@ -167,13 +167,13 @@ def _check_options(request: Request) -> None:
     if request.executor not in EXECUTORS:
         raise InputError(f"--executor: '{request.executor}' is not one of {', '.join(EXECUTORS)}")
     if request.executor == "local" and request.address is not None:
-        raise InputError("--address: of a Ray cluster; it goes with --executor ray")
+        raise InputError("--address: names a Ray cluster; add --executor ray")
     if request.executor == "ray" and request.device.startswith("cuda:"):
         raise InputError(f"--device: {request.device}: Ray chooses the GPU; use auto, cpu or cuda")
 
 
 def _list_offer(protocol: Protocol, kind: Kind) -> str:
-    """List what a protocol has for a kind of task."""
+    """List the adaptations and budgets of a protocol for a kind of task."""
     names = (*protocol.adaptations(kind), *protocol.optional(kind))
     if not names:
         return f"protocol {protocol.name} has no {kind}"
@@ -182,10 +182,10 @@ def _list_offer(protocol: Protocol, kind: Kind) -> str:
 
 
 def check_weights(prepared: Prepared, state: str) -> None:
-    """Refuse to add to records of other weights.
+    """Refuse to mix records of different weights.
 
-    The identity in a record is known before the network is built; a builder that reads a file of
-    its own can change without it.
+    The identity in a record is computed before the network is built. It misses changes in files
+    that a builder reads by itself.
 
     Raises:
         InputError: When a record was made with weights other than ``state``.
@@ -199,7 +199,7 @@ def check_weights(prepared: Prepared, state: str) -> None:
 
 
 def _check_writable(out: Path) -> None:
-    """Find out before hours of work whether results can be written."""
+    """Refuse a folder that cannot be written, before hours of work."""
     try:
         existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     except OSError as error:
@@ -235,7 +235,7 @@ def _find_difference(
     identity: str,
     data: Mapping[str, TaskData],
 ) -> str | None:
-    """Say why a record may not be added to, or return ``None`` when it may."""
+    """Describe why a record does not fit this request; ``None`` when it does."""
     if record.protocol.fingerprint != fingerprints.get((record.task.kind, record.adaptation)):
         detail = (
             f"protocol {record.protocol.name}"

@@ -1,4 +1,4 @@
-"""Run one cell: adapt, predict, measure, and write down what happened."""
+"""Run one cell: adapt, predict, measure, and make its record."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Finished:
-    """A record with its arrays, before they are written.
+    """Record of a cell with its arrays, before they are written.
 
     Attributes:
         record: The record, without references to arrays.
         replicates: Bootstrap replicates (B,) of the primary metric per test split; of graded
             corruptions, of their mean.
         predictions: Probabilities (N, C) or class ids (N, H, W) per test split, of draw 0 only;
-            not of corruptions, which are twenty times as many.
+            not of corruptions, which would take twenty times the space.
         traceback: Of the error of a cell that failed; empty where there is none.
     """
 
@@ -66,7 +66,7 @@ class Runner:
     _profiles: dict[tuple[str, str, int], Profile] = field(default_factory=dict, repr=False)
 
     def profile(self, cell: Cell) -> Profile:
-        """Count the cost of one image in a cell, once for all cells that are alike."""
+        """Count the cost of one image in a cell; cells of equal cost share the count."""
         job = self.job(cell)
         key = (cell.adaptation, job.data.card.kind, job.classes)
         if key not in self._profiles:
@@ -86,7 +86,7 @@ class Runner:
         )
 
     def find_limits(self, cells: Iterable[Cell]) -> dict[tuple[Kind, str], str]:
-        """Find what the encoder cannot do, such as segmentation where it gives no feature maps.
+        """List unsupported adaptations, such as segmentation without feature maps.
 
         Args:
             cells: Those that were asked for.
@@ -108,12 +108,12 @@ class Runner:
 
     def flops(self, cell: Cell, *, profile: Profile | None = None) -> int:
         """Adaptation FLOPs of a cell, known before it runs."""
-        # A later draw will reuse some learning rate of draw 0; which one costs the same.
+        # A later draw reuses the learning rate of draw 0; its value does not change the cost.
         job = self.job(cell, {"lr": 0.0} if cell.reuses_rate else None)
         return ADAPTATIONS[cell.adaptation].flops(job, profile or self.profile(cell))
 
     def run(self, cell: Cell, previous: Mapping[str, Any] | None = None) -> Finished:
-        """Run a cell. A failure becomes a record too, so that the run can go on.
+        """Run a cell. A failure becomes a record too, so that the other cells still run.
 
         Args:
             cell: The cell.
@@ -142,7 +142,7 @@ class Runner:
             return Finished(record, traceback=traceback.format_exc())
 
     def fail(self, cell: Cell, error: str) -> Finished:
-        """Make the record of a cell whose process is gone."""
+        """Make the record of a cell whose process died."""
         return Finished(self._record(cell, _now(), status="failed", error=error))
 
     def leave_out(self, cell: Cell, reason: str) -> Finished:
@@ -176,7 +176,7 @@ class Runner:
             family = SplitName.parse(name).family
             if family not in weights:
                 weights[family] = draw_weights(cell.task, name, split, self.protocol.bootstrap)
-            # From what is kept, so that the numbers can be verified from it.
+            # Measure the predictions as stored, so that the numbers can be verified.
             predictions = outcome.predictions[name]
             result = evaluate_split(job.data.card, split, predictions, weights[family])
             metrics[name] = result.flatten(job.data.card.classes)

@@ -1,4 +1,4 @@
-"""From records to tables, Markdown and CSV. Knows records only: pandas, never torch."""
+"""Make tables, Markdown and CSV of records. Imports pandas, never torch."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ __all__ = [
 
 
 def shipped_boards(submissions: Sequence[Submission], *, processes: int = 1) -> list[Board]:
-    """The boards of the shipped protocols and suites; those of v1, the benchmark, come first."""
+    """Make the boards of the shipped protocols and suites, v1 (the benchmark) first."""
     cards = _suite_cards()
     return boards(
         submissions,
@@ -136,7 +136,7 @@ def compare(
 
 
 def draw_trajectories(studied: Studied) -> str:
-    """The figure of trajectories as SVG; needs the extra ``page``."""
+    """Draw the figure of trajectories as SVG. Needs the extra ``page``."""
     # The charting library takes a second to load.
     from medtransfer.ranking.report.charts import draw
 

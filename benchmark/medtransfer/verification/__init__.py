@@ -1,7 +1,7 @@
-"""`bench verify`: recompute what a submission says, from what it holds and from the data.
+"""`bench verify`: recompute the numbers of a submission from its own files and the data.
 
-Anybody can write any number into a submission. These checks make that hard: the records must fit
-the cards, the data, the protocol, their own arrays and each other, and the cells of draw 0 are
-computed again from their predictions. No file shows that the predictions come from the encoder;
-running cells again, chosen at random, does.
+Anybody can write any number into a submission. These checks make that hard. Records must agree
+with the cards, the data, the protocol, their own arrays and each other. The cells of draw 0 are
+recomputed from their predictions. Only running cells again, chosen at random, shows that the
+predictions come from the encoder.
 """

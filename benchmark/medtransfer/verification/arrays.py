@@ -1,4 +1,4 @@
-"""The archives of a submission, and where the ledger writes the arrays of a record."""
+"""Archives of a submission, and the arrays that a record needs in them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Archives:
         self._open: dict[str, tuple[Archive, Matrix | None]] = {}
 
     def __enter__(self) -> Archives:
-        """Nothing is opened yet."""
+        """Return the archives; each is opened on its first use."""
         return self
 
     def __exit__(
@@ -41,7 +41,7 @@ class Archives:
         self._stack.close()
 
     def members(self, file: str) -> Counter[str]:
-        """Count how often each array is there, or each row of a matrix.
+        """Count the entries of each name: arrays, or rows of a matrix.
 
         Raises:
             InputError: When the archive is missing or damaged.
@@ -55,7 +55,7 @@ class Archives:
     def read(
         self, file: str, name: str, *, dtype: DTypeLike, shape: tuple[int | None, ...]
     ) -> NDArray[Any]:
-        """Read one array, or row of a matrix, and no more of it than it should have.
+        """Read one array, or row of a matrix, after a check of its type and shape.
 
         Args:
             file: Path of the archive inside the submission.
@@ -84,7 +84,7 @@ class Archives:
 
 
 class Wanted(NamedTuple):
-    """The arrays that a record needs, as the ledger writes them, one a test split."""
+    """Arrays that a record needs, one a test split, as the ledger writes them."""
 
     file: str
     key: str

@@ -63,19 +63,19 @@ def verify(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Iterator[Check]:
-    """Check everything in a submission that can be checked.
+    """Check a submission.
 
-    Phantoms are drawn; other data must be at hand, and are not downloaded. Cells of a task whose
-    data are absent are noted as not recomputed. Without ``rerun`` no network is built; torch is
+    Phantoms are generated. Other data must be available locally; nothing is downloaded. Cells of a
+    task without data are noted as not recomputed. Without ``rerun`` no network is built; torch is
     imported only where masks are compared, by the library that measures their distances.
 
-    A submission may be a part of a suite: the cells that are there are verified, and the last line
-    says how many are missing.
+    A submission may hold a part of a suite: its cells are verified, and the last line counts the
+    missing ones.
 
     Not detected without ``rerun``: later draws, which have no stored predictions, if metric,
-    interval and replicates are changed together; values from which no number follows, such as
-    seconds, versions and scores on held-out training data; and predictions of another encoder that
-    were changed so that its replicates change too.
+    interval and replicates are changed together; values that affect no other
+    number, such as seconds, versions and scores on held-out training data; and altered predictions
+    of another encoder, if the changes also alter its replicates.
 
     Args:
         folder: The submission, ``<out>/<encoder>``.
@@ -127,7 +127,7 @@ def verify(
 
 
 def _open_card(folder: Path) -> EncoderCard:
-    """Read the card of a submission whose files are plain ones."""
+    """Read the card of a submission, and refuse links among its files."""
     file = folder / "encoder.yaml"
     if not folder.is_dir():
         if folder.exists():
@@ -144,12 +144,12 @@ def _open_card(folder: Path) -> EncoderCard:
 
 
 def _refuse_another(encoder: str, located: EncoderSource, entries: Sequence[Entry]) -> None:
-    """Refuse an encoder that is not the one of the records."""
+    """Refuse an encoder other than that of the records."""
     recorded = {entry.record.encoder.sha256 for entry in entries}
     if recorded and located.identity not in recorded:
         raise InputError(
-            f"--encoder: '{encoder}' is another one than was evaluated: its weights and code give "
-            f"the identity {located.identity[:12]} with this card, but the records have "
+            f"--encoder: '{encoder}' is not the evaluated encoder: with this card its identity is "
+            f"{located.identity[:12]}, but the records have "
             f"{', '.join(sorted(sha[:12] for sha in recorded)[:3])}"
         )
 
@@ -174,10 +174,10 @@ def _describe(folder: Path, entries: Sequence[Entry], coverages: Sequence[Covera
 
 @dataclass
 class _Verification:
-    """A submission, and the parts of it that passed so far.
+    """Submission under verification, with the records that passed so far.
 
-    ``whole`` says that every line of the ledger was read: otherwise files and arrays may belong to
-    the lines that were not.
+    ``whole``: every line of the ledger was read. Otherwise, files and arrays without a record may
+    belong to the unread lines.
     """
 
     folder: Path
@@ -214,14 +214,14 @@ class _Verification:
 
     def rerun(self, count: int, device: str, located: EncoderSource) -> Iterator[Check]:
         """Run cells again, and write the verification if they pass."""
-        # Here, and not above: all else must not wait for torch.
+        # Imported late: only this check needs torch.
         from medtransfer.verification.rerun import Rerun, choose_cells
 
         data = {name: task.data for name, task in self.tasks.items() if task.data is not None}
         if absent := ", ".join(sorted(self.tasks.keys() - data.keys())):
             raise InputError(
-                f"--rerun: the data of {absent} are not at hand, so the submission "
-                "cannot be verified as a whole; pass --data, or `bench data fetch` them"
+                f"--rerun: the data of {absent} are missing, so the submission cannot be verified "
+                "completely; pass --data, or download them with `bench data fetch`"
             )
         runner = Rerun(located, self.folder, data=data, device=device)
         ran = [entry for entry in self.entries if entry.record.status == "ok"]
@@ -253,8 +253,8 @@ class _Verification:
             hashes = Counter(entry.record.encoder.sha256 for entry in self.every)
             identity = hashes.most_common(1)[0][0]
             notes.append(
-                "encoder.sha256: declared, not computed: the encoder's code or weights are not at "
-                "hand, and encoder.yaml has no hash of them; name the encoder with --encoder"
+                "encoder.sha256: declared, not computed: the encoder's code or weights are "
+                "missing, and encoder.yaml has no hash of them; name the encoder with --encoder"
             )
         firsts = {
             entry.record.cell: entry.record.selected

@@ -17,11 +17,11 @@ from medtransfer.specs.record import SCHEMA
 from medtransfer.verification.entries import Entry
 from medtransfer.verification.tasks import Task
 
-_CLOCKS = timedelta(days=1)  # difference between the clocks of two machines
+_CLOCKS = timedelta(days=1)  # tolerance for clocks of machines that differ
 
 
 def resolve_card(card: EncoderCard, folder: Path, encoder: str | None = None) -> EncoderSource:
-    """Find the encoder of a submission, to run it.
+    """Resolve the encoder of a submission, to run it.
 
     Args:
         card: The submission's, which decides all but the code and the weights.
@@ -30,7 +30,7 @@ def resolve_card(card: EncoderCard, folder: Path, encoder: str | None = None) ->
             beside the card and code that is shipped or installed, as the card names them.
 
     Raises:
-        InputError: When its code or weights are not at hand, saying what to do.
+        InputError: When its code or weights are missing, with the remedy.
     """
     path = Path(encoder or "")
     if path.name.endswith(CHECKPOINTS) and path.is_file():
@@ -40,8 +40,8 @@ def resolve_card(card: EncoderCard, folder: Path, encoder: str | None = None) ->
     weights = folder / (card.weights.path or "encoder.yaml")
     if not (weights.resolve().is_relative_to(folder.resolve()) and weights.is_file()):
         raise InputError(
-            f"encoder.yaml: weights.path: '{card.weights.path}' is not beside it; put the weights "
-            "there, or name the evaluated encoder with --encoder"
+            f"encoder.yaml: weights.path: '{card.weights.path}' is missing; put the weights "
+            "beside encoder.yaml, or name the evaluated encoder with --encoder"
         )
     if (builder := _find_builder(card)) is None:
         return resolve_encoder(str(folder.resolve()))
@@ -49,7 +49,7 @@ def resolve_card(card: EncoderCard, folder: Path, encoder: str | None = None) ->
 
 
 def _find_builder(card: EncoderCard) -> Builder | None:
-    """Find the code that builds the network; ``None`` where timm does."""
+    """Look up the code that builds the network; ``None`` where timm builds it."""
     if card.architecture.python is None:
         return None
     for encoder in registered().values():
@@ -62,7 +62,7 @@ def _find_builder(card: EncoderCard) -> Builder | None:
 
 
 def find_identity(card: EncoderCard, folder: Path) -> str | None:
-    """Compute the identity of a card; ``None`` where its code or weights are not at hand.
+    """Compute the identity of a card; ``None`` where its code or weights are missing.
 
     Raises:
         InputError: When the weights in the folder are not those of the card.
@@ -232,7 +232,7 @@ def _check_times(entry: Entry) -> Iterator[str]:
     if taken < timedelta(0):
         yield entry.fault("finished", f"'{record.finished}' is before it started: {record.started}")
     elif record.cost is not None and record.cost.seconds > taken.total_seconds() + 2:
-        yield entry.fault(  # both times are cut to whole seconds
+        yield entry.fault(  # tolerance of 2 s: both times are truncated to whole seconds
             "cost.seconds",
             f"{record.cost.seconds:g}; it started and finished within {taken.total_seconds():g}",
         )

@@ -34,8 +34,8 @@ def find_copies(entries: Mapping[Entry, Arrays]) -> Iterator[str]:
 def find_borrowed(entries: Mapping[Entry, Arrays], folder: Path) -> Iterator[str]:
     """Find cells with the replicates of an encoder of another name.
 
-    Compared are the submissions beside this one and the shipped ones. Predictions that were
-    changed so little that no two items changed places still have the same replicates.
+    The comparison covers the submissions beside this one and the shipped ones. It also detects
+    altered predictions if the changes keep the order of the items, and so the replicates.
 
     Args:
         entries: Replicates (B,) of each test split of the submission's records.
@@ -43,7 +43,7 @@ def find_borrowed(entries: Mapping[Entry, Arrays], folder: Path) -> Iterator[str
     """
     others: dict[tuple[str, str], tuple[str, Path]] = {}
     for path in _list_others(folder):
-        with suppress(InputError):  # problems of another submission are not reported here
+        with suppress(InputError):  # do not report problems of other submissions
             for record in iterate_records(path):  # one at a time: others may have millions
                 if record.replicates is not None and record.replicates.sha256 is not None:
                     key = record.task.name, record.replicates.sha256
@@ -58,8 +58,8 @@ def find_borrowed(entries: Mapping[Entry, Arrays], folder: Path) -> Iterator[str
         if other != name:
             yield entry.fault(
                 "replicates",
-                f"those of encoder '{other[:200]}' in {path.parent}, to the last bit; "
-                "no two encoders give equal ones",
+                f"identical to those of encoder '{other[:200]}' in {path.parent}; "
+                "no two encoders give equal replicates",
             )
 
 
@@ -73,11 +73,11 @@ def _list_others(folder: Path) -> list[Path]:
 
 
 def _may_coincide(entry: Entry, arrays: Arrays) -> bool:
-    """Whether two honest runs can have equal replicates.
+    """Check whether two honest runs can have equal replicates.
 
-    They can where all are one number: every item is right, or every mask empty. They can also
-    where a single neighbour gives classes instead of probabilities: an encoder that was trained on
-    the task's own images has classes so far apart that two draws put every item into the same one.
+    They can if all replicates are one number: every prediction is correct, or every mask empty.
+    They also can with a single neighbour, which gives classes instead of probabilities: with an
+    encoder trained on the task's own images, two draws may predict the same class everywhere.
     """
     if entry.record.adaptation == "knn" and entry.record.selected.get("neighbours") == 1:
         return True

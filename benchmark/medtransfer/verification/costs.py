@@ -1,4 +1,4 @@
-"""Costs of the records: possible, and equal for cells that cost the same."""
+"""Check that costs are possible, and equal for cells that cost the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_cost(entry: ResolvedEntry) -> Iterator[str]:
     training = entry.training
     most, _ = training.count_images(draw.items, held_out=draw.held_out, validation=0)
     batch = training.run.batch
-    # A run that goes to NaN ends early; the one that gave the result did not.
+    # A run that diverges ends early; the run that gave the result was complete.
     least = training.run.length(draw.items) * batch if record.status == "ok" else 0
     if not least <= cost.images_seen <= most or cost.images_seen % batch:
         yield entry.fault(
@@ -68,7 +68,7 @@ def check_alike(entries: Iterable[ResolvedEntry]) -> Iterator[str]:
 
 
 def _find_odd(name: str, members: list[tuple[ResolvedEntry, Any]]) -> Iterator[str]:
-    """Report cells whose value differs from that of most that are alike."""
+    """Report cells whose value differs from that of most similar cells."""
     counts = Counter(str(value) for _, value in members)
     usual = counts.most_common(1)[0][0]
     sample = next(entry for entry, value in members if str(value) == usual)
@@ -76,6 +76,6 @@ def _find_odd(name: str, members: list[tuple[ResolvedEntry, Any]]) -> Iterator[s
         if str(value) != usual:
             yield entry.fault(
                 name,
-                f"{value}; cells like it, such as {sample.record.cell} in line {sample.line}, "
+                f"{value}; similar cells, such as {sample.record.cell} in line {sample.line}, "
                 f"have {usual}",
             )

@@ -14,7 +14,7 @@ from medtransfer.verification.report import Check
 
 @dataclass(frozen=True)
 class Coverage:
-    """The ranked cells of one protocol.
+    """Ranked cells of one protocol.
 
     Attributes:
         protocol: Its name.
@@ -51,7 +51,7 @@ def measure_coverage(
 
 
 def _find_suite(tasks: Mapping[str, TaskCard]) -> tuple[str, Mapping[str, TaskCard]]:
-    """Find the suite of just these tasks, or the first that has them all, as on the boards."""
+    """Choose the suite of exactly these tasks, else the first that contains them."""
     suites = load_suites()
     fitting = [name for name, suite in suites.items() if set(tasks) <= set(suite.tasks)]
     fitting.sort(key=lambda name: set(suites[name].tasks) != set(tasks))

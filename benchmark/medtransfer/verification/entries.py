@@ -22,12 +22,12 @@ from medtransfer.verification.tasks import Draw, Task
 
 LEDGER = "records.jsonl"
 
-_LARGEST = 1e24  # FLOPs of no adaptation come near; what is larger could not be computed with
+_LARGEST = 1e24  # far above the FLOPs of any adaptation; larger numbers would overflow
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A record and its line in the ledger, counted from 1."""
+    """Record with its line number in the ledger, counted from 1."""
 
     line: int
     record: Record
@@ -44,7 +44,7 @@ class Entry:
     def expect_close(
         self, field: str, recorded: Any, expected: Any, *, within: float, source: str
     ) -> Iterator[str]:
-        """As :meth:`expect` for a number or an interval, each end up to ``within`` apart.
+        """Yield a problem if a number, or an end of an interval, is more than ``within`` off.
 
         Above 1, ``within`` is relative.
         """
@@ -65,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class ResolvedEntry(Entry):
-    """An entry whose names of encoder, task and protocol lead to these.
+    """Entry with its encoder card, task and protocol.
 
     Attributes:
         card: Of the encoder.
@@ -108,7 +108,7 @@ def read_entries(folder: Path) -> tuple[list[Entry], list[str]]:
     """Read every line of a submission's ledger.
 
     Returns:
-        The records, and a problem for each line that is not one.
+        The records, and a problem for each invalid line.
     """
     path = folder / LEDGER
     try:
@@ -118,7 +118,7 @@ def read_entries(folder: Path) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     problems = []
     if lines.pop().strip():
-        problems.append(f"{LEDGER}: line {len(lines) + 1}: has no end, so it is ignored; delete it")
+        problems.append(f"{LEDGER}: line {len(lines) + 1}: incomplete, so it is ignored; delete it")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -128,7 +128,7 @@ def read_entries(folder: Path) -> tuple[list[Entry], list[str]]:
             problems.append(f"{LEDGER}: line {number}: {explain(Record, error)}")
             continue
         if (double := _find_double_key(line)) is not None:
-            problems.append(f"{LEDGER}: line {number}: {double[:200]!r} is there twice; keep one")
+            problems.append(f"{LEDGER}: line {number}: {double[:200]!r} occurs twice; keep one")
         elif all(abs(number) <= _LARGEST for number in _numbers(record.model_dump())):
             entries.append(Entry(number, record))
         else:
@@ -139,7 +139,7 @@ def read_entries(folder: Path) -> tuple[list[Entry], list[str]]:
 
 
 def _find_double_key(line: bytes) -> str | None:
-    """Find a key that an object has twice: a reader may see the value that is not used."""
+    """Find a duplicate key: a reader may see a value other than the one in use."""
     double: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:
@@ -150,7 +150,7 @@ def _find_double_key(line: bytes) -> str | None:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """Every number in a record."""
+    """Yield every number in a record."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -161,7 +161,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def find_doubles(entries: list[Entry]) -> Iterator[str]:
-    """Cells that are settled twice: somebody could choose the better of two results.
+    """Report cells that are settled twice: a reader could choose the better result.
 
     A failed cell that was run again later has two lines, of which one is settled.
     """

@@ -1,4 +1,4 @@
-"""The folder of a submission: what belongs there, and what the records refer to."""
+"""Check the files of a submission, and the references of its records."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from medtransfer.verification.entries import LEDGER, Entry
 
 
 def suggest_beside(path: Path) -> str:
-    """The end of an error message about a path that is not there: what stands beside it."""
+    """End an error message about a missing path with a similar name beside it."""
     folder = path.resolve().parent
     names = [other.name for other in folder.iterdir()] if folder.is_dir() else []
     return suggest(path.name, [name for name in names if not name.startswith((".", "__"))])
 
 
 def check_references(record: Record) -> Iterator[tuple[str, str]]:
-    """The references of a record that do not lead where the ledger writes its arrays.
+    """Check that a record refers to the arrays that the ledger writes for it.
 
     Yields:
-        The field, and what is wrong with it.
+        The field and its problem.
     """
     for field, reference, wanted in (
         ("replicates", record.replicates, list_replicates(record)),
@@ -48,7 +48,7 @@ def _check_reference(
     if reference is None and wanted is not None:
         yield field, f"null; {wanted.file} is expected to hold them"
     elif reference is not None and wanted is None:
-        yield field, "a record of this status and draw has none; null is right"
+        yield field, "null is expected: a record of this status and draw has none"
     elif reference is not None and wanted is not None:
         if reference.file != wanted.file:
             yield f"{field}.file", f"{reference.file[:200]!r}; '{wanted.file}' is right"
@@ -59,29 +59,29 @@ def _check_reference(
 
 
 def check_files(folder: Path, card: EncoderCard, entries: Sequence[Entry]) -> Iterator[str]:
-    """Files that do not belong to a submission."""
+    """Report files that do not belong to a submission."""
     wanted = [list_predictions(entry.record) for entry in entries]
-    known = {"encoder.yaml", LEDGER, REPLICATES, FILE, SCORES, ERROR_LOG, card.weights.path}
-    known |= {predictions.file for predictions in wanted if predictions is not None}
+    expected = {"encoder.yaml", LEDGER, REPLICATES, FILE, SCORES, ERROR_LOG, card.weights.path}
+    expected |= {predictions.file for predictions in wanted if predictions is not None}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not (name in known or (path.is_dir() and name == "predictions")):
+        if not (name in expected or (path.is_dir() and name == "predictions")):
             yield f"{name}: belongs to no record; a submission holds only what the ledger writes"
 
 
 def check_scores(folder: Path, entries: Sequence[Entry]) -> Iterator[str]:
-    """Transferability scores that are none, or of another encoder than the records'.
+    """Report transferability scores that are invalid, or of another encoder.
 
-    Their values are not computed again: no rank depends on them.
+    Their values are not recomputed: no rank depends on them.
     """
     try:
         scores = read_scores(folder)
     except InputError as error:
         yield str(error)
         return
-    known = {entry.record.encoder for entry in entries}
+    encoders = {entry.record.encoder for entry in entries}
     for record in scores:
-        if known and record.encoder not in known:
+        if encoders and record.encoder not in encoders:
             yield (
                 f"{SCORES}: {record.score} of {record.task.name}: encoder: "
                 f"'{record.encoder.name}' {record.encoder.sha256[:12]}, which no record is of"

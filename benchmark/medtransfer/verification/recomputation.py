@@ -23,7 +23,7 @@ _EXACT = 1e-9
 # Replicates are kept as float32, which moves one below 1 by 2^-25 at most; where the 1e-13 above
 # falls on the border of two such numbers it moves by a whole step, 2^-24 = 6e-8.
 _STORED = 1e-7
-_SHOWN = 2  # of a split whose predictions give other numbers, all of which would be
+_SHOWN = 2  # problems shown of a split; wrong predictions change all its numbers
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -86,7 +86,8 @@ def _check_hash(
     if reference is None or hasher.hexdigest() != reference.sha256:
         raise InputError(
             entry.fault(
-                f"{field}.sha256", f"is not that of {wanted.key} in {wanted.file}: one was changed"
+                f"{field}.sha256",
+                f"is not the hash of {wanted.key} in {wanted.file}; one was changed",
             )
         )
 
@@ -118,7 +119,9 @@ def check_predictions(
         problems = list(_compare(entry, name, again, replicates[name]))
         yield from problems[:_SHOWN]
         if len(problems) > _SHOWN:
-            yield entry.fault(field, f"{len(problems) - _SHOWN} more numbers differ from theirs")
+            yield entry.fault(
+                field, f"{len(problems) - _SHOWN} more numbers differ from the predictions"
+            )
 
 
 def _compare(

@@ -12,7 +12,7 @@ from medtransfer.verification.entries import LEDGER
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
+    """Result of one check.
 
     Attributes:
         title: Subject of the check, with counts.
@@ -42,7 +42,7 @@ def print_checks(checks: Iterable[Check]) -> int:
 
 
 def collapse(problems: Iterable[str]) -> Iterator[str]:
-    """Report a problem that many records share once."""
+    """Collapse a problem that many records share into one line."""
     groups: dict[str, list[str]] = {}
     for problem in problems:
         head, _, text = problem.partition("): ")

@@ -1,4 +1,4 @@
-"""Cells run again: the one check that no submission passes without its encoder."""
+"""Run cells again: the only check that needs the encoder."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from medtransfer.verification.entries import Entry
 
 E = TypeVar("E", bound=Entry)
 
-_TRAINED = ("decoder", "finetune")  # of segmentation
-# How much larger, relatively, the log loss of another L2 may be. Of 72 cells of three shipped
-# networks one selects another L2 with features in fp32 instead of bf16, where it is .0008 larger.
+_TRAINED = ("decoder", "finetune")  # segmentation adaptations with learning rates
+# Relative tolerance of the log loss if another L2 is selected. Of 72 cells of three shipped
+# networks, fp32 instead of bf16 features change the L2 of one, whose loss is .0008 larger.
 _CLOSE = 0.02
 _COUNTED = ("adaptation_flops", "inference_flops_per_image", "parameters", "trainable_parameters")
 
 
 def choose_cells(entries: Sequence[E], count: int) -> list[E]:
-    """Choose cells at random, different ones each time, so that nobody can prepare for them."""
+    """Choose cells at random, anew each time, so that nobody can prepare for the choice."""
     system = random.SystemRandom()
     return system.sample(list(entries), min(count, len(entries)))
 
@@ -71,12 +71,12 @@ class Rerun:
             "environment.weights",
             record.environment.get("weights"),
             runner.encoder.weights_sha256,
-            source="the encoder that was built here has",
+            source="the encoder built here has",
         )
         again = alike = runner.run(record.cell, first).record
         if again.status == "ok" and _choice(again) != _choice(record):
-            # Two choices as good on few held-out items: rounding decides, and the scores of the
-            # two may be far apart. So the recorded one is run too.
+            # On few held-out items, rounding can decide between two choices whose scores differ
+            # much. So run the recorded choice too.
             narrow = replace(runner, protocol=_narrow(protocol, record))
             alike = narrow.run(record.cell, first).record
             yield from _compare_choices(entry, again, alike)
@@ -114,9 +114,9 @@ class Rerun:
 
 
 def _compare_choices(entry: Entry, again: Record, alike: Record) -> Iterator[str]:
-    """Check that the recorded L2 may have been selected, and not chosen on a test split.
+    """Check that the recorded L2 is plausible, and not selected on a test split.
 
-    A learning rate that is tried alone is not scored, so those cannot be checked.
+    Learning rates cannot be checked: one that is tried alone has no score.
     """
     least, recorded = (run.selected.get("validation_log_loss") for run in (again, alike))
     if entry.record.adaptation != "linear" or not (least and recorded):
@@ -124,8 +124,8 @@ def _compare_choices(entry: Entry, again: Record, alike: Record) -> Iterator[str
     if recorded > least * (1 + _CLOSE):
         yield entry.fault(
             "selected.l2",
-            f"{alike.selected['l2']:g}, of which the log loss on held-out training data is "
-            f"{recorded:.4g}; run again {again.selected['l2']:g} is selected, with {least:.4g}",
+            f"{alike.selected['l2']:g}, with log loss {recorded:.4g} on held-out training data; "
+            f"the run again selects {again.selected['l2']:g}, with {least:.4g}",
         )
 
 
@@ -163,10 +163,10 @@ def compare(entry: Entry, again: Record, alike: Record) -> Iterator[str]:
         alike: The same with the hyperparameters that the record selected, for the metrics.
     """
     record = entry.record
-    source = "run again it is"
+    source = "the run again gives"
     yield from entry.expect("status", record.status, again.status, source=source)
     for run in dict.fromkeys(run.error for run in (again, alike) if run.status == "failed"):
-        yield entry.fault("error", f"run again it failed: {run}")
+        yield entry.fault("error", f"the run again failed: {run}")
     if again.status != "ok" or record.cost is None or again.cost is None:
         return
     yield from entry.expect("counts", record.counts, again.counts, source=source)
@@ -208,7 +208,7 @@ def _tolerate(items: float, *, same: bool) -> float:
 
 
 def _widen(value: float, interval: tuple[float, float] | None) -> tuple[float, float]:
-    """Range of the metric of a network trained again: the bootstrap interval and half as much.
+    """Range of the metric of a retrained network: the interval, widened on either side.
 
     The interval says how far other test items would move the score; half of its width, and .03 at
     least, is added on either side for another training. A corrupted split has no interval of its

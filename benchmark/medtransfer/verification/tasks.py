@@ -22,7 +22,7 @@ from medtransfer.specs.task import TaskCard, find_task, load_tasks
 
 @dataclass(frozen=True)
 class Draw:
-    """The training items of a draw.
+    """Training items of a draw.
 
     Attributes:
         items: How many.
@@ -39,7 +39,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Task:
-    """A task.
+    """Task of a submission.
 
     Attributes:
         card: Its card.
@@ -99,7 +99,7 @@ def open_tasks(
     data: Path | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Task]:
-    """Find the cards of tasks, and their data where they are at hand. Nothing is downloaded.
+    """Open the cards of tasks, and their local data. Nothing is downloaded.
 
     Args:
         names: Of the tasks; one that no card has is left out.

@@ -126,7 +126,7 @@ def _check_suites(path: Path, files: list[Path]) -> Iterator[str]:
 
 
 def _check_task(path: Path, data: Path | None) -> Iterator[str]:
-    """Check a card; and its data if they are at hand, for nothing is downloaded."""
+    """Check a card, and its data if they are stored locally. Nothing is downloaded."""
     card = load_card(path)
     survey = survey_task(card, data)
     if survey.absent and not survey.missing and data is not None:
@@ -146,8 +146,8 @@ def _check_task(path: Path, data: Path | None) -> Iterator[str]:
         yield f"  note: train: {train.repeats} exact copies of other images of train"
     for name in card.sources:
         if name != "train":
-            found = compare(train, fingerprint(task.splits[name].images))
-            yield _report_duplicates(name, found, task)
+            duplicates = compare(train, fingerprint(task.splits[name].images))
+            yield _report_duplicates(name, duplicates, task)
 
 
 def _describe(card: TaskCard, split: Split) -> str:
@@ -201,7 +201,7 @@ def _note_domains(card: EncoderCard) -> Iterator[str]:
 
 
 def _check_submission(path: Path) -> Iterator[str]:
-    """Check the card and every record, and that they belong together; or an encoder's folder."""
+    """Check the card and all records of a submission, or an encoder's folder."""
     file = path / "encoder.yaml"
     if not (path / LEDGER).exists():
         yield from _check_encoder(file)

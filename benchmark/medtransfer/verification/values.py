@@ -66,7 +66,7 @@ def _sort(groups: Mapping[str, set[str]]) -> dict[str, list[str]]:
 
 
 def _check_truth(entry: ResolvedEntry, split: str) -> Iterator[str]:
-    """Check what follows from the labels alone, whatever was predicted."""
+    """Check the values that depend on the labels alone."""
     task = entry.task
     if task.data is None:
         return

@@ -1,1 +1,1 @@
-"""Where cells run: in this process, in several, or on a Ray cluster."""
+"""Executors of cells: in this process, in several, or on a Ray cluster."""

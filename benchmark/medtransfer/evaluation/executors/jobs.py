@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medtransfer.core.plugins import safe_path
 
-_MOST = 8  # beyond, threads share the work of a cell
+_MOST = 8  # more processes do not help; threads share the work of a cell
 CELL_MEMORY = 8 * 2**30  # bytes that a process may need: a batch of 64 images of 224 px in training
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -30,7 +30,7 @@ def choose_jobs(asked: int | None, *, device: str, cells: int) -> int:
     if asked is not None:
         return asked
     if device != "cpu":
-        import torch  # not above: a finished evaluation does not wait for it
+        import torch  # imported late: a finished evaluation does not need it
 
         if torch.cuda.is_available():
             return 1
@@ -91,7 +91,7 @@ def start_server() -> None:
     if process_context().get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        # It heeds Ctrl-C until it has imported everything, and would print a traceback.
+        # Until its imports are done, Ctrl-C would end it with a traceback.
         main = threading.current_thread() is threading.main_thread()
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
         try:

@@ -24,26 +24,25 @@ from medtransfer.specs.record import Cell
 class ProcessExecutor:
     """Several cells at a time, each in a process of this machine.
 
-    Each process has a pipe of its own, so that it is known which cell one was at when it died,
-    and the others go on.
+    Each process has its own pipe: when one dies, its cell is known and the others continue.
     """
 
     def __init__(self, setup: WorkerSetup, jobs: int) -> None:
-        """Start so many processes, which build the encoder by themselves."""
+        """Start the processes; each builds the encoder."""
         self._setup = setup
         self._workers = [_Worker(setup) for _ in range(jobs)]
 
     def slots(self) -> int:
-        """As many as there are processes."""
+        """Return the number of processes."""
         return len(self._workers)
 
     def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
-        """Give the cell to a process that has none."""
+        """Give the cell to an idle process."""
         worker = next(worker for worker in self._workers if worker.cell is None)
         worker.give(cell, previous)
 
     def wait(self) -> list[tuple[Cell, Finished | WorkerCrash]]:
-        """Wait for the first process that answers or dies; a new one takes a dead one's place.
+        """Wait for the first process that answers or dies, and replace dead ones.
 
         Raises:
             InputError: When a process cannot be started, or cannot build the encoder.
@@ -59,8 +58,8 @@ class ProcessExecutor:
             if isinstance(answer, WorkerCrash):
                 if not worker.ready:
                     raise InputError(
-                        "no process could be started, for the reason printed above; a script that "
-                        'calls evaluate with jobs needs the guard if __name__ == "__main__":'
+                        "--jobs: no process could be started; see the error above. A script that "
+                        'sets jobs needs the guard if __name__ == "__main__":'
                     )
                 self._workers[place] = _Worker(self._setup)
             if cell is not None and answer is not None:
@@ -78,7 +77,7 @@ class ProcessExecutor:
 
 
 class _Worker:
-    """A process, this end of its pipe, and the cell that it is at."""
+    """A worker process, the driver's end of its pipe, and its current cell."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         context = process_context()
@@ -91,9 +90,9 @@ class _Worker:
                 self.process.start()
         except (EOFError, OSError) as error:  # the former where the fork server has died
             raise RunError(
-                f"no process could be started: {reason(error)}; with --jobs 1 none is needed"
+                f"--jobs: no process could be started: {reason(error)}; use --jobs 1"
             ) from None
-        other.close()  # so that the pipe ends with the process
+        other.close()  # else the pipe stays open after the process has died
         self.ready = False
         self.cell: Cell | None = None
 
@@ -116,7 +115,7 @@ class _Worker:
 
 
 def _describe_end(code: int | None) -> str:
-    """Say how a process ended, for people."""
+    """Describe how a process ended."""
     if code is None or code >= 0:
         return f"its process ended by itself, with exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

@@ -22,17 +22,17 @@ from medtransfer.evaluation.runner import Finished, Runner
 from medtransfer.evaluation.setup import WorkerSetup
 from medtransfer.specs.record import Cell
 
-_PATIENCE = 2.0  # seconds after which it is looked whether the cluster has grown
-# Parameters up to which a cell asks for so much of a GPU. Small networks leave most of it idle;
-# a batch that does not fit beside the others goes through in parts.
+_PATIENCE = 2.0  # seconds between checks for new nodes
+# Share of a GPU by the encoder's number of parameters, each up to. Small networks leave most of a
+# GPU idle; a batch that does not fit beside the others is split.
 _GPU_SHARES = ((15e6, 0.25), (30e6, 0.5))
 
 
 class RayExecutor:
-    """Cells as Ray tasks, each with a processor core, and a share of a GPU where there are any.
+    """Cells as Ray tasks, each with a processor core and, where available, a share of a GPU.
 
-    The set-up travels once to each node, through the object store; each of Ray's processes builds
-    its runner of it once. Ray itself tries nothing again: the driver counts the crashes.
+    The object store sends the set-up once to each node. Each Ray process builds its runner once.
+    Ray's own retries are off, because the driver counts the crashes.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RayExecutor:
             _join(ray, address, jobs)
         if self._device == "cuda" and not ray.cluster_resources().get("GPU"):
             self.close()
-            raise InputError("--device: cuda was asked for, but no node of the cluster has a GPU")
+            raise InputError("--device: cuda needs a GPU, but no node of the cluster has one")
         self._setup = ray.put(setup)
         self._task = ray.remote(_run)
 
@@ -69,9 +69,10 @@ class RayExecutor:
         return f"on a Ray cluster of {nodes} node{'s'[: nodes > 1]}, with room for {room} at a time"
 
     def slots(self) -> int:
-        """Twice what the cluster has room for: no node waits, and one that can grow sees why.
+        """Count the cells to submit at a time: twice as many as fit on the cluster.
 
-        At least one, where the nodes are still to come: Ray keeps it until then.
+        A queue keeps all nodes busy and lets a cluster that can grow see the demand. At least one
+        cell is submitted even before the first node joins.
         """
         room = max(1, self._room())
         return min(self._jobs, room) if self._jobs is not None else 2 * room
@@ -91,11 +92,14 @@ class RayExecutor:
         """
         try:
             ready, _ = self._ray.wait(list(self._running), timeout=_PATIENCE)
-            return [(self._running.pop(one), self._receive(one)) for one in ready]
-        except (self._ray.exceptions.LocalRayletDiedError, OSError):  # older ones: a broken pipe
+            return [(self._running.pop(task), self._receive(task)) for task in ready]
+        except (
+            self._ray.exceptions.LocalRayletDiedError,
+            OSError,
+        ):  # OSError: older versions of Ray
             raise RunError(
-                "the Ray node of this machine is gone; what has ended is kept: ray stop, ray "
-                "start, and the same command again"
+                "the Ray node of this machine is gone; finished cells are saved; run ray stop and "
+                "ray start, then the same command again to resume"
             ) from None
 
     def _receive(self, reference: Any) -> Finished | WorkerCrash:
@@ -104,7 +108,7 @@ class RayExecutor:
         try:
             answer = self._ray.get(reference)
         except errors.LocalRayletDiedError:
-            raise  # no fault of the cell
+            raise  # not caused by the cell
         except errors.RayTaskError as error:
             raise InputError(_one_line(error)) from None
         except errors.RayError as error:
@@ -115,9 +119,9 @@ class RayExecutor:
         return finished
 
     def close(self) -> None:
-        """End what is under way; a cluster that was there before stays."""
+        """Cancel running cells, and stop the cluster if it was started here."""
         for reference in self._running:
-            with suppress(Exception):  # a cluster that is gone has nothing under way
+            with suppress(Exception):  # a cluster that is gone runs no cells
                 self._ray.cancel(reference, force=True)
         self._running.clear()
         if self._own:
@@ -131,7 +135,7 @@ class RayExecutor:
         return int(min(have.get(n, 0) / needs[own] for n, own in names.items() if needs[own]))
 
     def _needs(self) -> dict[str, float]:
-        """Choose what a cell asks for: at most what the largest node has, or it waits forever."""
+        """Choose the resources of a cell, at most those of the largest node: else it never runs."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         gpus = max((node.get("GPU", 0) for node in nodes), default=0)
         memory = max((node.get("memory", 0) for node in nodes), default=0)
@@ -142,7 +146,7 @@ class RayExecutor:
         }
 
     def _gpu_share(self) -> float:
-        """Choose the part of a GPU that a cell asks for."""
+        """Choose the share of a GPU for a cell."""
         shares = (share for most, share in _GPU_SHARES if self._parameters <= most)
         return next(shares, 1.0)
 
@@ -158,7 +162,9 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("--executor: ray needs: pip install 'medtransfer[ray]'") from None
+        raise InputError(
+            "--executor: ray is not installed: pip install 'medtransfer[ray]'"
+        ) from None
     return ray
 
 
@@ -166,18 +172,18 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
     """Connect to the cluster of an address; without one, start one of this machine's cores."""
     where = address or os.environ.get("RAY_ADDRESS")
     given, hint = "--address" if address else "RAY_ADDRESS", ""
-    if where is not None and (found := re.fullmatch(r"([^/:]+):(\d+)", where)):
-        try:  # for Ray itself goes on asking for minutes
-            socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    if where is not None and (match := re.fullmatch(r"([^/:]+):(\d+)", where)):
+        try:  # Ray itself retries for minutes
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
         except (OSError, OverflowError) as error:
             raise InputError(f"{given}: no Ray cluster answers at {where}: {error}") from None
     job = ray.job_config.JobConfig()
-    # Ray puts the driver's current folder first on the path of all workers, unless the job brings
-    # a folder of its own: a torch.py there, that came with an encoder, would be run.
+    # Ray puts the driver's current folder first on the path of all workers, unless the job has a
+    # working folder. A file torch.py there, shipped with an encoder, would be imported.
     job._runtime_env_has_working_dir = lambda: True
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if where is None:
-        # Ray's own processes give way to all others of a machine, and so would wait for hours.
+        # By default Ray's processes have a low priority, and wait for hours on a busy machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         options |= {"num_cpus": jobs or available_cores(), "include_dashboard": False}
         _hide_token()
@@ -185,29 +191,29 @@ def _join(ray: Any, address: str | None, jobs: int | None) -> None:
         with _later_interrupt():
             ray.init(address=where or "local", job_config=job, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        what = "--executor: Ray cannot be started"
+        problem = "--executor: Ray cannot be started"
         if where is not None:
-            what = f"{given}: no Ray cluster lets us in at {where}"
+            problem = f"{given}: cannot join the Ray cluster at {where}"
             hint = "; is a node up on this machine (ray stop, ray start), with the cluster's token?"
             if "RAY_AUTH_MODE" not in os.environ:
                 hint = "; where it asks for a token: export RAY_AUTH_MODE=token"
-        raise InputError(f"{what}: {_one_line(error)}{hint}") from None
+        raise InputError(f"{problem}: {_one_line(error)}{hint}") from None
 
 
 def _hide_token() -> None:
-    """Close the folder in which Ray keeps its token: who has that can run code as this user.
+    """Make the folder of Ray's token private: the token lets anybody run code as this user.
 
-    Ray itself lets everybody on the machine read the one that it makes for its first cluster.
+    Ray creates it readable for everybody on the machine.
     """
     folder = Path.home() / ".ray"
-    with suppress(OSError):  # no home, or not ours
+    with suppress(OSError):  # no home folder, or another user's
         folder.mkdir(exist_ok=True)
         folder.chmod(0o700)
 
 
 @contextmanager
 def _later_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block: in the middle of it Ray ends the process."""
+    """Delay Ctrl-C until the end of the block, because inside it Ray ends the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -229,7 +235,7 @@ def _one_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class _Unfit:
-    """A node that cannot run cells, and why."""
+    """Node that cannot run cells, with the reason."""
 
     node: str
     reason: str
@@ -241,7 +247,7 @@ _runners: dict[Any, Runner] = {}
 def _run(setup: list[Any], cell: Cell, previous: Mapping[str, Any] | None) -> Finished | _Unfit:
     """Run a cell in one of Ray's processes, which keeps the runner of the last set-up.
 
-    The reference comes in a list, or Ray would unpack megabytes for every cell.
+    The reference is in a list, so that Ray does not unpack it for every cell.
     """
     [reference] = setup
     if reference not in _runners:

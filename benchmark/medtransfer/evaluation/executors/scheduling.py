@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from medtransfer.evaluation.runner import Finished
 from medtransfer.specs.record import Cell
 
-TRIALS = 3  # crashes after which a cell is given up, whoever was to blame
+TRIALS = 3  # crashes after which a cell counts as failed, whatever the cause
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class WorkerCrash:
 
 
 class Executor(Protocol):
-    """Where cells run. It writes nothing: what comes out goes back to the driver."""
+    """Interface of executors. They write no files: results go back to the driver."""
 
     def slots(self) -> int:
-        """Count the cells that may be under way; it may change while others run."""
+        """Count the cells that may run at a time; the number may change during a run."""
 
     def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
         """Begin a cell; see `Runner.run`."""
@@ -33,7 +33,7 @@ class Executor(Protocol):
         """Wait until some cells have ended, or for a while."""
 
     def close(self) -> None:
-        """End what is under way, in the middle of a cell if need be."""
+        """Stop all running cells."""
 
 
 def schedule(
@@ -46,8 +46,8 @@ def schedule(
 ) -> Iterator[Finished]:
     """Run cells and yield each as it ends.
 
-    A cell whose process died is tried again, elsewhere where there is an elsewhere; when that
-    has happened three times it has failed, and the others go on.
+    A cell whose process died is run again, if possible elsewhere. After three crashes it counts as
+    failed, and the others continue.
 
     Args:
         cells: In the order in which they should begin.
@@ -87,5 +87,5 @@ def schedule(
                 result = fail(cell, f"{result.reason}, {TRIALS} times")
             selected[cell] = result.record.selected
             ended.append(result)
-        fill()  # before what has ended is written down: nobody waits for that
+        fill()  # before the results are saved, so that no worker waits for the disk
         yield from ended

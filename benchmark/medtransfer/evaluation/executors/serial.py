@@ -14,16 +14,16 @@ class SerialExecutor:
     """One cell at a time, in this process."""
 
     def __init__(self, runner: Runner) -> None:
-        """Use a runner that is built."""
+        """Take a runner."""
         self._runner = runner
         self._next: list[tuple[Cell, Mapping[str, Any] | None]] = []
 
     def slots(self) -> int:
-        """One."""
+        """Return 1: cells run one after the other."""
         return 1
 
     def submit(self, cell: Cell, previous: Mapping[str, Any] | None) -> None:
-        """Remember the cell: it runs while it is waited for."""
+        """Keep the cell for `wait`, which runs it."""
         self._next.append((cell, previous))
 
     def wait(self) -> list[tuple[Cell, Finished | WorkerCrash]]:

@@ -74,7 +74,7 @@ def _shared(done: pd.DataFrame) -> pd.DataFrame:
 
 
 def _summarise(grid: Grid) -> pd.DataFrame:
-    """One adaptation at one budget, one row an encoder."""
+    """Table of one adaptation at one budget, one row an encoder."""
     values = {
         IN_DOMAIN: average(grid, IN_DOMAIN),
         "out_of_domain": average(grid, "out_of_domain", where=itemgetter("out_of_domain")),
@@ -97,7 +97,7 @@ def compare_records(submission: Submission) -> pd.DataFrame:
 
 
 def tabulate(compared: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows of a table for people; the first four columns are text."""
+    """Return head and rows of the printed table; the first four columns are text."""
     names = ["encoder", "kind", "budget", "adaptation", "tasks", "draws"]
     rows = [
         [str(row[name]) for name in names]

@@ -43,7 +43,7 @@ from medtransfer.specs.task import Suite
 
 @dataclass(frozen=True)
 class Board:
-    """All encoders on one suite of tasks under one protocol.
+    """Ranking of all encoders on one suite under one protocol.
 
     Attributes:
         protocol: Name of the protocol.
@@ -100,7 +100,7 @@ def boards(
     titles: Mapping[str, str] | None = None,
     processes: int = 1,
 ) -> list[Board]:
-    """One board per protocol and suite, as `lay_out` has them.
+    """Make one board per protocol and suite, in the order of `lay_out`.
 
     The boards of one kind of task are left out where nobody has a rank. Records made under another
     version of a shipped protocol, or under one that is not shipped, are counted in a note and not

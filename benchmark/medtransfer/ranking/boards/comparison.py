@@ -18,7 +18,7 @@ from medtransfer.specs.split_name import IN_DOMAIN
 
 @dataclass(frozen=True)
 class Difference:
-    """One encoder's score minus another's, in one view.
+    """Score of one encoder minus that of another, in one view.
 
     Attributes:
         view: Its name; of a task the task's.
@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def verdict(self) -> Literal["first", "second", "none", "unknown"]:
-        """The encoder shown to be better; ``none`` where the interval contains 0."""
+        """Name the encoder shown to be better; ``none`` where the interval contains 0."""
         if np.isnan(self.low):
             return "unknown"
         return "first" if self.low > 0 else "second" if self.high < 0 else "none"

@@ -77,7 +77,7 @@ def lay_out(
     single: bool = False,
     processes: int = 1,
 ) -> Iterator[Layout]:
-    """One layout per protocol and suite, in the order of the two mappings.
+    """List one layout per protocol and suite, in the order of the two mappings.
 
     A suite that has classification and segmentation tasks gets one for each, too: an encoder that
     gives no feature maps has its own on the one of classification.
@@ -154,7 +154,7 @@ def lay_out(
 def _cells(
     suite: Suite, kinds: Mapping[str, str], protocol: Protocol | None, records: pd.DataFrame
 ) -> tuple[list[Cell], list[Cell], list[Cell]]:
-    """The ranked cells of a suite, those of them that apply, and these with the optional ones."""
+    """Return the ranked cells of a suite, the applicable ones, and these with optional ones."""
     if protocol is None:
         return [], [], []
     planned = expected_cells(suite, kinds, protocol)
@@ -164,7 +164,7 @@ def _cells(
 
 
 def _rows(grid: Grid, cells: Sequence[Cell]) -> NDArray[np.intp]:
-    """The groups of some cells, in the order of the cells."""
+    """List the groups of some cells, in the order of the cells."""
     wanted = pd.DataFrame(cells, columns=list(Cell._fields))[GROUP].drop_duplicates()
     return find_groups(grid.groups, wanted)
 
@@ -183,7 +183,7 @@ def _draw(
 
 
 def _by_kind(suite: Suite, kinds: Mapping[str, str]) -> dict[str, Suite]:
-    """The suite itself, and its tasks of each kind where there are several.
+    """List the suite, and its tasks of each kind if it has several kinds.
 
     A task of unknown kind is in each of them, where nobody is complete without it.
     """
@@ -197,7 +197,7 @@ def _by_kind(suite: Suite, kinds: Mapping[str, str]) -> dict[str, Suite]:
 
 
 def _shown(suites: Mapping[str, Suite], tasks: set[str]) -> dict[str, Suite]:
-    """The suites that are shown when there are records of ``tasks``."""
+    """Choose the suites to show for records of ``tasks``."""
     chosen = {name for name, suite in suites.items() if tasks.issuperset(suite.tasks)}
     left = tasks.difference(*(suites[name].tasks for name in chosen))
     for name, suite in suites.items():

@@ -58,7 +58,7 @@ def leave_out_checkpoints(submissions: Mapping[str, Submission]) -> dict[str, Su
 
 
 def outcomes_of(grid: Grid) -> pd.DataFrame:
-    """The primary metric in-domain of each encoder, task and adaptation: means over budgets.
+    """Average the in-domain primary metric of each encoder, task and adaptation over budgets.
 
     Returns:
         Columns encoder, task, outcome (the adaptation), value (null unless every budget and draw
@@ -122,7 +122,7 @@ def outcomes_of_records(
 
 
 def usual_data(submissions: Mapping[str, Submission], protocol: str) -> dict[str, str]:
-    """The fingerprint of each task's data that most encoders have, in records, else in scores."""
+    """Choose the most common data fingerprint of each task, in records, else in scores."""
     names = ["task", "fingerprint"]
     found: dict[str, str] = {}
     for tables in (

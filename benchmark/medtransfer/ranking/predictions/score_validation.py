@@ -46,7 +46,7 @@ class ScoreValidation:
 
     @classmethod
     def nothing(cls) -> ScoreValidation:
-        """The validation of no score."""
+        """Return an empty validation."""
         return cls(pd.DataFrame(columns=_TASKS), pd.DataFrame(columns=_SUMMARY))
 
 

@@ -45,7 +45,7 @@ _REGIMES = {"few_shot": ("few-shot", few_shot), "full": ("full", full)}
 
 @dataclass(frozen=True)
 class Published:
-    """A study and its records, at most one of a cell."""
+    """Study with its records, at most one a cell."""
 
     study: Study
     records: tuple[PublishedRecord, ...]
@@ -74,7 +74,7 @@ class PublishedBoard(Board):
 
     @property
     def primary(self) -> pd.DataFrame:
-        """The rows of ``results`` of each target's primary metric."""
+        """Select the rows of ``results`` of each target's primary metric."""
         metrics = {name: target.metric for name, target in self.study.target_cards.items()}
         return self.results[self.results["metric"] == self.results["task"].map(metrics)]
 
@@ -190,7 +190,7 @@ def _is_in(domain: str, where: Where, groups: pd.DataFrame) -> pd.Series[bool]:
 def _lay_out(
     published: Published, metrics: Mapping[str, PublishedMetric]
 ) -> tuple[Grid, NDArray[np.int64]]:
-    """One metric of each target as a grid, and how many results of each group bear a mark.
+    """Return one metric of each target as a grid, with the number of marked results.
 
     Args:
         published: The study.

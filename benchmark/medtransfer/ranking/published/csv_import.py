@@ -1,4 +1,4 @@
-"""A CSV of published results, read through the mapping of its study, becomes records."""
+"""Convert a CSV of published results to records, by the mapping of its study."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def write_study(imported: Imported, mapping: Path, out: Path) -> Path:
 
 
 def _needed(path: Path, mapping: Path, study: Study) -> list[str]:
-    """The columns to read, once the header holds them and nothing unexplained."""
+    """Choose the columns to read, after checking the header against the mapping."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = next(csv.reader(file), [])
@@ -127,11 +127,11 @@ def _needed(path: Path, mapping: Path, study: Study) -> list[str]:
 
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
-    """The columns as text; the index is the number of the line, while no field has line breaks."""
+    """Read the columns as text, indexed by line number (if no field has line breaks)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            # Without usecols, which would drop fields beyond the header in silence.
+            # No usecols: it silently drops fields beyond the header.
             text = pd.read_csv(
                 path,
                 dtype=str,
@@ -225,7 +225,7 @@ def _values(path: Path, text: pd.Series[str], study: Study) -> pd.Series[float]:
         raise InputError(
             f"{path}: column '{study.columns.value}': no value is above 1; with scale: fraction?"
         )
-    # A division by 100 leaves dust in the last digits that would be read as precision.
+    # A division by 100 leaves rounding errors in the last digits, which look like precision.
     return values if top == 1 else (values / top).round(12)
 
 
@@ -247,7 +247,7 @@ def _mixed_scales(text: pd.DataFrame, table: pd.DataFrame, study: Study) -> Iter
 
 
 def _unique(path: Path, table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The table without rows that repeat another."""
+    """Drop rows that repeat another."""
     key = [*_KEY, "metric"]
     once = table.drop_duplicates([*key, "value"])
     clash = once.index[once.duplicated(key)]
@@ -265,7 +265,7 @@ def _unique(path: Path, table: pd.DataFrame, study: Study) -> pd.DataFrame:
 def _records(
     table: pd.DataFrame, marks: Mapping[str, Set[tuple[int, ...]]], study: Study
 ) -> tuple[PublishedRecord, ...]:
-    """One record a cell, in the order of the study's lists."""
+    """Make one record a cell, in the order of the study's lists."""
     encoders, targets = list(study.encoder_cards), list(study.target_cards)
     budgets, metrics = study.ordered_budgets, list(study.metrics.values())
     columns = sorted(range(len(metrics)), key=metrics.__getitem__)
@@ -294,7 +294,7 @@ def _rows(count: int) -> str:
 
 
 def _shown(value: str) -> str:
-    """A value of unknown origin, short and on one line."""
+    """Shorten a value from the file to one line."""
     return repr(value if len(value) <= 60 else value[:60] + "...")
 
 
@@ -322,7 +322,7 @@ def _misspelt(study: Study) -> list[str]:
 
 
 def _near(name: str, known: Set[str]) -> str | None:
-    """The known name that is almost this one; digits tell cifar-10 and cifar-100 apart."""
+    """Suggest a known name close to this one, of the same digits (cifar-10, cifar-100)."""
     if name in known:
         return None
     plain = {plain_name(other): other for other in sorted(known)}

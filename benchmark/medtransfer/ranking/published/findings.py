@@ -123,7 +123,7 @@ def describe_findings(study: Study, comparisons: pd.DataFrame) -> list[dict[str,
 
 
 def _summarise(comparisons: pd.DataFrame) -> list[str]:
-    """One line per expectation: how many comparisons hold, and how large the differences are."""
+    """Describe each expectation in one line: comparisons that hold, and their differences."""
     lines = []
     by = ["budget", "metric", "expected"]
     for (budget, metric, side), part in comparisons.groupby(by, sort=False):

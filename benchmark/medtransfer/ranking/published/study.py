@@ -36,7 +36,7 @@ class PublishedCell(NamedTuple):
     draw: int
 
     def __str__(self) -> str:
-        """The cell in words, for messages."""
+        """Name the cell in messages."""
         return f"{self.encoder} on {self.task} {self.budget} #{self.draw}"
 
 

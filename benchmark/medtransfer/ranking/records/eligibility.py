@@ -16,7 +16,7 @@ from medtransfer.specs.task import Suite
 def expected_cells(
     suite: Suite, kinds: Mapping[str, str], protocol: Protocol, *, optional: bool = False
 ) -> list[Cell]:
-    """The cells that an encoder needs to be ranked, in the order of the protocol.
+    """List the cells that an encoder needs in order to be ranked, in the protocol's order.
 
     Args:
         suite: The tasks.
@@ -52,7 +52,7 @@ def is_any(
 
 
 def applicable(cells: Iterable[Cell], records: pd.DataFrame) -> list[Cell]:
-    """The cells that no record calls not applicable.
+    """Drop the cells that a record declares not applicable.
 
     That is decided from the task card alone, so one encoder's record holds for all.
     """

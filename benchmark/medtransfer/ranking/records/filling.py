@@ -107,7 +107,7 @@ def _describe(groups: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Add what the records say of each group's task."""
     tasks = groups["task"]
     return groups.assign(
-        # No encoder can be complete while nobody has a record of the task: this name ranks nobody.
+        # Without a record of the task no encoder is complete, so nobody is ranked.
         domain=tasks.map(most_common(cells, "domain")).fillna("unknown"),
         kind=tasks.map(most_common(cells, "kind")).map(broad_kind, na_action="ignore"),
         metric=tasks.map(most_common(cells, "metric")),

@@ -161,12 +161,12 @@ def total(grid: Scores, column: str) -> pd.Series[float]:
 
 
 def largest(grid: Scores, column: str) -> pd.Series[float]:
-    """The largest that is known, by encoder."""
+    """Return the largest known value of each encoder."""
     return _reduce(np.fmax, grid, column)
 
 
 def peak(grid: Scores, column: str) -> pd.Series[float]:
-    """The largest, by encoder; null when any is unknown, which might be the largest."""
+    """Return the largest value of each encoder; null if any is unknown."""
     return _reduce(np.maximum, grid, column)
 
 

@@ -34,7 +34,7 @@ def map_in_processes(
 def _map(function: Callable[[_In], _Out], items: Sequence[_In], processes: int) -> Iterator[_Out]:
     # A fork has all modules at once; a second of imports is half of what the work takes.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    gc.freeze()  # a collection in a fork would write to, and so copy, all that it shares
+    gc.freeze()  # else garbage collection in a fork writes to the shared memory, and so copies it
     try:
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
             with safe_path():

@@ -92,7 +92,7 @@ class Submission:
             scores: Transferability scores.
         """
         rows, values = [], []
-        for number, record in enumerate(records):  # of which no more than one is held at a time
+        for number, record in enumerate(records):  # read one at a time, to save memory
             rows.append(_row(record, folder))
             if record.status == "ok":
                 metric = record.task.metric
@@ -138,7 +138,7 @@ def load_submission(path: Path) -> tuple[EncoderCard, list[Record]]:
     return card, first_settled(records)
 
 
-_MUCH = 2**25  # bytes of ledgers; less is read before a second process has started
+_MUCH = 2**25  # bytes of ledgers; fewer are read faster than a second process starts
 
 
 def _load_all(
@@ -318,7 +318,7 @@ def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _join_names(parts: Sequence[Any]) -> pd.Categorical:
-    # Not by pandas' union_categoricals, which refuses categories of different types.
+    # pandas' union_categoricals refuses categories of different types.
     known = pd.Index(sorted(set().union(*(part.categories for part in parts))), dtype=object)
     # One more place, which the code of a null, -1, leads to.
     places = [np.append(known.get_indexer(part.categories), -1) for part in parts]

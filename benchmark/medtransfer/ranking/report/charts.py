@@ -22,7 +22,7 @@ _FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 _VERSION = alt.SCHEMA_VERSION.rpartition(".")[0]
 
 _WIDTH = 860  # of a picture: about that of a page on GitHub
-# The page's light theme. The paper is painted, so that a picture can be read on a dark page.
+# The page's light theme, with a painted background: legible on a dark page too.
 _INK, _MUTED, _LINE, _FAINT = "#16191d", "#59616b", "#d8dce1", "#8b95a1"
 _ACCENT, _PAPER = "#0b57a4", "#ffffff"
 _COLOURS = {
@@ -30,8 +30,7 @@ _COLOURS = {
     "curves": [_ACCENT, "#c4480f", "#1a7f4b", "#8b3fae", "#a8123e", "#0e8a94", "#7a5c00", _MUTED],
 }
 _COLOURS["trajectories"] = _COLOURS["curves"]
-# How wide a text is, each machine measures by its own fonts: nothing may be cut, left out or moved
-# for it.
+# Text width depends on the fonts of a machine, so it must not decide what is cut, omitted or moved.
 _UNMEASURED = {
     "limit": 0,
     "labelLimit": 0,
@@ -82,7 +81,7 @@ def chart_specifications() -> dict[str, Json]:
 
 
 def _plain(chart: alt.TopLevelMixin) -> Json:
-    """Without Altair's own theme."""
+    """Disable Altair's default theme."""
     return {key: value for key, value in chart.to_dict().items() if key != "config"}
 
 
@@ -166,7 +165,7 @@ def _domains() -> Json:
 
 
 def draw(chart: str, rows: Rows, *, title: tuple[str, str]) -> str:
-    """A figure of the README as SVG: the same bytes whatever fonts there are.
+    """Draw a figure of the README as SVG, with the same bytes whatever fonts are installed.
 
     Args:
         chart: ``scores``, ``cost``, ``curves``, ``domains`` or ``trajectories``.

@@ -24,7 +24,7 @@ MOST = 30
 
 
 def render_board(board: Board) -> str:
-    """Every table of a board but those of single tasks; the same board gives the same bytes."""
+    """Write all tables of a board but those of single tasks, byte for byte reproducible."""
     ranked = board.table[board.table["rank"].notna()]
     unranked = board.table[board.table["rank"].isna()]
     parts = [
@@ -86,7 +86,7 @@ def picture(figure: Figure, root: str = "") -> str:
 
 
 def join(*parts: str | None) -> str:
-    """The parts that are not empty, one below the other."""
+    """Join the parts that are not empty, one below the other."""
     return "\n".join(part for part in parts if part)
 
 

@@ -95,7 +95,7 @@ a board has no rank and no score there: a mean over the available cells would no
 
 
 def render_pages(boards: Sequence[Board], studies: Sequence[Published] = ()) -> dict[str, str]:
-    """Every page by its path; the same boards give the same bytes.
+    """Write every page, by its path, byte for byte reproducible.
 
     Args:
         boards: In their order.

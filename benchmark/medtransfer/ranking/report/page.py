@@ -1,4 +1,4 @@
-"""The page of the leaderboard: one HTML file that needs no network."""
+"""Page of the leaderboard: one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def render_page(
     *,
     studies: Sequence[Published] = (),
 ) -> str:
-    """The whole page; the same boards, cards and studies give the same text.
+    """Write the page, byte for byte reproducible.
 
     All that a card or a record says stands in one block of JSON; only the scripts and the style
     whose hashes the page's security policy names can run, and nothing can be loaded.
@@ -54,5 +54,5 @@ def _read(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """The source expression of a content security policy that allows exactly this text."""
+    """Return the source expression of a content security policy for exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

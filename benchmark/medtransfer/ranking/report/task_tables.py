@@ -13,7 +13,7 @@ from medtransfer.specs.split_name import IN_DOMAIN
 
 
 def render_tasks(board: Board, *, most: int, told: dict[str, set[str]]) -> list[str]:
-    """One section a task: the primary metric on each test split; all but the first folded away.
+    """Write a section per task: the metric on each test split, all but the first folded.
 
     Args:
         board: Of the whole suite.

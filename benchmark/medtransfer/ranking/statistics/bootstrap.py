@@ -27,7 +27,7 @@ from medtransfer.specs.replicates import FILE, read_rows
 from medtransfer.specs.split_name import IN_DOMAIN
 
 REPLICATES = 1000
-_MUCH = 20_000  # records; fewer are drawn before a second process has started
+_MUCH = 20_000  # records; fewer are drawn faster than a second process starts
 
 Scores = NDArray[np.float32]
 Rows = Mapping[str, NDArray[np.float32]]
@@ -148,7 +148,7 @@ def _draw(
 ) -> _Drawn:
     """Draw the replicates of one encoder."""
     archives = {
-        # Not the name in the record: a submission must not point to files elsewhere.
+        # Ignore the file name in the record: a submission must not refer to files elsewhere.
         folder: read_rows(Path(folder) / FILE, suffix="" if single else f"/{IN_DOMAIN}")
         for folder in cells["folder"].dropna().unique()
         if (Path(folder) / FILE).is_file()  # the installed submissions come without arrays

@@ -12,7 +12,7 @@ Contamination = Literal["clean", "overlap", "unknown"]
 
 
 def overlapping(card: EncoderCard, lineages: Mapping[str, Iterable[str]]) -> list[str]:
-    """The tasks with a source corpus that is among the encoder's declared data.
+    """List the tasks with a source corpus among the encoder's declared data.
 
     Args:
         card: The encoder's.
@@ -35,5 +35,5 @@ def contamination(card: EncoderCard, lineages: Mapping[str, Iterable[str]]) -> C
 
 @cache
 def plain_name(name: str) -> str:
-    """A corpus's name without what people write differently: CIFAR-10, cifar10, Cifar_10."""
+    """Normalise the spelling of a corpus: CIFAR-10, cifar10, Cifar_10."""
     return "".join(character for character in name.lower() if character.isalnum())

@@ -41,7 +41,7 @@ def mark_fronts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_under(table: pd.DataFrame, price: str) -> pd.DataFrame:
-    """The best encoder for each power of ten of a cost, where it is another than for less.
+    """List the best encoder up to each power of ten of a cost, without repeats.
 
     Returns:
         Columns budget (at most so much), encoder, the score and the cost.

@@ -77,7 +77,7 @@ def tie_groups(scores: Floats, replicates: Floats) -> NDArray[np.int64]:
         if not len(left):
             break
         above = np.count_nonzero(replicates[left[0]] > replicates[left], axis=1)
-        # Without replicates nothing is told apart.
+        # Without replicates no encoder is shown to be better.
         groups[left[above < 0.95 * replicates.shape[1]]] = number
     return groups
 

@@ -165,7 +165,7 @@ def _column(values: pd.Series[Any], pack: Pack) -> Json | str | list[float | Non
         numbers = values.to_numpy(dtype=float, na_value=np.nan)
         if np.nanmax(np.abs(numbers), initial=0) <= 1:
             return pack(numbers)
-        with np.errstate(over="ignore"):  # then it is unknown to the page
+        with np.errstate(over="ignore"):  # an overflow is unknown on the page
             large = numbers.astype("<f4")
         return {"float32": base64.b64encode(large.tobytes()).decode()}
     if pd.api.types.is_numeric_dtype(values):
