@@ -200,7 +200,7 @@ def freeze(network: nn.Module) -> nn.Module:
         (Attention(), "lora", "toy: takes another way through its layers in training"),
         (freeze(ToldLayers()), "partial", "toy: all that partial would train is frozen"),
         (freeze(Layers()), "finetune", "toy: all that finetune would train is frozen"),
-        (Layers(), "decoder", "toy: gives one vector an image and no feature maps"),
+        (Layers(), "decoder", "toy: no feature maps, which segmentation needs"),
     ],
 )
 def test_encoders_without_a_target_are_refused(

@@ -75,12 +75,6 @@ CHANGES: dict[str, Callable[[Images], Images]] = {
 }
 
 
-def test_all_names_exist() -> None:
-    """Everything the module exports is there, once."""
-    assert len(set(duplicates.__all__)) == len(duplicates.__all__)
-    assert all(hasattr(duplicates, name) for name in duplicates.__all__)
-
-
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("phantom", NAMES)
 def test_changed_copies_are_near(phantom: str, change: str) -> None:

@@ -101,7 +101,7 @@ def test_class_folder_refusals(tmp_path: Path) -> None:
     assert f"{inner}: a folder" in refuse(tmp_path)
     inner.rmdir()
     save(odd := root / "train" / "a" / "two\nlines.png")
-    assert "'two\\nlines.png': rename it" in refuse(tmp_path)
+    assert "'two\\nlines.png': name with unprintable characters" in refuse(tmp_path)
     odd.unlink()
     (root / "train" / "a" / "2.png").touch()
     assert "2.png: the file is empty (0 bytes)" in refuse(tmp_path)

@@ -228,7 +228,7 @@ def test_card_cannot_leave_the_data_folder(small: Small, name: str) -> None:
     ("changes", "words"),
     [
         ({"licens": "CC0"}, ["licens: unknown field", "did you mean 'licence'?"]),
-        ({"name": "small"}, ["name: ", "the file's name is the name"]),
+        ({"name": "small"}, ["name: ", "the file's name is the task's name"]),
         ({"train": {"npz": "small.npz", "split": "tset"}}, ["train: npz: split: ", "'test'"]),
         ({"train": {"file": "small.npz"}}, ["train: ", "exactly one of: npz, phantom"]),
         ({"classes": ["one"]}, ["classes: ", "2 items"]),

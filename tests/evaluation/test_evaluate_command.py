@@ -24,7 +24,7 @@ from tests.helpers.evaluation import arguments
         (["--adaptation", "fine-tune"], "no adaptation 'fine-tune'; did you mean 'finetune'?"),
         (["--task", "nope"], "--task: unknown task 'nope' (`bench list tasks` shows the shipped"),
         (["--tasks", "nowhere"], "--tasks: nowhere: no such folder of task cards"),
-        (["--encoder", ""], "--encoder: is empty"),
+        (["--encoder", ""], "--encoder: empty; give a path"),
         (["--encodr", "pixels"], "--encodr"),
         (["--jobs", "0"], "--jobs"),
         (["--jobs", "two"], "--jobs"),

@@ -82,7 +82,7 @@ def test_encoder_without_maps_does_the_rest(discs: Path, bench: Bench) -> None:
     """Raw pixels have no feature maps: said, and the classification task is run."""
     outcome = bench(*command(discs, "pixels", "--adaptation", "knn", "--adaptation", "decoder"))
     assert outcome.code == 0, outcome.err
-    assert "skipped discs: pixels: gives one vector an image and no feature maps" in outcome.out
+    assert "skipped discs: pixels: no feature maps, which segmentation needs" in outcome.out
     records = read_records(discs / "out" / "pixels" / "records.jsonl")
     assert {record.task.name for record in records} == {"small"}
     alone = bench(*command(discs, "pixels", "--task", "discs"))

@@ -230,7 +230,7 @@ def test_colour_kind_on_grey_images_names_the_split(findings: tuple[Path, Path])
     card = yaml.safe_load(path.read_text())
     corrupted = {"corrupt": "in_domain", "kinds": ["saturation-down"], "severities": [1]}
     path.write_text(yaml.safe_dump({**card, "out_of_domain": {"corrupted": corrupted}}))
-    message = "findings: corrupted/saturation-down/1: findings.npz: kinds: 'saturation-down' would"
+    message = "findings: corrupted/saturation-down/1: findings.npz: kinds: 'saturation-down' leaves"
     with pytest.raises(InputError, match=message):
         open_task(load_card(path), folder=folder)
 

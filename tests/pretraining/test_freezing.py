@@ -164,7 +164,8 @@ def test_dropped_stages_are_the_deepest(name: str) -> None:
 
 def test_more_stages_than_there_are_cannot_be_dropped() -> None:
     """At least one stage stays."""
-    with pytest.raises(InputError, match=r"drop_stages: 4, but timm's vit_tiny.* has 4 stages"):
+    message = r"drop_stages: 4, but timm's vit_tiny.* has 4 separable stages"
+    with pytest.raises(InputError, match=message):
         make_encoder("vit_mini", drop_stages=4)
 
 

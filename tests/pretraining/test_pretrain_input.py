@@ -49,7 +49,7 @@ def write_recipe(path: Path, **changes: object) -> Path:
         ({"trainable": "partial:9"}, "9 stages, but resnet18 has 5"),
         ({"trainable": "hybrid:2:4"}, "trains a part for 4 epochs, but the whole run has 4"),
         ({"trainable": "some"}, "--trainable: 'some'; full, partial:STAGES or hybrid"),
-        ({"drop_stages": 9}, "drop_stages: 9, but timm's resnet18 has 5 stages"),
+        ({"drop_stages": 9}, "drop_stages: 9, but timm's resnet18 has 5 separable stages"),
         ({"checkpoints": "0,9"}, "--checkpoints: 9 is after the last epoch, 4"),
         ({"checkpoints": "a"}, "--checkpoints: 'a'; epochs such as 0,1,5,20"),
         ({"epochs": 0}, "--epochs: 0; a positive number"),

@@ -220,7 +220,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "predictions" / "small.npz").unlink(),
         "predictions/small.npz: is missing, but a record needs it",
     ),
-    "linked folder": (link_predictions, "predictions: a link; only plain files"),
+    "linked folder": (link_predictions, "predictions: a link; a submission holds plain files only"),
     "weights": (change_line("environment", "weights", "0" * 64), "environment.weights: 000"),
     "failed called ok": (
         change_line("status", "ok", cell="few 10-shot knn 0"),
