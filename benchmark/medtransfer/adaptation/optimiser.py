@@ -6,7 +6,6 @@ import math
 from typing import Any, Protocol
 
 import torch
-from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from medtransfer.acceleration.clipping import ClippingAdamW
@@ -37,6 +36,8 @@ def build_optimiser(
         rate: Learning rate of the head.
         steps: Length of the schedule.
     """
+    from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
+
     head = list(learner.head.parameters())
     groups: list[dict[str, Any]] = [
         {"params": [p for p in head if p.ndim > 1], "weight_decay": settings.weight_decay},

@@ -8,7 +8,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 
 from medtransfer.core.errors import InputError
@@ -63,6 +62,8 @@ def _freeze_shallow_layers(encoder: Encoder, settings: Partial) -> None:
     network: Any = encoder.inner
     groups: dict[str, int] = {}
     if hasattr(network, "group_matcher"):
+        from timm.models._manipulate import group_parameters
+
         groups = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
     layers = sorted(set(groups.values()))
     if len(layers) < 2:

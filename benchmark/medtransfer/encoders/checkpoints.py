@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from timm.models import clean_state_dict
 from torch import Tensor
 
 from medtransfer.core.errors import InputError, reason
@@ -82,6 +81,8 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     )
     if not tensors:
         raise InputError(f"{path}: holds no tensors; a state dict (name to tensor) is expected")
+    from timm.models import clean_state_dict
+
     return dict(clean_state_dict(tensors))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -76,6 +75,8 @@ def find_source_head(located: EncoderSource, encoder: Encoder) -> SourceHead | N
         return _fit(read_checkpoint(located.weights).tensors, f"{name}.", encoder)
     if hub is None:
         return None
+    import timm
+
     return _fit(timm.create_model(hub, pretrained=True).state_dict(), f"{name}.", encoder)
 
 

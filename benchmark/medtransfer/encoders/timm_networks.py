@@ -1,4 +1,8 @@
-"""Build timm's networks and load their weights."""
+"""Build timm's networks and load their weights.
+
+timm is imported where a network is built: its import takes as long as that of torch, and encoders
+outside timm do without.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -203,6 +206,8 @@ def _create(
     device: str = "cpu",
     **options: Any,
 ) -> TimmNetwork:
+    import timm
+
     arguments = {**card.architecture.options, "num_classes": 0, **options}
     if card.pooling != "default":
         arguments["global_pool"] = card.pooling
@@ -217,6 +222,8 @@ def _create(
 
 def _explain(error: Exception, card: EncoderCard, name: str, origin: str) -> str:
     """Turn any error of timm, torch or the hub's client into one line."""
+    import timm
+
     line = " ".join(str(error).split())[:300] or type(error).__name__
     if card.weights.hub is not None and not isinstance(error, (TypeError, KeyError)):
         return (
@@ -290,6 +297,8 @@ def hub_input(name: str) -> Input:
     Raises:
         InputError: When the hub cannot be reached or has no such model.
     """
+    import timm
+
     _prefer_cache_when_offline()
     try:
         model = timm.models.load_model_config_from_hf(name.removeprefix("hf-hub:"))[0]

@@ -117,7 +117,7 @@ def run(
     if request.executor == "local":
         jobs = choose_jobs(request.jobs, device=request.device, cells=len(prepared.pending))
     if jobs > 1:
-        start_server()
+        start_server(*(["timm"] if prepared.encoder.card.architecture.timm else []))
     # Imported late: a finished evaluation does not need torch.
     from medtransfer.evaluation.executors.scheduling import schedule
     from medtransfer.evaluation.setup import build_runner

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medtransfer.core.plugins import safe_path
 
+_PRELOADED = ["medtransfer.evaluation.executors.processes"]
 _MOST = 8  # more processes do not help; threads share the work of a cell
 CELL_MEMORY = 8 * 2**30  # bytes that a process may need: a batch of 64 images of 224 px in training
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -80,15 +81,18 @@ def _free_memory() -> int:
 def process_context() -> BaseContext:
     """Choose how processes are started: torch's threads do not survive a fork of this one."""
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+
+
+def start_server(*modules: str) -> None:
+    """Have the server import torch and the rest once, while this process does the same.
+
+    Args:
+        modules: Further modules that every process will need.
+    """
+    context = process_context()
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["medtransfer.evaluation.executors.processes"])
-    return context
-
-
-def start_server() -> None:
-    """Have the server import torch and the rest once, while this process does the same."""
-    if process_context().get_start_method() == "forkserver":
+        context.set_forkserver_preload([*_PRELOADED, *modules])
         from multiprocessing import forkserver
 
         # Until its imports are done, Ctrl-C would end it with a traceback.
