@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from medtransfer.specs.encoder import EncoderCard, PretrainingCard
 
@@ -41,6 +40,8 @@ def compare_source_domains(table: pd.DataFrame, cards: Mapping[str, EncoderCard]
         table: Their scores by domain, columns ``domain_<name>``.
         cards: Theirs.
     """
+    from scipy import stats  # late: not every board has source domains
+
     names = [name for name in table.columns if name.startswith("domain_")]
     scores = table[names].astype(float).rename(columns=lambda name: name.removeprefix("domain_"))
     source = pd.Series(

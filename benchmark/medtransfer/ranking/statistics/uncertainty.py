@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.floating]
 
@@ -158,6 +157,8 @@ def compare_over_tasks(scores: pd.DataFrame) -> Significance:
     Args:
         scores: One row a task, one column an encoder.
     """
+    from scipy import stats  # late: the table after an evaluation tests nothing
+
     tasks, encoders = scores.shape
     values = scores.to_numpy()
     friedman = None
