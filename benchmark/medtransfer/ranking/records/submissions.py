@@ -113,8 +113,8 @@ def load_submissions(
     Args:
         folders: Of submissions.
         processes: How many read, where there is much to read.
-        tasks: Only the records of these tasks, and neither verification nor transferability
-            scores: all that a comparison needs.
+        tasks: Only encoders with records of these tasks, only these records, and neither
+            verification nor transferability scores: all that a comparison needs.
 
     Raises:
         InputError: For a missing folder or card, a wrong record, records of another encoder than
@@ -123,7 +123,8 @@ def load_submissions(
     paths = [path for folder in folders for path in _encoder_folders(folder)]
     parts: dict[str, list[tuple[Path, Submission]]] = {}
     for path, submission in zip(paths, _load_all(paths, processes, tasks), strict=True):
-        parts.setdefault(submission.card.name, []).append((path, submission))
+        if submission is not None:
+            parts.setdefault(submission.card.name, []).append((path, submission))
     return [_merge(parts[name]) for name in sorted(parts)]
 
 
@@ -143,7 +144,7 @@ _MUCH = 2**25  # bytes of ledgers; fewer are read faster than a second process s
 
 def _load_all(
     paths: Sequence[Path], processes: int, tasks: Collection[str] | None
-) -> Iterable[Submission]:
+) -> Iterable[Submission | None]:
     ledgers = [path / "records.jsonl" for path in paths]
     size = sum(ledger.stat().st_size for ledger in ledgers if ledger.is_file())
     return map_in_processes(
@@ -151,11 +152,12 @@ def _load_all(
     )
 
 
-def _load(path: Path, *, tasks: Collection[str] | None) -> Submission:
+def _load(path: Path, *, tasks: Collection[str] | None) -> Submission | None:
     card, records = _open(path, tasks)
     with without_collection():
         if tasks is not None:
-            return Submission.of(card, records, folder=path)
+            chosen = list(records)
+            return Submission.of(card, chosen, folder=path) if chosen else None
         own = _own_scores(path, card.name)
         return Submission.of(card, records, folder=path, status=read_status(path), scores=own)
 
