@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medtransfer.adaptation.decoder import Decoder, Segmenter
+from medtransfer.adaptation.decoder import Decoder
+from medtransfer.adaptation.learner import PixelClassifier
 from medtransfer.cost.flops import forward_flops, training_flops
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.timm_networks import PYRAMID_STRIDES, TimmNetwork
@@ -68,14 +69,14 @@ def take_step(encoder: Encoder, images: Tensor) -> None:
         assert features.shape == (count, channels, sides[0] // stride, sides[1] // stride)
         assert features.dtype == torch.float32
 
-    before = [parameter.detach().clone() for parameter in model.decoder.parameters()]
+    before = [parameter.detach().clone() for parameter in model.head.parameters()]
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
     logits = model(images)
     assert logits.shape == (count, 3, *size)
     loss = functional.cross_entropy(logits, torch.ones(count, *size, dtype=torch.long))
     assert torch.isfinite(loss)
     loss.backward()
-    for parameter in model.decoder.parameters():
+    for parameter in model.head.parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0
     given = [p.grad for p in encoder.parameters() if p.grad is not None]
     # A few layers stand between the last map and the embedding alone.
@@ -85,7 +86,7 @@ def take_step(encoder: Encoder, images: Tensor) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     optimiser.step()
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    after = model.decoder.parameters()
+    after = model.head.parameters()
     assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
@@ -111,9 +112,8 @@ def test_decoders_of_all_encoders_are_about_as_large() -> None:
         with torch.device("meta"):
             network = TimmNetwork(timm.create_model(name, num_classes=0))
         encoder = Encoder(card(timm_name=name, size=224), network, identity="", size=224)
-        model = Segmenter(encoder.to("meta"), 3, seed=0)
-        counts[name] = model.decoder_parameters
-        assert counts[name] == sum(p.numel() for p in model.decoder.parameters())
+        model = PixelClassifier(encoder.to("meta"), 3, seed=0)
+        counts[name] = sum(p.numel() for p in model.head.parameters())
         assert model(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 3, 224, 224)
     assert max(counts.values()) <= 1.1 * min(counts.values()), counts
 
@@ -123,9 +123,9 @@ def test_decoders_start_alike() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    first, second = (segmenter(build(name)).decoder for name in (SMALL, "resnet18"))
+    first, second = (segmenter(build(name)).head for name in (SMALL, "resnet18"))
     torch.manual_seed(3)
-    other = Segmenter(build(), 3, seed=2).decoder
+    other = PixelClassifier(build(), 3, seed=2).head
     assert torch.equal(torch.rand(2), expected)
     for part in ("stem", "blocks", "head"):
         pairs = zip(
@@ -139,7 +139,7 @@ def test_decoders_start_alike() -> None:
 
 def test_scale_of_the_features_does_not_matter() -> None:
     """Encoders whose features differ by orders of magnitude get the same decoder's chance."""
-    decoder = segmenter(build()).decoder
+    decoder = segmenter(build()).head
     generator = torch.Generator().manual_seed(0)
     pyramid = [
         torch.randn((2, channels, 64 // stride, 64 // stride), generator=generator)
@@ -183,10 +183,10 @@ def test_frozen_encoder_stays_as_it_is() -> None:
     encoder = model.encoder
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     model.train()
-    assert model.decoder.training and not any(m.training for m in encoder.network.modules())
+    assert model.head.training and not any(m.training for m in encoder.network.modules())
     model(pixels(64, 64)).square().mean().backward()
     assert all(parameter.grad is None for parameter in encoder.parameters())
-    assert all(parameter.grad is not None for parameter in model.decoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.head.parameters())
     assert all(torch.equal(before[name], t) for name, t in encoder.state_dict().items())
 
     trained = segmenter(build()).train()
@@ -216,7 +216,7 @@ def test_decoder_learns_a_mask() -> None:
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     mask = ((y - 12) ** 2 + (x - 19) ** 2 < 100).long().expand(2, -1, -1)
     images = pixels(64, 64) * 0.5 + 100 * mask.unsqueeze(1)
-    optimiser = torch.optim.AdamW(model.decoder.parameters(), lr=1e-3)
+    optimiser = torch.optim.AdamW(model.head.parameters(), lr=1e-3)
     for _ in range(20):
         optimiser.zero_grad()
         functional.cross_entropy(model(images), mask).backward()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medtransfer.adaptation.decoder import Segmenter
+from medtransfer.adaptation.learner import PixelClassifier
 from medtransfer.core.errors import InputError
 from medtransfer.encoders import encoder as encoder_module
 from medtransfer.encoders.encoder import Encoder, extend
@@ -146,18 +146,18 @@ def test_pyramid_computes_in_the_encoders_precision(monkeypatch: pytest.MonkeyPa
     encoder = build()
     model = segmenter(encoder)
     types: dict[str, torch.dtype] = {}
-    for part in ("encoder", "decoder"):
+    for part in ("encoder", "head"):
         layer = next(m for m in getattr(model, part).modules() if isinstance(m, nn.Conv2d))
         layer.register_forward_hook(lambda _m, _i, out, part=part: types.update({part: out.dtype}))
     assert model(pixels(64, 64)).dtype == torch.float32
-    assert types == {"encoder": torch.bfloat16, "decoder": torch.float32}
+    assert types == {"encoder": torch.bfloat16, "head": torch.float32}
     assert all(m.dtype == torch.float32 for m in encoder.pyramid(pixels(64, 64)))
 
 
 def refusal(encoder: Encoder) -> str:
     """The message with which an encoder is refused for segmentation: always one line."""
     with pytest.raises(InputError) as caught:
-        Segmenter(encoder, 2, seed=0)
+        PixelClassifier(encoder, 2, seed=0)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

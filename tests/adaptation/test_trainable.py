@@ -192,14 +192,18 @@ def freeze(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("network", "adaptation", "message"),
     [
-        (Layers(), "partial", "toy: does not tell its layers apart"),
-        (nn.Flatten(), "lora", "toy: calls no plain linear layer and no plain ungrouped"),
+        (Layers(), "partial", "toy: does not define layer groups"),
+        (nn.Flatten(), "lora", "toy: calls no plain linear layer or ungrouped"),
         (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Flatten()), "lora", "toy: calls no plain"),
         (nn.Sequential(nn.Conv2d(3, 2, 3, dilation=2), nn.Flatten()), "lora", "calls no plain"),
         (nn.Sequential(StdConv2d(3, 2, 3), nn.Flatten()), "lora", "toy: calls no plain"),
-        (Attention(), "lora", "toy: takes another way through its layers in training"),
-        (freeze(ToldLayers()), "partial", "toy: all that partial would train is frozen"),
-        (freeze(Layers()), "finetune", "toy: all that finetune would train is frozen"),
+        (Attention(), "lora", "toy: runs other operations in training"),
+        (
+            freeze(ToldLayers()),
+            "partial",
+            "toy: every parameter that partial would train is frozen",
+        ),
+        (freeze(Layers()), "finetune", "toy: every parameter that finetune would train is frozen"),
         (Layers(), "decoder", "toy: no feature maps, which segmentation needs"),
     ],
 )

@@ -135,7 +135,7 @@ def test_what_an_encoder_cannot_do_is_left_out(small: Small, tmp_path: Path, ben
     assert outcome.code == 0, outcome.err
     assert "note: skipped lora of small: pixels: calls no plain linear layer" in outcome.out
     refused = bench(*arguments, "--adaptation", "partial")
-    assert refused.code == 2 and "pixels: does not tell its layers apart" in refused.err
+    assert refused.code == 2 and "pixels: does not define layer groups" in refused.err
 
 
 def test_without_peft_the_extra_is_named(

@@ -233,7 +233,7 @@ def drop_split(arrays: dict[str, NDArray[Any]]) -> None:
 @pytest.mark.parametrize(
     ("change", "sign", "words"),
     [
-        (change_one_pixel, False, "predictions.sha256: not the masks that the record was made"),
+        (change_one_pixel, False, "predictions.sha256: the masks differ from those of the record"),
         (change_class, True, "class id 3; 0 to 2 is expected"),
         (change_size, True, "shape (16, 8, 8); uint8 of 16 x 32 x 32 is expected"),
         (change_type, True, "in_domain: int64 of shape"),
@@ -261,13 +261,13 @@ def set_file(name: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (set_file("../../elsewhere.npz"), "leads out of the submission"),
+        (set_file("../../elsewhere.npz"), "lies outside the submission"),
         (set_file("predictions/gone.npz"), "gone.npz: missing"),
         (set_file("encoder.yaml"), "cannot be read, damaged"),
         (set_file("predictions/\0.npz"), "cannot be read, damaged"),
         (lambda record: record["predictions"].update(sha256=None), "predictions.sha256"),
         (lambda record: record["task"].update(fingerprint="0" * 64), "other data or another card"),
-        (lambda record: record.update(budget="../../full"), "is no cell of a protocol"),
+        (lambda record: record.update(budget="../../full"), "is not a protocol's cell"),
         (lambda record: record["task"].update(name="disks"), "no card is called 'disks'; --tasks"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medtransfer.adaptation.augmentation import augment, augment_pairs
+from medtransfer.adaptation.augmentation import DRAWS, augment, augment_pairs
 from medtransfer.metrics import evaluate
 from medtransfer.specs.protocol import Augmentation
 from medtransfer.specs.record import read_records
@@ -96,10 +96,9 @@ def test_masks_move_with_their_images() -> None:
     masks = torch.from_numpy(np.stack([mask] * 20))
     pixels = masks[:, None].float() * 200
     settings = Augmentation(crop=0.5, jitter=0)
-    changed, moved = augment_pairs(
-        pixels, masks, settings, flip=True, generator=torch.Generator().manual_seed(1)
-    )
-    same = augment(pixels, settings, flip=True, generator=torch.Generator().manual_seed(1))
+    draws = torch.rand((DRAWS, 20), generator=torch.Generator().manual_seed(1))
+    changed, moved = augment_pairs(pixels, masks, draws, settings, flip=True)
+    same = augment(pixels, draws, settings, flip=True)
     assert torch.equal(changed, same) and moved.dtype == masks.dtype
     assert ((changed[:, 0] > 100) == (moved == 1)).float().mean() > 0.99
     assert (moved != masks).any()

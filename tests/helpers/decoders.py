@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medtransfer.adaptation.decoder import Segmenter
+from medtransfer.adaptation.learner import PixelClassifier
 from medtransfer.adaptation.trainable import prepare_encoder
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.loading import build_encoder
@@ -41,7 +41,7 @@ def pixels(*size: int, count: int = 2, seed: int = 0) -> Tensor:
     return torch.rand((count, 3, *size), generator=generator) * 255
 
 
-def segmenter(encoder: Encoder, *, frozen: bool = False) -> Segmenter:
+def segmenter(encoder: Encoder, *, frozen: bool = False) -> PixelClassifier:
     if frozen:
         encoder = prepare_encoder(encoder, "decoder", load_protocol("quick"), maps=True)
-    return Segmenter(encoder, 3, seed=1)
+    return PixelClassifier(encoder, 3, seed=1)

@@ -19,9 +19,8 @@ from medtransfer.data.split import Split
 from medtransfer.encoders.loading import load_encoder
 from medtransfer.pretraining.freezing import Stages, choose_trainable
 from medtransfer.pretraining.loader import load_step
-from medtransfer.pretraining.objectives import OBJECTIVES
+from medtransfer.pretraining.objectives import OBJECTIVES, Predictor
 from medtransfer.pretraining.pool import Pool, Source
-from medtransfer.pretraining.prices import Predictor
 from medtransfer.specs.pretraining import load_recipe
 from medtransfer.specs.task import load_tasks
 from tests.performance.measure import Measured, Row, map_images, measure

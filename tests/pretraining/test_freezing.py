@@ -13,8 +13,7 @@ from medtransfer.core.errors import InputError
 from medtransfer.cost.flops import forward_flops, training_flops
 from medtransfer.encoders.resolution import resolve_encoder, resolve_untrained
 from medtransfer.pretraining.freezing import choose_trainable
-from medtransfer.pretraining.objectives import OBJECTIVES
-from medtransfer.pretraining.prices import Predictor
+from medtransfer.pretraining.objectives import OBJECTIVES, Predictor
 from medtransfer.specs.pretraining import Trainable, load_recipe
 from tests.helpers.pools import draw_head, make_batch, make_encoder, make_pool
 
@@ -45,9 +44,9 @@ def test_stages_are_the_deepest(name: str, stages: int | tuple[str, ...], first:
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        (("layer5",), "'layer5' names no layer with weights; did you mean 'layer"),
-        (("x",), "'x' names no layer with weights; known: conv1, bn1, layer1"),
-        ((), "names no layer"),
+        (("layer5",), "no layer 'layer5' with weights; did you mean 'layer"),
+        (("x",), "no layer 'x' with weights; known: conv1, bn1, layer1"),
+        ((), "name at least one layer"),
         (5, "5 stages, but resnet18 has 5 with its stem"),
         (("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), "are the whole network"),
     ],

@@ -39,7 +39,7 @@ def test_a_grid_makes_and_evaluates_its_encoders(
     options = ("--grid", path, "--tasks", small.cards, "--data", small.data)
     run = bench("pretrain", *options)
     assert run.code == 1
-    assert "vit_mini-home-supervised-0.5-lost: --trainable: 'nowhere' names no layer" in run.out
+    assert "vit_mini-home-supervised-0.5-lost: --trainable: no layer 'nowhere'" in run.out
     names = sorted(path.parent.name for path in (tmp_path / "encoders").glob("*/encoder.yaml"))
     # The bare architecture is evaluated at the size of those that are pre-trained.
     assert (

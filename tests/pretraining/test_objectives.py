@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from medtransfer.core.errors import InputError
+from medtransfer.pretraining.loader import VIEW_DRAWS, make_view
 from medtransfer.pretraining.objectives import OBJECTIVES, Batch, Masked
-from medtransfer.pretraining.views import VIEW_DRAWS, make_view
 from medtransfer.specs.pretraining import Views, list_recipes, load_recipe
 from tests.helpers.pools import draw_head, make_batch, make_encoder, make_pool
 

@@ -28,24 +28,24 @@ def write_recipe(path: Path, **changes: object) -> Path:
         ({"task": None}, "--task: name at least one task"),
         (
             {"task": "smal"},
-            "unknown task 'smal'; did you mean 'small'? (cards of your own: --tasks)",
+            "unknown task 'smal'; did you mean 'small'? (for your own cards: --tasks)",
         ),
-        ({"task": "small/test"}, "only training images are a source, never 'test'"),
-        ({"task": "small:in_domain"}, "only training images are a source, never 'in_domain'"),
+        ({"task": "small/test"}, "only training images can be a source, not 'test'"),
+        ({"task": "small:in_domain"}, "only training images can be a source, not 'in_domain'"),
         ({"task": "thief"}, "thief: its training images are the test split in_domain of"),
-        ({"task": "masks", "recipe": "supervised"}, "masks: has masks and no classes"),
+        ({"task": "masks", "recipe": "supervised"}, "masks: has masks but no classes"),
         ({"architecture": None}, "--architecture: name one"),
         ({"architecture": "resnet19"}, "--architecture: timm has no 'resnet19'; did you mean"),
         ({"architecture": "resnet_mni"}, "timm has no 'resnet_mni'; did you mean 'resnet_mini'?"),
         ({"architecture": "hog"}, "--architecture: hog is built by Python code"),
         ({"init": "nothing"}, "unknown encoder 'nothing'"),
-        ({"init": "vit_mini"}, "vit_mini is not of the --architecture resnet_mini"),
+        ({"init": "vit_mini"}, "vit_mini is not a resnet_mini (--architecture)"),
         ({"images": "0"}, "--images: 0; a positive number"),
-        ({"images": "0.001"}, "would leave a source without any image"),
+        ({"images": "0.001"}, "would leave a source without images"),
         ({"images": "many"}, "--images: 'many'; a number of images, or a fraction"),
-        ({"images": "61"}, "--images: 61 are asked for, but the sources have 60"),
+        ({"images": "61"}, "--images: 61 requested, but the sources have 60"),
         ({"images": "1"}, "--images: 1 is too few"),
-        ({"trainable": "partial:layer9"}, "'layer9' names no layer with weights; did you mean"),
+        ({"trainable": "partial:layer9"}, "no layer 'layer9' with weights; did you mean"),
         ({"trainable": "partial:9"}, "9 stages, but resnet18 has 5"),
         ({"trainable": "hybrid:2:4"}, "trains a part for 4 epochs, but the whole run has 4"),
         ({"trainable": "some"}, "--trainable: 'some'; full, partial:STAGES or hybrid"),
@@ -55,16 +55,16 @@ def write_recipe(path: Path, **changes: object) -> Path:
         ({"epochs": 0}, "--epochs: 0; a positive number"),
         ({"size": 4}, "--size: 4; 8 to 2048 pixels"),
         ({"device": "tpu"}, "--device: 'tpu' is not supported"),
-        ({"nodes": 2}, "--nodes: 2, but nothing says where the others are"),
-        ({"devices": 7}, "a batch of 60 images cannot be shared out evenly to 7"),
+        ({"nodes": 2}, "--nodes: 2, but their addresses are unknown"),
+        ({"devices": 7}, "a batch of 60 images cannot be split into 7 equal parts"),
         ({"recipe": "simclr", "accumulate": 2}, "compares all images of a batch"),
         ({"recipe": "own-simclr.yaml", "accumulate": 2}, "compares all images of a batch"),
-        ({"accumulate": 60}, "--images: 60 is too few: 1 would go through at a time"),
-        ({"epochs": 10**9}, "--epochs: 1000000000; 1000000 at most"),
+        ({"accumulate": 60}, "--images: 60 is too few: a micro-batch would have 1"),
+        ({"epochs": 10**9}, "--epochs: 1000000000; at most 1000000"),
         ({"task": "resized"}, "resized: its training images are the test split in_domain of phan"),
         ({"grid": "grid.yaml"}, "not with --grid; only --data, --tasks and --device go with it"),
         ({"OUT": "resnet18"}, "'resnet18' is the name of a listed encoder"),
-        ({"OUT": "Other Name"}, "'Other Name' is the encoder's name, too"),
+        ({"OUT": "Other Name"}, "'Other Name' also names the encoder"),
     ],
     ids=lambda value: value if isinstance(value, str) else str(value),
 )
@@ -106,7 +106,7 @@ def test_a_loss_that_is_no_number_ends_the_run(small: Small, tmp_path: Path, ben
     out = tmp_path / "wild"
     run = bench("pretrain", *arguments(small, out, recipe=own, epochs=30))
     assert run.code == 1
-    assert "the loss or a weight is no finite number at step" in run.err
+    assert "the loss or a weight is not finite at step" in run.err
     assert "1e+30" in run.err
     assert len(run.err.strip().splitlines()) == 1
     assert not (out / "encoder.yaml").exists()
@@ -121,6 +121,6 @@ def test_weights_that_are_no_numbers_are_no_encoder(
     out = tmp_path / "wild"
     run = bench("pretrain", *arguments(small, out, recipe=own, epochs=1, checkpoints="0,1"))
     assert run.code == 1
-    assert "no finite number at step 1 of 1" in run.err
+    assert "not finite at step 1 of 1" in run.err
     assert not (out / "encoder.yaml").exists()
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["epoch-0000"]

@@ -56,7 +56,7 @@ def test_robustness_of_features_that_do_not_react() -> None:
     assert robustness((apart, apart), margin=0.75) == 0
     with pytest.raises(Undefined, match="the pearson distance of an image's features"):
         robustness((constant, constant), distance="pearson")
-    with pytest.raises(Undefined, match="one image has no other"):
+    with pytest.raises(Undefined, match="a single image has no other"):
         robustness((apart[:1], apart[:1]))
     with pytest.raises(Undefined, match="cosine"):
         robustness((0 * apart, apart))

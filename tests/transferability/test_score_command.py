@@ -58,7 +58,7 @@ def test_scores_are_printed_kept_and_not_computed_again(
     assert not list((out / "random-convolutions").glob(".*"))
     before = (out / "random-convolutions" / "scores.jsonl").read_bytes()
     again = bench("score", *options(small, out, "random-convolutions"))
-    assert again.code == 0 and "0 new, 9 kept from before" in again.out
+    assert again.code == 0 and "0 new, 9 from an earlier call" in again.out
     assert again.out.splitlines()[1:] == run.out.splitlines()[1:]
     assert (out / "random-convolutions" / "scores.jsonl").read_bytes() == before
 
@@ -268,7 +268,7 @@ def test_an_encoder_without_maps_says_so() -> None:
         load_encoder("pixels", device="cpu"), data, load_protocol("quick").scores
     )
     for name in ("views", "pixels"):
-        with pytest.raises(Undefined, match="gives one vector an image and no feature maps"):
+        with pytest.raises(Undefined, match="gives one vector per image and no feature maps"):
             material.get(name)
     assert material.get("features").shape[0] == len(material.train)
 
@@ -284,9 +284,9 @@ def test_an_encoder_without_maps_says_so() -> None:
         (["-e", "pixels", "--device", "tpu"], "--device: 'tpu' is not supported"),
         (
             ["-e", "pixels", "--score", "ccfv"],
-            "--score: small: nothing to compute: it is of kind multiclass",
+            "--score: small: nothing to compute for a task of kind multiclass",
         ),
-        (["-e", "pixels", "--score", "parc", "--sweep"], "--sweep: is of the score robustness"),
+        (["-e", "pixels", "--score", "parc", "--sweep"], "--sweep: needs the score robustness"),
         (["-e", "pixel"], "unknown encoder 'pixel'; did you mean 'pixels'"),
         (["--trajectory", "nothing"], "--trajectory: nothing: no such folder"),
     ],

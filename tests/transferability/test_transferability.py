@@ -189,7 +189,7 @@ def case(name: str) -> tuple[Floats, Integers]:
 CASES = ["ordinary", "two classes", "N < D", "a class missing", "one constant dimension"]
 CASES += ["duplicated items", "constant features", "one image a class", "one class"]
 UNDEFINED = {
-    **dict.fromkeys([("one class", name) for name in LABELLED], "only one class is there"),
+    **dict.fromkeys([("one class", name) for name in LABELLED], "there is only one class"),
     ("constant features", "hscore"): "all features are the same",
     ("constant features", "nleep"): "all features are the same",
     ("constant features", "transrate"): "all features are the same",
@@ -279,5 +279,5 @@ def test_labels_that_are_several_questions() -> None:
     found = compute(score, {"features": features, "labels": columns}, score.options(SETTINGS))
     first = value_of("logme", features[10:], columns[10:, 0])
     assert found == pytest.approx((first + value_of("logme", features, columns[:, 1])) / 2)
-    with pytest.raises(Undefined, match="for no label: only one class"):
+    with pytest.raises(Undefined, match="for every label: there is only one class"):
         compute(score, {"features": features, "labels": columns[:, 2:]}, {})

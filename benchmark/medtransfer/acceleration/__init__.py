@@ -1,1 +1,1 @@
-"""Tricks for speed, each in a module that says what it gains; ``switch`` turns all of them off."""
+"""Optimisations, one per module with its gain; ``switch`` turns all of them off."""

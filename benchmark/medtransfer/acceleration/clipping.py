@@ -12,14 +12,14 @@ from medtransfer.acceleration.switch import accelerated
 
 
 class ClippingAdamW(torch.optim.AdamW):
-    """torch's fused AdamW, which clips the gradients' norm and updates in one pass.
+    """torch's fused AdamW that clips the gradients' norm and updates in one pass.
 
-    Each parameter is handed over as a vector in the order of its memory, since the fused step of a
-    processor copies what is not in the order of its dimensions, as channels-last weights are not.
-    With the clip in the same pass (by the attribute through which torch's `GradScaler` has the
-    fused step divide the gradients) a step of a ResNet-18 takes half of the time: 8 ms and not 16
-    of one thread's 124 at 64 px. With ``BENCH_ACCELERATION=0`` torch clips first and updates then,
-    unfused, which gives the same values but for rounding.
+    Each parameter is passed as a vector in memory order, because the fused step on a CPU copies
+    tensors that are not in the order of their dimensions, such as channels-last weights. Clipping
+    in the same pass (by the attribute with which torch's `GradScaler` makes the fused step divide
+    the gradients) halves the optimiser's time: 8 ms instead of 16 in a ResNet-18's step of 124 ms,
+    at 64 px on one thread. With ``BENCH_ACCELERATION=0`` torch clips and then updates, unfused,
+    which gives the same values except for rounding.
 
     Attributes:
         grad_scale: Divisor of the gradients in the next fused step.
@@ -30,13 +30,7 @@ class ClippingAdamW(torch.optim.AdamW):
     def __init__(
         self, groups: Iterable[dict[str, Any]], *, lr: float = 1e-3, clip: float | None = None
     ) -> None:
-        """Take over the parameters.
-
-        Args:
-            groups: As torch's; ``params`` is a list of parameters.
-            lr: The learning rate of groups without one.
-            clip: The largest norm of all gradients together; larger ones are scaled down to it.
-        """
+        """Wrap the parameters as vectors."""
         self._clip = clip
         self._vectors: list[tuple[nn.Parameter, nn.Parameter]] = []
         vectors = []
@@ -47,7 +41,7 @@ class ClippingAdamW(torch.optim.AdamW):
         super().__init__(vectors, lr=lr, fused=accelerated())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         super().zero_grad(set_to_none)
         for _, parameter in self._vectors:
             parameter.grad = None
@@ -55,7 +49,7 @@ class ClippingAdamW(torch.optim.AdamW):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Clip and update."""
         for vector, parameter in self._vectors:
-            if vector.data_ptr() != parameter.data_ptr():  # given other memory by the network
+            if vector.data_ptr() != parameter.data_ptr():  # the network moved it
                 vector.data = _flatten(parameter)
             gradient = parameter.grad
             if gradient is not None and gradient.stride() != parameter.stride():
@@ -66,15 +60,15 @@ class ClippingAdamW(torch.optim.AdamW):
         super().step(closure)
 
     def _clip_gradients(self, most: float) -> None:
-        if not self.param_groups[0]["fused"]:  # of the groups: a resumed run stays as it began
+        if not self.param_groups[0]["fused"]:  # kept in the groups, so a resumed run stays the same
             nn.utils.clip_grad_norm_([vector for vector, _ in self._vectors], most)
             return
         gradients = [vector.grad for vector, _ in self._vectors if vector.grad is not None]
-        # As in nn.utils.clip_grad_norm_; a norm that is not finite gives NaN there and here.
+        # As in nn.utils.clip_grad_norm_; a norm that is not finite gives NaN in both.
         norm = nn.utils.get_total_norm(gradients)
         self.grad_scale = ((norm + 1e-6) / most).clamp(min=1).float()
 
 
 def _flatten(tensor: Tensor) -> Tensor:
-    """A view of all values in the order of memory, in which a network's copy has no gaps."""
+    """View all values as a vector in memory order; parameters have no gaps."""
     return tensor.detach().as_strided((tensor.numel(),), (1,))

@@ -1,7 +1,7 @@
-"""Compute the frozen beginning of a network once for each image.
+"""Cache the output of a network's frozen prefix for each image.
 
-A pass of training then costs what the trainable end costs: of a network whose last stage alone is
-trained, the beginning is passed once and not in every epoch. Only where no image is changed.
+Each image passes through the prefix once and not in every epoch, so training costs what the
+trainable end costs. This needs images without augmentation.
 """
 
 from __future__ import annotations
@@ -16,34 +16,28 @@ from medtransfer.acceleration.switch import accelerated
 if TYPE_CHECKING:
     from medtransfer.encoders.encoder import Encoder
 
-_MOST = 2 * 2**30  # bytes of activations that are kept
+_MOST = 2 * 2**30  # bytes of cached activations
 
 
 class KeptPrefix:
-    """Output of the frozen beginning of a network, computed once for each image.
+    """Output of a network's frozen prefix, computed once for each image.
 
-    It is what the first module that learns is called with. From then on the network is called with
-    one image, and that module is handed what was kept of the batch: so the beginning costs one
-    image a batch, whatever the family of the network is. Only for images that do not change.
+    The cached output is the input of the first trainable module. Later the network is called with
+    one image, and that module's input is replaced by the cached batch, so the prefix costs one
+    image per batch in any family of networks. Images must not change.
 
     Attributes:
-        passed: Which images went through the beginning, bool (N,); of a run that goes on after a
-            stop also those of the earlier call, which are not paid for twice.
-        passes: How many passes were to be paid for.
+        passed: Mask of the images that went through the prefix, bool (N,), in a resumed run also
+            in earlier calls: they are not charged twice.
+        passes: Number of passes through the prefix to charge.
     """
 
     def __init__(self, network: nn.Module, first: nn.Module, count: int) -> None:
-        """Keep nothing yet.
-
-        Args:
-            network: From images to anything.
-            first: The first of its modules that learns.
-            count: How many images there are.
-        """
+        """Start with an empty cache."""
         self._network, self._first, self._count = network, first, count
         self._kept: Tensor | None = None
-        self._there = torch.zeros(count, dtype=torch.bool)
-        self._last = False  # whether it is channels-last
+        self._cached = torch.zeros(count, dtype=torch.bool)
+        self._channels_last = False
         self.passed = torch.zeros(count, dtype=torch.bool)
         self.passes = 0
 
@@ -52,14 +46,14 @@ class KeptPrefix:
 
         Args:
             inputs: The images, (n, C, S, S).
-            places: Their numbers, (n,), below ``count``.
+            places: Indices of the images, (n,), below ``count``.
         """
         self.passes += 1 if bool(self.passed[places].all()) else len(inputs)
         self.passed[places] = True
-        if self._kept is None or not bool(self._there[places].all()):
+        if self._kept is None or not bool(self._cached[places].all()):
             return self._record(inputs, places)
         kept = self._kept[places.to(self._kept.device)]
-        if self._last:
+        if self._channels_last:
             kept = kept.contiguous(memory_format=torch.channels_last)
 
         def replace(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -71,18 +65,18 @@ class KeptPrefix:
     def _record(self, inputs: Tensor, places: Tensor) -> Any:
         def keep(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             activations = arguments[0].detach()
-            self._last = activations.ndim == 4 and not activations.is_contiguous()
+            self._channels_last = activations.ndim == 4 and not activations.is_contiguous()
             if self._kept is None:
                 self._kept = activations.new_empty((self._count, *activations.shape[1:]))
             self._kept[places.to(activations.device)] = activations
 
         with self._first.register_forward_pre_hook(keep):
             output = self._network(_arrange(inputs))
-        self._there[places] = True
+        self._cached[places] = True
         return output
 
     def beginning(self) -> nn.Module:
-        """The beginning alone, from images to what is kept of them."""
+        """Return the prefix alone, which maps images to the cached output."""
         return _Beginning(self._network, self._first)
 
 
@@ -115,17 +109,13 @@ def _arrange(images: Tensor) -> Tensor:
 
 
 def find_prefix(encoder: Encoder, count: int) -> KeptPrefix | None:
-    """Find the frozen prefix of a network, or return ``None`` where nothing can be kept.
+    """Find the frozen prefix of a network, or return ``None`` if its output cannot be cached.
 
-    It is tried on random images: kept and computed outputs must be the same to the last bit.
-    ``None`` also with ``BENCH_ACCELERATION=0``.
-
-    Args:
-        encoder: With its frozen parts.
-        count: Number of images.
+    On random images, cached and computed outputs must agree to the last bit. ``None`` also with
+    ``BENCH_ACCELERATION=0``.
     """
     network = encoder.network
-    first = _first_that_learns(encoder) if accelerated() else None
+    first = _first_trainable(encoder) if accelerated() else None
     if first is None:
         return None
     shape = (2, encoder.card.input.channels, encoder.size, encoder.size)
@@ -136,7 +126,7 @@ def find_prefix(encoder: Encoder, count: int) -> KeptPrefix | None:
         with torch.no_grad(), encoder.autocast():
             expected = trial(images, torch.arange(2))
             repeated = trial(images, torch.arange(2))
-    except Exception:  # a network that is not one beginning and one end
+    except Exception:  # the network does not split into a prefix and an end
         return None
     kept = trial._kept
     if kept is None or not torch.equal(expected, repeated):
@@ -146,10 +136,10 @@ def find_prefix(encoder: Encoder, count: int) -> KeptPrefix | None:
     return KeptPrefix(network, first, count)
 
 
-def _first_that_learns(encoder: Encoder) -> nn.Module | None:
-    """Find the largest module, first in the order of calls, of which everything learns.
+def _first_trainable(encoder: Encoder) -> nn.Module | None:
+    """Find the largest fully trainable module that is called first.
 
-    ``None`` where something that learns is called before all that is frozen.
+    ``None`` if no frozen parameter is used before it.
     """
     whole: list[nn.Module] = []
 
@@ -178,7 +168,7 @@ def _first_that_learns(encoder: Encoder) -> nn.Module | None:
     order = {id(module): number for number, module in reversed(list(enumerate(called)))}
     inside = {id(parameter) for module in whole for parameter in module.parameters()}
     if any(p.requires_grad and id(p) not in inside for p in encoder.network.parameters()):
-        return None  # a parameter of its own, such as a position embedding
+        return None  # a trainable parameter outside these modules, such as a position embedding
     reached = [module for module in whole if id(module) in order]
     first = min(reached, key=lambda module: order[id(module)], default=None)
     if first is None:

@@ -1,4 +1,4 @@
-"""Compute convolutions of maps of a few pixels as matrix products."""
+"""Compute convolutions on maps of a few pixels as matrix products."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch.nn import functional
 from medtransfer.acceleration.switch import accelerated
 
 _PIXELS = 4
-_KERNEL = 9  # larger ones have too many neighbours to gather
+_KERNEL = 9  # larger kernels have too many neighbours to gather
 
 
 def multiply_small_maps(network: nn.Module) -> None:
-    """Train convolutions whose output has at most four pixels as one matrix product each.
+    """Patch a network to train convolutions with at most four output pixels as matrix products.
 
-    A network that was made for 224 px has such maps at 64 px and less: the last stage of a ResNet
-    holds three quarters of its weights and sees 2 x 2 pixels. oneDNN's convolutions go through
-    them image by image, and read all weights for two pixels at a time. The pixels of all images
-    together are a matrix that is large enough for its matrix product, the sums are the same: a
-    training step takes .82 (ResNet-18, 64 px) to .66 (ResNet-50, 28 px) of the time on a processor
-    in bf16. In fp32 it takes the same time, and stays as it is; so do prediction and GPUs.
-    With ``BENCH_ACCELERATION=0`` the network is left alone.
+    A network designed for 224 px has such maps at 64 px and less: the last stage of a ResNet holds
+    three quarters of its weights and sees 2 x 2 pixels. oneDNN's convolutions process them image
+    by image, and read all weights for two pixels at a time. The pixels of all images together are
+    large enough for an efficient matrix product with the same sums: a training step takes .82
+    (ResNet-18, 64 px) to .66 (ResNet-50, 28 px) of the time on a CPU in bf16. There is no gain in
+    fp32, in prediction and on GPUs, where nothing changes. With ``BENCH_ACCELERATION=0`` the
+    network is left alone.
     """
     if not accelerated():
         return
@@ -33,7 +33,7 @@ def multiply_small_maps(network: nn.Module) -> None:
 
 
 def _convolve(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Replace the method that `nn.Conv2d` computes its output with."""
+    """Replace `nn.Conv2d._conv_forward`."""
     output = _multiply(layer, images, weight, bias) if _worthwhile(images) else None
     return nn.Conv2d._conv_forward(layer, images, weight, bias) if output is None else output
 
@@ -51,7 +51,7 @@ def _worthwhile(images: Tensor) -> bool:
 def _multiply(
     layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor | None:
-    """Compute the output by one matrix product, or return ``None`` where it is not small."""
+    """Compute the output by one matrix product, or return ``None`` for a larger map."""
     (height, width), (down, right) = layer.kernel_size, layer.stride
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros" or height * width > _KERNEL:
         return None

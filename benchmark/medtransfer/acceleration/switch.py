@@ -1,4 +1,4 @@
-"""The switch of every trick in this package."""
+"""Switch for all optimisations of this package."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def accelerated() -> bool:
-    """Return whether tricks for speed are on: always, unless ``BENCH_ACCELERATION`` is ``0``."""
+    """Check whether optimisations are on: unless ``BENCH_ACCELERATION`` is ``0``."""
     return os.environ.get("BENCH_ACCELERATION") != "0"

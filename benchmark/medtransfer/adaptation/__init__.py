@@ -1,7 +1,4 @@
-"""Adaptations: the ways in which an encoder is brought to a task.
-
-One more adaptation is one more entry of ``ADAPTATIONS``.
-"""
+"""Adaptations of an encoder to a task. To add one, add an entry to ``ADAPTATIONS``."""
 
 from __future__ import annotations
 
@@ -18,13 +15,13 @@ __all__ = ["ADAPTATIONS", "Adapter", "Job", "Outcome"]
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adaptation, and what it costs, known before it runs.
+    """An adaptation with its cost, which is known before it runs.
 
     Attributes:
-        adapt: Brings the encoder to the task.
-        profile: What one image costs.
-        flops: FLOPs of the whole adaptation, by that profile.
-        inference_flops: FLOPs of one image's prediction, by that profile.
+        adapt: Adapts the encoder to the task.
+        profile: Counts the FLOPs of one image.
+        flops: FLOPs of the whole adaptation, from the profile.
+        inference_flops: FLOPs of one prediction, from the profile.
     """
 
     adapt: Callable[[Job], Outcome]

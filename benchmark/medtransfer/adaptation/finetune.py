@@ -1,4 +1,4 @@
-"""Training by gradient: a fixed number of steps, one loop for classes and for masks."""
+"""Gradient training for a fixed number of steps, of classifiers and segmenters."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medtransfer.adaptation.augmentation import DRAWS
 from medtransfer.adaptation.job import Job, Outcome
 from medtransfer.adaptation.learner import Classifier, Learner, PixelClassifier
 from medtransfer.adaptation.optimiser import build_optimiser
@@ -25,12 +26,12 @@ from medtransfer.specs.protocol import HELD_OUT
 
 
 def adapt_finetune(job: Job) -> Outcome:
-    """Train a head, and of the encoder what the adaptation says, at the best learning rate.
+    """Train a head and the adaptation's part of the encoder at the best learning rate.
 
-    The choice is made inside the budget. Few-shot: each learning rate is trained on 80 % of the
-    shots and scored on the rest, then the best one is trained again on all. Full: each is scored
-    on the official validation split and the best run is the result; later draws reuse the
-    learning rate of draw 0.
+    The learning rate is selected inside the budget. Few-shot: each is trained on 80 % of the shots
+    and scored on the rest, then the best is trained again on all shots. Full: each is scored on
+    the official validation split and the best run is the result; later draws reuse the learning
+    rate of draw 0.
     """
     train, validation = job.data.splits["train"], job.data.splits["validation"]
     rates = job.training.rates
@@ -41,15 +42,15 @@ def adapt_finetune(job: Job) -> Outcome:
         if job.shots is None:
             fitted, scored_split, scored = job.items, validation, np.arange(len(validation))
         else:
-            held = hold_out(strata(job.labels), HELD_OUT)
-            fitted, scored_split, scored = job.items[~held], train, job.items[held]
+            held_out = hold_out(strata(job.labels), HELD_OUT)
+            fitted, scored_split, scored = job.items[~held_out], train, job.items[held_out]
         runs = []
         for rate in rates:
             learner, images = _train(job, fitted, rate, micro_batch=micro_batch)
             seen += images
             if learner is not None:
                 micro_batch = learner.micro_batch
-                score = learner.score(learner.predict(scored_split, scored), scored_split, scored)
+                score = learner.validate(scored_split, scored)
                 if score is not None:
                     runs.append((score, rate, learner))
         if not runs:
@@ -69,12 +70,12 @@ def adapt_finetune(job: Job) -> Outcome:
 
 
 def _rank(score: dict[str, float]) -> tuple[float, float]:
-    """Return the key by which scores are compared: the metric, then a smaller loss."""
+    """Sort key of scores: the metric, then the smaller loss."""
     return score["validation"], -score.get("validation_log_loss", 0.0)
 
 
 def _build(job: Job) -> Learner:
-    """The learner of the task's kind, untrained, with an encoder of its own."""
+    """Make an untrained learner of the task's kind with its own copy of the encoder."""
     card = job.data.card
     maps = card.kind == "segmentation"
     encoder = prepare_encoder(job.encoder, job.adaptation, job.protocol, maps=maps)
@@ -89,22 +90,15 @@ def _train(
 ) -> tuple[Learner | None, int]:
     """Train on some items of the training split.
 
-    Args:
-        job: The cell.
-        items: Of the training split.
-        rate: The learning rate.
-        micro_batch: Images that go through at a time, all of a batch by default; fewer where the
-            memory does not hold them.
-
-    Returns:
-        The classifier, or ``None`` when its loss became NaN, and the number of images seen.
+    ``micro_batch`` defaults to the batch; it is halved until a step fits into memory. Returns the
+    learner, or ``None`` when its loss became NaN, and the number of images seen.
     """
     seed = seed_of("finetune", job.data.card.name, job.budget, job.draw)
     device = job.encoder.device
     micro_batch = micro_batch or batch_size(job)
     while True:
-        # Dropout and stochastic depth, which timm's Swin has by default, know only the global
-        # generator: seed it for this run, and give it back as it was.
+        # Dropout and stochastic depth (timm's Swin has it by default) use the global generator:
+        # seed it for this run, then restore it.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
@@ -113,8 +107,8 @@ def _train(
             except Exception as error:
                 if not out_of_memory(error) or micro_batch == 1:
                     raise
-        # Here, where nothing holds the failed step's tensors any more. From the start again, for
-        # that step has moved running statistics; it is nearly always the first.
+        # Here nothing refers to the failed step's tensors any more. Start again, because that step
+        # changed running statistics; it is nearly always the first.
         micro_batch //= 2
         release_memory()
 
@@ -136,8 +130,9 @@ def _train_seeded(
         pixels = learner.encoder.resample(torch.from_numpy(split.images[batch]))
         truth = learner.truth(split, batch)
         if settings.augmentation is not None:
+            draws = torch.rand((DRAWS, len(pixels)), generator=generator)
             pixels, truth = learner.augment(
-                pixels, truth, settings.augmentation, flip=job.data.card.flip, generator=generator
+                pixels, truth, draws, settings.augmentation, flip=job.data.card.flip
             )
         optimiser.zero_grad()
         if not _backward(learner, pixels, truth):
@@ -146,8 +141,7 @@ def _train_seeded(
         schedule.step()
         if keep_best and (step % epoch == 0 or step == steps):
             validation = job.data.splits["validation"]
-            every = np.arange(len(validation))
-            score = learner.score(learner.predict(validation), validation, every)
+            score = learner.validate(validation, np.arange(len(validation)))
             if score is not None and (best is None or _rank(score) > best[0]):
                 best = (_rank(score), copy.deepcopy(learner.state_dict()))
             learner.train()
@@ -162,9 +156,8 @@ def _backward(learner: Learner, pixels: Tensor, truth: Tensor) -> bool:
 
     Batch norm sees the micro-batches one by one.
     """
-    count = -(
-        -len(pixels) // learner.micro_batch
-    )  # of equal parts: batch norm cannot do with one image
+    count = math.ceil(len(pixels) / learner.micro_batch)
+    # Equal parts, because batch norm fails on a single image.
     parts = (torch.tensor_split(tensor, count) for tensor in (pixels, truth))
     for images, labels in zip(*parts, strict=True):
         loss = learner.loss(learner(images), labels)
@@ -177,14 +170,13 @@ def _backward(learner: Learner, pixels: Tensor, truth: Tensor) -> bool:
 def _batches(
     items: NDArray[np.int64], size: int, steps: int, generator: torch.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Shuffled passes over the items, cut into equal batches; few shots are passed often."""
+    """Cut shuffled passes over the items into equal batches; few shots repeat often."""
     queue = np.empty(0, np.int64)
     for _ in range(steps):
         while len(queue) < size:
-            queue = np.concatenate(
-                [queue, items[torch.randperm(len(items), generator=generator).numpy()]]
-            )
-        # Sorted rows are read faster from a memory map; a batch has no order.
+            order = torch.randperm(len(items), generator=generator).numpy()
+            queue = np.concatenate([queue, items[order]])
+        # Sorted rows are read faster from a memory map, and a batch has no order.
         yield np.sort(queue[:size])
         queue = queue[size:]
 
@@ -207,19 +199,19 @@ def _outcome(
 
 
 def build_learner(job: Job) -> Learner:
-    """An untrained learner to look at; torch's global generator is left alone."""
+    """Make an untrained learner for inspection, without changing torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         return _build(job)
 
 
 def profile_learner(job: Job) -> Profile:
-    """FLOPs of the encoder with its head; what is frozen is not charged for backward."""
+    """Count FLOPs of the encoder with its head, without backward passes of frozen layers."""
     learner = build_learner(job)
     return profile_encoder(learner.encoder, learner)
 
 
 def finetune_flops(job: Job, profile: Profile) -> int:
-    """Every training step of selection and of the result, and the scoring passes."""
+    """Count FLOPs of all training steps, selection included, and of scoring."""
     held_out = int(hold_out(strata(job.labels), HELD_OUT).sum()) if job.training.refits else 0
     validation = len(job.data.splits["validation"])
     trained, scored = job.training.count_images(
@@ -229,5 +221,5 @@ def finetune_flops(job: Job, profile: Profile) -> int:
 
 
 def batch_size(job: Job) -> int:
-    """Images of a training step."""
+    """Return the number of images per training step."""
     return job.training.run.batch

@@ -23,16 +23,16 @@ from medtransfer.specs.record import Cell
 
 @dataclass(frozen=True)
 class Job:
-    """One cell, with everything that it needs.
+    """One cell with its inputs.
 
     Attributes:
-        encoder: The encoder, on its device, in eval mode. Never changed by an adaptation.
+        encoder: The encoder, on its device, in eval mode. Adaptations leave it unchanged.
         data: The task.
         protocol: The protocol.
         budget: ``1-shot`` ... ``full``.
-        draw: The draw's number.
-        previous: What draw 0 of the same budget selected; empty for draw 0.
-        adaptation: What is to be done, for those that share code.
+        draw: Number of the draw.
+        previous: Hyperparameters that draw 0 of the same budget selected; empty for draw 0.
+        adaptation: Name of the adaptation, for those that share code.
     """
 
     encoder: Encoder
@@ -73,9 +73,9 @@ class Job:
 
     @property
     def counts(self) -> list[int]:
-        """Training items per class, or positives per label; for masks the number of images.
+        """Training items per class, positives per label, or for masks the number of images.
 
-        Fewer than the shots where a class has no more; more of a label that comes with others.
+        A small class has fewer than the shots; a label that occurs with others may have more.
         """
         if self.data.card.kind == "segmentation":
             return [len(self.items)]
@@ -83,7 +83,7 @@ class Job:
 
     @cached_property
     def training(self) -> Training:
-        """Settings and learning rates of an adaptation that trains by gradient."""
+        """Settings and learning rates of gradient training."""
         card = self.data.card
         cell = Cell(card.name, self.budget, self.adaptation, self.draw)
         return self.protocol.training(
@@ -100,11 +100,11 @@ class Job:
         return TARGETS[self.data.card.kind]
 
     def features(self, split: Split) -> torch.Tensor:
-        """Frozen features (N, D) of a split, on the encoder's device."""
+        """Compute frozen features (N, D) of a split, on the encoder's device."""
         return self._load(split, np.arange(len(split)))
 
     def shot_features(self) -> torch.Tensor:
-        """Frozen features (n, D) of this draw's items."""
+        """Compute frozen features (n, D) of this draw's items."""
         return self._load(self.data.splits["train"], self.items)
 
     def _load(self, split: Split, items: NDArray[np.int64]) -> torch.Tensor:
@@ -118,14 +118,14 @@ class Outcome:
     """Result of one cell.
 
     Attributes:
-        predictions: Of every test split, probabilities (N, C) or class ids (N, H, W); empty when
+        predictions: Probabilities (N, C) or class ids (N, H, W) of every test split; empty if
             diverged.
-        selected: Chosen hyperparameters and how they scored.
-        images_seen: Training images, selection included; counted, not computed.
-        trainable_parameters: Number of parameters that were trained.
-        parameters: Encoder and head.
+        selected: Chosen hyperparameters and their scores.
+        images_seen: Number of training images, selection included.
+        trainable_parameters: Number of trained parameters.
+        parameters: Number of parameters of encoder and head.
         diverged: Whether training went to NaN at every learning rate.
-        micro_batch: Images of a training step that went through at a time; 0 without training.
+        micro_batch: Images per micro-batch; 0 without training.
     """
 
     predictions: Mapping[str, NDArray[Any]]

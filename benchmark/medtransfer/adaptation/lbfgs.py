@@ -18,20 +18,20 @@ def minimise(
     curvature: Callable[[Tensor, Tensor], Tensor],
     start: Tensor,
 ) -> Tensor:
-    """Minimise P functions together, each with its own history, step and end.
+    """Minimise P functions together, each with its own history, step length and end.
 
-    The Hessian's diagonal scales the variables, anew every few iterations: where a classifier
-    grows sure, the curvature falls by orders of magnitude, and a diagonal of the start misleads
-    for the rest of the way (500 iterations were too few where 150 are enough).
+    The Hessian's diagonal rescales the variables every few iterations: as a classifier grows
+    confident, the curvature falls by orders of magnitude, and the initial diagonal becomes
+    misleading (500 iterations were too few where 150 are enough).
 
     Args:
-        evaluate: From points (P', R, C) of some of the problems and these problems' numbers (P',)
-            to values (P',) and gradients (P', R, C).
-        curvature: From the same to the diagonals of the Hessians (P', R, C), above zero.
+        evaluate: Maps points (P', R, C) of some problems and their numbers (P',) to values (P',)
+            and gradients (P', R, C).
+        curvature: Maps the same to the diagonals of the Hessians (P', R, C), above zero.
         start: (P, R, C); a problem whose gradient is zero here ends here.
 
     Returns:
-        The points (P, R, C) where no step promises a decrease that matters.
+        The points (P, R, C) at which no step predicts a relevant decrease.
     """
     ends = start.clone()
     problems = torch.arange(len(start), device=start.device)
@@ -43,17 +43,17 @@ def minimise(
             history.scale_by(1 / curvature(x, problems))
         direction = -history.precondition(gradient)
         slope = _dot(direction, gradient)
-        # The quadratic model promises a decrease of -slope/2; where no length was left, rounding
-        # swallowed the last one.
-        going = (-slope > _TOLERANCE * value.clamp(min=1e-12)) & (length > 0)
-        if not bool(going.all()):
+        # The quadratic model predicts a decrease of -slope/2. A length of 0 means that rounding
+        # hid the last decrease.
+        active = (-slope > _TOLERANCE * value.clamp(min=1e-12)) & (length > 0)
+        if not bool(active.all()):
             ends[problems] = x
-            if not bool(going.any()):
+            if not bool(active.any()):
                 return ends
-            # What has ended costs nothing from here on.
-            problems, x, value, slope = problems[going], x[going], value[going], slope[going]
-            gradient, direction = gradient[going], direction[going]
-            history.keep(going)
+            # Drop finished problems, which would only cost time.
+            problems, x, value, slope = problems[active], x[active], value[active], slope[active]
+            gradient, direction = gradient[active], direction[active]
+            history.keep(active)
         length = torch.ones_like(value)
         for _ in range(30):  # backtracking to Armijo's condition, problem by problem
             candidate = x + length.view(-1, 1, 1) * direction
@@ -73,27 +73,27 @@ def minimise(
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products (P,) of two batches (P, R, C)."""
+    """Compute inner products (P,) of two batches (P, R, C)."""
     return (a * b).flatten(1).sum(1)
 
 
 class _History:
-    """The newest M steps and changes of the gradient, and the inverse Hessian that they imply.
+    """The newest M steps and gradient changes, and the inverse Hessian that they imply.
 
-    It is kept in the compact form of Byrd, Nocedal and Schnabel (1994, theorem 2.2), a few
-    matrix products where the two-loop recursion needs 4 M operations, each of which would wait
-    for the one before: with S and Y the steps and changes (M, D), Z the scaling of the variables,
-    g their overall size, T the upper triangle of S Y' and E its diagonal,
+    The compact form of Byrd, Nocedal and Schnabel (1994, theorem 2.2) takes a few matrix products
+    where the two-loop recursion takes 4 M sequential operations: with S and Y the steps and
+    changes (M, D), Z the scaling of the variables, g their overall size, T the upper triangle of
+    S Y' and E its diagonal,
 
         H = g Z + [S' gZY'] [T^-T (E + g Y Z Y') T^-1, -T^-T; -T^-1, 0] [S; gYZ].
     """
 
     def __init__(self, like: Tensor) -> None:
-        """Begin with nothing known about problems (P, R, C)."""
+        """Start without steps for problems of the shape (P, R, C)."""
         count, size = len(like), like[0].numel()
         self.steps, self.changes = (like.new_zeros((count, _HISTORY, size)) for _ in range(2))
-        # Their inner products: of steps with changes, and of changes with changes scaled.
-        self.mixed, self.own = (like.new_zeros((count, _HISTORY, _HISTORY)) for _ in range(2))
+        # Inner products of steps with changes, and of changes with scaled changes.
+        self.cross, self.gram = (like.new_zeros((count, _HISTORY, _HISTORY)) for _ in range(2))
         self.scale = like.new_ones((count, size))
         self.added = 0
 
@@ -102,58 +102,56 @@ class _History:
         return min(self.added, _HISTORY)
 
     def scale_by(self, scale: Tensor) -> None:
-        """Take an estimate (P, R, C) of the diagonal of the inverse Hessian."""
+        """Set an estimate (P, R, C) of the diagonal of the inverse Hessian."""
         self.scale = scale.flatten(1)
-        known = self.changes[:, : self._filled]
-        scaled = known * self.scale.unsqueeze(1)
-        self.own[:, : self._filled, : self._filled] = known @ scaled.transpose(1, 2)
+        changes = self.changes[:, : self._filled]
+        scaled = changes * self.scale.unsqueeze(1)
+        self.gram[:, : self._filled, : self._filled] = changes @ scaled.transpose(1, 2)
 
     def add(self, step: Tensor, change: Tensor) -> None:
-        """Remember a step and the change of the gradient, (P, R, C), in place of the oldest."""
+        """Replace the oldest pair by a step and its gradient change, (P, R, C)."""
         step, change = step.flatten(1), change.flatten(1)
-        # Of a pair without curvature nothing is learnt.
+        # A pair without curvature carries no information.
         curved = ((step * change).sum(1, keepdim=True) > 1e-30).to(step)
         slot = self.added % _HISTORY
         self.steps[:, slot], self.changes[:, slot] = step * curved, change * curved
         self.added += 1
         steps, changes = self.steps[:, : self._filled], self.changes[:, : self._filled]
         newest = self.changes[:, slot].unsqueeze(2)
-        self.mixed[:, : self._filled, slot] = (steps @ newest).squeeze(2)
+        self.cross[:, : self._filled, slot] = (steps @ newest).squeeze(2)
         along = changes @ self.steps[:, slot].unsqueeze(2)
-        self.mixed[:, slot, : self._filled] = along.squeeze(2)
-        own = (changes @ (newest * self.scale.unsqueeze(2))).squeeze(2)
-        self.own[:, : self._filled, slot] = own
-        self.own[:, slot, : self._filled] = own
+        self.cross[:, slot, : self._filled] = along.squeeze(2)
+        scaled = (changes @ (newest * self.scale.unsqueeze(2))).squeeze(2)
+        self.gram[:, : self._filled, slot] = scaled
+        self.gram[:, slot, : self._filled] = scaled
 
     def keep(self, problems: Tensor) -> None:
-        """Forget all but some problems, (P,) of bool."""
+        """Keep some problems only, a mask (P,)."""
         self.steps, self.changes = self.steps[problems], self.changes[problems]
-        self.mixed, self.own = self.mixed[problems], self.own[problems]
+        self.cross, self.gram = self.cross[problems], self.gram[problems]
         self.scale = self.scale[problems]
 
     def precondition(self, gradient: Tensor) -> Tensor:
-        """The inverse Hessian times gradients (P, R, C)."""
+        """Multiply gradients (P, R, C) by the inverse Hessian."""
         flat = gradient.flatten(1)
         if not self.added:
             return (self.scale * flat).view_as(gradient)
         filled = self._filled
         steps, changes = self.steps[:, :filled], self.changes[:, :filled]
-        # T is upper triangular in the order of time, which the slots need not follow.
+        # T is upper triangular in order of time; the slots may be rotated.
         oldest, newest = self.added % filled, (self.added - 1) % filled
         order = (torch.arange(filled, device=flat.device) - oldest) % filled
-        mixed, own = self.mixed[:, :filled, :filled], self.own[:, :filled, :filled]
-        diagonal = mixed.diagonal(dim1=1, dim2=2)
-        # An empty pair has zeros everywhere, and so no part in what follows.
-        solvable = mixed * (order.unsqueeze(1) <= order) + torch.diag_embed(
-            (diagonal == 0).to(flat)
-        )
-        factors = torch.linalg.lu_factor(solvable)
-        size = mixed[:, newest, newest] / own[:, newest, newest]
+        cross, gram = self.cross[:, :filled, :filled], self.gram[:, :filled, :filled]
+        diagonal = cross.diagonal(dim1=1, dim2=2)
+        # An empty pair is all zeros and has no effect below; a 1 makes the system solvable.
+        filler = torch.diag_embed((diagonal == 0).to(flat))
+        factors = torch.linalg.lu_factor(cross * (order.unsqueeze(1) <= order) + filler)
+        size = cross[:, newest, newest] / gram[:, newest, newest]
         size = torch.where(size > 0, size, 1.0).view(-1, 1, 1)
 
         first = torch.linalg.lu_solve(*factors, steps @ flat.unsqueeze(2))
         across = changes @ (self.scale * flat).unsqueeze(2)
-        inner = diagonal.unsqueeze(2) * first + size * (own @ first - across)
+        inner = diagonal.unsqueeze(2) * first + size * (gram @ first - across)
         second = torch.linalg.lu_solve(*factors, inner, adjoint=True)
         rest = flat.unsqueeze(1) - first.transpose(1, 2) @ changes
         result: Tensor = size * self.scale.unsqueeze(1) * rest + second.transpose(1, 2) @ steps

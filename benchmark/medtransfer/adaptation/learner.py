@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medtransfer.adaptation.augmentation import augment, augment_pairs
-from medtransfer.adaptation.decoder import Segmenter
+from medtransfer.adaptation.decoder import Decoder
 from medtransfer.adaptation.targets import Targets
 from medtransfer.data.split import Split
-from medtransfer.encoders.encoder import Encoder
+from medtransfer.encoders.encoder import Encoder, extend
 from medtransfer.encoders.memory import halve_on_oom
-from medtransfer.metrics.segmentation import compute_dice
+from medtransfer.metrics import SEGMENTATION
 from medtransfer.specs.protocol import Augmentation
 
 
@@ -31,51 +30,37 @@ class Learner(nn.Module, ABC):
         micro_batch: Images of a training step that go through at a time; 0 before training.
     """
 
-    encoder: Encoder
-    head: nn.Module
     micro_batch: int = 0
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        """Combine an encoder with a head."""
+        super().__init__()
+        self.encoder, self.head = encoder, head
 
     @abstractmethod
     def truth(self, split: Split, items: NDArray[np.int64]) -> Tensor:
         """Return the targets of ``loss`` for some items of a split."""
 
-    @abstractmethod
     def augment(
-        self,
-        pixels: Tensor,
-        truth: Tensor,
-        settings: Augmentation,
-        *,
-        flip: bool,
-        generator: torch.Generator,
+        self, pixels: Tensor, truth: Tensor, draws: Tensor, settings: Augmentation, *, flip: bool
     ) -> tuple[Tensor, Tensor]:
-        """Change images at random, and the truth with them."""
+        """Augment images by random numbers (DRAWS, N), and masks with them."""
+        return augment(pixels, draws, settings, flip=flip), truth
 
     @abstractmethod
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """Mean loss of a batch."""
+        """Compute the mean loss of a batch."""
 
     @abstractmethod
-    def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[Any]:
-        """Predictions for a split, or for some of its items."""
-
-    @abstractmethod
-    def score(
-        self, predicted: NDArray[Any], split: Split, items: NDArray[np.int64]
-    ) -> dict[str, float] | None:
-        """The validation metric, then what decides between equals, both for the record.
-
-        ``None`` where the last step went to NaN.
-        """
+    def finish(self, logits: Tensor, split: Split) -> Tensor:
+        """Turn logits of a split's images into predictions."""
 
     @torch.inference_mode()
-    def _predict(
-        self, finish: Callable[[Tensor], Tensor], split: Split, items: NDArray[np.int64] | None
-    ) -> NDArray[Any]:
-        """Apply ``finish`` to the logits of a split, or of some of its items."""
+    def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Predict a split, or some of its items."""
 
         def predict(images: Tensor) -> Tensor:
-            return finish(self(self.encoder.resample(images)))
+            return self.finish(self(self.encoder.resample(images)), split)
 
         self.eval()
         batch = self.encoder.batch
@@ -86,55 +71,44 @@ class Learner(nn.Module, ABC):
             rows.append(halve_on_oom(predict, images).cpu().numpy())
         return np.concatenate(rows)
 
+    @abstractmethod
+    def validate(self, split: Split, items: NDArray[np.int64]) -> dict[str, float] | None:
+        """Score predictions: the validation metric, then a tie-breaker, both for the record.
+
+        ``None`` if the weights or predictions are not finite.
+        """
+
 
 class Classifier(Learner):
-    """A linear head that starts at zero, so at uniform probabilities."""
+    """A linear head, initialised to zero: uniform probabilities."""
 
     def __init__(self, encoder: Encoder, classes: int, targets: Targets) -> None:
-        """Take over ``encoder``."""
-        super().__init__()
-        self.encoder, self.targets = encoder, targets
-        self.head = nn.Linear(encoder.width, classes, device=encoder.device)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        """Add a linear head to ``encoder``."""
+        super().__init__(encoder, nn.Linear(encoder.width, classes, device=encoder.device))
+        self.targets = targets
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, classes) of resampled images (N, C, S, S), values 0 to 255."""
+        """Compute logits (N, classes) of resampled images (N, C, S, S), values 0 to 255."""
         logits: Tensor = self.head(self.encoder.embed(self.encoder.normalise(pixels)))
         return logits
 
     def truth(self, split: Split, items: NDArray[np.int64]) -> Tensor:
-        """Labels, (n,) or (n, L)."""
+        """Return labels, (n,) or (n, L)."""
         return torch.from_numpy(split.labels[items]).to(self.encoder.device)
 
-    def augment(
-        self,
-        pixels: Tensor,
-        truth: Tensor,
-        settings: Augmentation,
-        *,
-        flip: bool,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """Change the images; their labels stay."""
-        return augment(pixels, settings, flip=flip, generator=generator), truth
-
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """Cross-entropy."""
+        """Compute the cross-entropy."""
         return self.targets.loss(logits, truth)
 
-    def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Probabilities (N, classes)."""
+    def finish(self, logits: Tensor, split: Split) -> Tensor:
+        """Compute probabilities (N, classes)."""
+        return self.targets.probabilities(logits.double()).float()
 
-        def finish(logits: Tensor) -> Tensor:
-            return self.targets.probabilities(logits.double()).float()
-
-        return self._predict(finish, split, items)
-
-    def score(
-        self, predicted: NDArray[np.float32], split: Split, items: NDArray[np.int64]
-    ) -> dict[str, float] | None:
-        """AUROC, and minus the log loss."""
+    def validate(self, split: Split, items: NDArray[np.int64]) -> dict[str, float] | None:
+        """Compute AUROC and log loss."""
+        predicted = self.predict(split, items)
         if not np.isfinite(predicted).all():
             return None
         labels = split.labels[items]
@@ -145,72 +119,65 @@ class Classifier(Learner):
 
 
 class PixelClassifier(Learner):
-    """The decoder of segmentation tasks."""
+    """A decoder that classifies every pixel; it computes in float32."""
 
     def __init__(self, encoder: Encoder, classes: int, *, seed: int) -> None:
-        """Take over ``encoder``; the seed is that of the decoder's weights."""
-        super().__init__()
-        self.segmenter = Segmenter(encoder, classes, seed=seed)
-        self.classes = classes
+        """Add a decoder to ``encoder``.
 
-    @property
-    def encoder(self) -> Encoder:  # type: ignore[override]
-        """The segmenter's."""
-        return self.segmenter.encoder
-
-    @property
-    def head(self) -> nn.Module:  # type: ignore[override]
-        """The segmenter's decoder."""
-        return self.segmenter.decoder
+        Args:
+            encoder: Encoder with feature maps.
+            classes: Number of classes, including background.
+            seed: Seed of the decoder's weights.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            decoder = Decoder(
+                encoder.pyramid_channels,
+                image_channels=encoder.card.input.channels,
+                classes=classes,
+            )
+        decoder.to(memory_format=torch.channels_last)
+        super().__init__(encoder, decoder.to(encoder.device))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, classes, S, S) of resampled images (N, C, S, S), values 0 to 255."""
-        logits: Tensor = self.segmenter(pixels)
-        return logits
+        """Compute logits (N, classes, H, W) of resampled images (N, C, H, W), values 0 to 255."""
+        pyramid = self.encoder.pyramid(self.encoder.normalise(pixels))
+        height, width = pixels.shape[-2:]
+        logits: Tensor = self.head(extend(pixels) / 127.5 - 1, pyramid)
+        return logits[..., :height, :width]
 
     def truth(self, split: Split, items: NDArray[np.int64]) -> Tensor:
-        """Class ids (n, S, S) at the encoder's input size."""
+        """Return class ids (n, S, S) at the encoder's input size."""
         masks = torch.from_numpy(split.class_maps[items]).to(self.encoder.device)
         size = (self.encoder.size, self.encoder.size)
         resized = functional.interpolate(masks[:, None].float(), size, mode="nearest-exact")
         return resized[:, 0].long()
 
     def augment(
-        self,
-        pixels: Tensor,
-        truth: Tensor,
-        settings: Augmentation,
-        *,
-        flip: bool,
-        generator: torch.Generator,
+        self, pixels: Tensor, truth: Tensor, draws: Tensor, settings: Augmentation, *, flip: bool
     ) -> tuple[Tensor, Tensor]:
-        """Move the masks with their images."""
-        return augment_pairs(pixels, truth, settings, flip=flip, generator=generator)
+        """Augment images by random numbers (DRAWS, N), and move their masks with them."""
+        return augment_pairs(pixels, truth, draws, settings, flip=flip)
 
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """Dice loss over the classes but background, and cross-entropy, with equal weight."""
+        """Add the Dice loss of the foreground classes and the cross-entropy."""
         from monai.losses.dice import DiceCELoss
 
         loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
         value: Tensor = loss(logits.float(), truth[:, None])
         return value
 
-    def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-        """Class ids (N, H, W) at the masks' own size; what is not finite is background."""
+    def finish(self, logits: Tensor, split: Split) -> Tensor:
+        """Choose class ids (N, H, W) at the masks' size; logits that are NaN never win."""
         size = split.class_maps.shape[1:]
+        resized = functional.interpolate(logits.float(), size, mode="bilinear")
+        return resized.nan_to_num(nan=-torch.inf).argmax(1).byte()
 
-        def finish(logits: Tensor) -> Tensor:
-            resized = functional.interpolate(logits.float(), size, mode="bilinear")
-            return resized.nan_to_num(nan=-torch.inf).argmax(1).byte()
-
-        return self._predict(finish, split, items)
-
-    def score(
-        self, predicted: NDArray[np.uint8], split: Split, items: NDArray[np.int64]
-    ) -> dict[str, float] | None:
-        """Mean Dice over the foreground classes."""
-        if not all(bool(p.isfinite().all()) for p in self.head.parameters()):
+    def validate(self, split: Split, items: NDArray[np.int64]) -> dict[str, float] | None:
+        """Average Dice over the foreground classes."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.head.parameters()):
             return None
+        predicted = self.predict(split, items)
         once = np.ones((1, len(items)))
-        dice = float(compute_dice(predicted, split.class_maps[items], once)[0])
+        dice = SEGMENTATION["dice"].function(predicted, split.class_maps[items], once).item()
         return {"validation": 0.0 if np.isnan(dice) else dice}

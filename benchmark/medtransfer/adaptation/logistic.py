@@ -1,15 +1,15 @@
 """Logistic regression, multinomial or one-vs-rest, many problems at once.
 
 A linear probe is fitted for every L2 value and every cross-validation fold of the same features.
-Together they are one batch: with P problems, N items, rank R and C classes, a gradient is two
-matrix products of N x R by R x PC. With several labels an item every label is a problem
-of its own (one-vs-rest).
+All fits are one batch: with P problems, N items, rank R and C classes, a gradient is two matrix
+products of N x R by R x PC. With several labels per item, each label is a separate problem
+(one-vs-rest).
 
-Two exact changes of variables make the batch small and well conditioned. The bias is free, so
-the features may be centred. The penalty does not change under rotation, so they may be turned to
-their principal axes, and axes on which all items are zero dropped: R <= min(N, D). On those axes
-the Hessian is nearly diagonal, about s^2/N * p(1-p) + l2; its diagonal is what L-BFGS scales the
-variables by.
+Two exact changes of variables make the batch small and well conditioned. The bias is not
+penalised, so the features may be centred. The penalty is invariant to rotation, so they may be
+rotated to their principal axes, and axes with zero variance dropped: R <= min(N, D). On those axes
+the Hessian is nearly diagonal, about s^2/N * p(1-p) + l2; L-BFGS scales the variables by its
+diagonal.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Axes:
     basis: Tensor
 
     def project(self, features: Tensor) -> Tensor:
-        """Coordinates (N, R + 1) of features (N, D); the last one is the 1 of the bias."""
+        """Compute coordinates (N, R + 1) of features (N, D); the last one is the bias' 1."""
         coordinates = self.basis.new_ones((len(features), self.basis.shape[1] + 1))
         for rows, chunk in zip(
             torch.split(coordinates, _ROWS), torch.split(features, _ROWS), strict=True
@@ -49,32 +49,29 @@ class Axes:
 
 
 def rotate(features: Tensor) -> Axes:
-    """Principal axes of features (N, D), in float64 on their device."""
+    """Find the principal axes of features (N, D), in float64 on their device."""
     items, width = features.shape
-    # By chunks, so that many features need not be held in float64 beside their coordinates.
+    # By chunks, to avoid a float64 copy of all features.
     chunks = torch.split(features, _ROWS)
     mean = torch.stack([chunk.double().sum(dim=0) for chunk in chunks]).sum(dim=0) / items
     if items < width:
         centred = features.double() - mean
-        values, vectors = torch.linalg.eigh(centred @ centred.T)
-        keep = values > 1e-12 * values[-1].clamp(min=1e-300)
-        values, vectors = values[keep], vectors[:, keep]
-        basis = centred.T @ (vectors / values.sqrt())
+        products = centred @ centred.T
     else:
         products = mean.new_zeros((width, width))
         for chunk in chunks:
             centred = chunk.double() - mean
             products += centred.T @ centred
-        values, basis = torch.linalg.eigh(products)
-        keep = values > 1e-12 * values[-1].clamp(min=1e-300)
-        values, basis = values[keep], basis[:, keep]
-    return Axes(mean, basis)
+    values, vectors = torch.linalg.eigh(products)
+    keep = values > 1e-12 * values[-1].clamp(min=1e-300)
+    values, vectors = values[keep], vectors[:, keep]
+    return Axes(mean, centred.T @ (vectors / values.sqrt()) if items < width else vectors)
 
 
 def objective(
     weights: Tensor, inputs: Tensor, targets: Tensor, share: Tensor, l2: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy + l2/2 |w|^2 of P problems, and its gradient.
+    """Compute the mean cross-entropy + l2/2 |w|^2 of P problems, and its gradient.
 
     Args:
         weights: (P, R + 1, C); the last row is the bias, which is not penalised.
@@ -102,7 +99,7 @@ def objective(
 
 
 def curvature(weights: Tensor, inputs: Tensor, share: Tensor, l2: Tensor) -> Tensor:
-    """Diagonals (P, R + 1, C) of the Hessians of `objective`; arguments as there."""
+    """Compute diagonals (P, R + 1, C) of the Hessians of `objective`; same arguments."""
     problems, rows, classes = weights.shape
     flat = weights.permute(1, 0, 2).reshape(rows, problems * classes)
     diagonal = torch.zeros_like(flat)
@@ -116,12 +113,12 @@ def curvature(weights: Tensor, inputs: Tensor, share: Tensor, l2: Tensor) -> Ten
 def objective_one_vs_rest(
     weights: Tensor, inputs: Tensor, share: Tensor, l2: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mean binary cross-entropy + l2/2 |w|^2 of P problems, and its gradient.
+    """Compute the mean binary cross-entropy + l2/2 |w|^2 of P problems, and its gradient.
 
     Args:
         weights: (P, R + 1, 1); the last row is the bias, which is not penalised.
         inputs: (N, R + 1), the last column ones.
-        share: (P, N), each item's weight in each problem, with a minus for a negative item; the
+        share: (P, N), each item's weight in each problem, negative for a negative item; the
             absolute values of a row sum to one.
         l2: (P,).
 
@@ -135,7 +132,7 @@ def objective_one_vs_rest(
 
 
 def curvature_one_vs_rest(weights: Tensor, inputs: Tensor, share: Tensor, l2: Tensor) -> Tensor:
-    """Diagonals (P, R + 1, 1) of the Hessians of `objective_one_vs_rest`; arguments as there."""
+    """Compute diagonals (P, R + 1, 1) of the Hessians of `objective_one_vs_rest`."""
     diagonal = torch.zeros_like(weights[..., 0])
     for chunk, part in zip(torch.split(inputs, _ROWS), torch.split(share, _ROWS, 1), strict=True):
         p = torch.sigmoid(weights.squeeze(2) @ chunk.T)
@@ -153,21 +150,20 @@ def fit_logistic(
 ) -> Tensor:
     """Minimise `objective` for every mask and every L2 value.
 
-    Of two classes of which a mask has one only there is no minimum; `fit_one_vs_rest` says what
-    stands for it.
+    If a mask has only one of two classes there is no minimum; see `fit_one_vs_rest`.
 
     Args:
         coordinates: (N, R + 1), from `Axes.project`.
         targets: Labels (N,).
         classes: C.
         l2: L values.
-        masks: (M, N), true for the items of each problem; ``None`` is one problem with all.
+        masks: (M, N), true for the items of each problem; ``None``: one problem with all items.
 
     Returns:
         Weights (M, L, R + 1, C); the last row is the bias.
     """
     if classes == 2:
-        # Only the difference w = w1 - w0 counts, of which each has half (see `fit_one_vs_rest`).
+        # Only the difference w = w1 - w0 matters; each gets half (see `fit_one_vs_rest`).
         halved = [value / 2 for value in l2]
         both = fit_one_vs_rest(coordinates, targets.unsqueeze(1), l2=halved, masks=masks) / 2
         return torch.cat([-both, both], dim=-1)
@@ -187,7 +183,7 @@ def fit_logistic(
 
 
 def predict_logistic(weights: Tensor, coordinates: Tensor) -> Tensor:
-    """Class probabilities (..., N, C) of weights (..., R + 1, C) and coordinates (N, R + 1)."""
+    """Compute class probabilities (..., N, C) from weights (..., R + 1, C) and coordinates."""
     return torch.softmax(coordinates @ weights, dim=-1)
 
 
@@ -205,15 +201,15 @@ def fit_one_vs_rest(
     w1 = -w0 = w/2, so its penalty l2/2 (|w0|^2 + |w1|^2) is l2/4 |w|^2: a softmax needs twice the
     l2 for the same probabilities.
 
-    A label of which a mask has no positive or no negative item has no finite minimum. It gets
-    w = 0 and the bias of the probability (positives + 1/2) / (known + 1), the mean of Jeffreys'
-    prior updated with the items: 1/2 where none is known.
+    Without a positive or without a negative item in the mask there is no finite minimum. The
+    label then gets w = 0 and the bias of the probability (positives + 1/2) / (known + 1), the
+    posterior mean of Jeffreys' prior: 1/2 if no item is known.
 
     Args:
         coordinates: (N, R + 1), from `Axes.project`.
         targets: (N, K) for K labels: 1, 0 or -1 (unknown).
         l2: L values.
-        masks: (M, N), true for the items of each problem; ``None`` is one problem with all.
+        masks: (M, N), true for the items of each problem; ``None``: one problem with all items.
 
     Returns:
         Weights (M, L, R + 1, K); the last row is the bias.
@@ -222,7 +218,7 @@ def fit_one_vs_rest(
     labels = targets.T
     counted = masks.unsqueeze(1) & (labels >= 0)  # (M, K, N)
     known, positives = counted.sum(2), (counted & (labels == 1)).sum(2)
-    # Without any share an objective is flat, and its start is its end.
+    # With zero shares an objective is flat, and its start is its end.
     both = (positives > 0) & (positives < known)
     signs = torch.where(labels == 1, 1.0, -1.0).double()
     share = signs * counted * (both / known.clamp(min=1).double()).unsqueeze(2)
@@ -245,12 +241,12 @@ def fit_one_vs_rest(
 
 
 def predict_one_vs_rest(weights: Tensor, coordinates: Tensor) -> Tensor:
-    """Label probabilities (..., N, K) of weights (..., R + 1, K) and coordinates (N, R + 1)."""
+    """Compute label probabilities (..., N, K) from weights (..., R + 1, K) and coordinates."""
     return torch.sigmoid(coordinates @ weights)
 
 
 def _every_item(coordinates: Tensor) -> Tensor:
-    """One mask with all items."""
+    """Make one mask with all items."""
     return torch.ones((1, len(coordinates)), dtype=torch.bool, device=coordinates.device)
 
 
@@ -264,9 +260,9 @@ def _penalise(
 
 
 def _curve(diagonal: Tensor, l2: Tensor) -> Tensor:
-    """Add the penalty's part to diagonals of Hessians (P, R + 1, C); the least is above zero.
+    """Add the penalty to diagonals of Hessians (P, R + 1, C), and keep them above zero.
 
-    Where every probability is 0 or 1 in floating point, the bias has no curvature left.
+    If every probability is 0 or 1 in floating point, the bias has no curvature.
     """
     penalised = diagonal[:, :-1] + l2.view(-1, 1, 1)
     return torch.cat([penalised, diagonal[:, -1:]], dim=1).clamp(min=1e-12)

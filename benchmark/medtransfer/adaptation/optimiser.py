@@ -18,7 +18,7 @@ class Trained(Protocol):
 
     @property
     def encoder(self) -> Encoder:
-        """Trained where its parameters require a gradient, deeper layers at higher rates."""
+        """Trained where parameters require a gradient, deeper layers at higher rates."""
 
     @property
     def head(self) -> nn.Module:
@@ -28,14 +28,7 @@ class Trained(Protocol):
 def build_optimiser(
     learner: Trained, settings: Optimisation, rate: float, steps: int
 ) -> tuple[ClippingAdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW with layer-wise decay (Clark et al. 2020; BEiT), warm-up, then the schedule.
-
-    Args:
-        learner: What requires a gradient of it is trained.
-        settings: The protocol's, or a recipe's.
-        rate: Learning rate of the head.
-        steps: Length of the schedule.
-    """
+    """Build AdamW with layer-wise decay (Clark et al. 2020; BEiT), warm-up and a schedule."""
     from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 
     head = list(learner.head.parameters())
@@ -49,7 +42,7 @@ def build_optimiser(
         groups += param_groups_layer_decay(
             network, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
         )
-    elif learns:  # a network that does not tell its layers apart has one
+    elif learns:  # a network without layer groups counts as one layer
         groups += param_groups_weight_decay(network, weight_decay=settings.weight_decay)
     for group in groups:
         group["lr"] = rate * group.pop("lr_scale", 1.0)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from medtransfer.adaptation.job import Job, Outcome
 from medtransfer.adaptation.logistic import (
@@ -23,16 +24,16 @@ from medtransfer.adaptation.targets import Targets
 from medtransfer.cost.profile import Profile
 from medtransfer.data.draws import strata, stratified_folds
 
-# The solver stops where the data let it. The count that the ranking uses must not depend on
-# that, so it charges this many gradients for each problem.
+# The solver's iterations depend on the data. The FLOPs in the ranking must not, so each problem is
+# charged this many gradients.
 _CHARGED_GRADIENTS = 100
 
 
 def adapt_knn(job: Job) -> Outcome:
-    """Weighted nearest neighbours by cosine similarity.
+    """Classify by weighted nearest neighbours in cosine similarity.
 
     The k nearest shots vote with weight exp(cosine / temperature), as in Wu et al. (2018) and in
-    DINO's evaluation; k is at most the smallest class's count, so that no class is outvoted by
+    DINO's evaluation; k is at most the smallest class's count, so that no class is outvoted for
     its size alone.
     """
     train = job.shot_features()
@@ -53,28 +54,28 @@ def adapt_knn(job: Job) -> Outcome:
 
 
 def _votes(job: Job) -> tuple[Tensor, Tensor]:
-    """Return each shot's votes, (n, C) of 0 and 1, and where its label is known."""
+    """Return each shot's votes, (n, C) of 0 and 1, and the mask of known labels."""
     labels = torch.from_numpy(job.labels)
     if labels.ndim == 1:
-        onehot = torch.nn.functional.one_hot(labels, job.classes).float()
+        onehot = functional.one_hot(labels, job.classes).float()
         return onehot, torch.ones_like(onehot)
     return (labels == 1).float(), (labels >= 0).float()
 
 
 def _count_votes(votes: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """Share (N, C) of the votes (N, k) of neighbours who know; .5 where none does."""
+    """Share (N, C) of the votes (N, k) from neighbours with a known label; .5 without any."""
     cast = torch.einsum("nk,nkc->nc", votes, known)
     won = torch.einsum("nk,nkc->nc", votes, truth)
     return torch.where(cast > 0, won / cast.clamp(min=1e-12), 0.5)
 
 
 def adapt_linear(job: Job) -> Outcome:
-    """Logistic regression whose L2 is selected inside the budget.
+    """Fit logistic regression with an L2 selected inside the budget.
 
-    Multinomial for classes; for labels one binary regression each, with one L2 for all.
+    It is multinomial for classes, and one binary regression per label with a common L2 for labels.
 
     At 1 and 5 shots nothing is selected. From 10 shots on, every L2 is scored on the pooled
-    out-of-fold predictions of a cross-validation; at the full budget on the official validation
+    out-of-fold predictions of a cross-validation, at the full budget on the official validation
     split.
     """
     settings = job.protocol.linear
@@ -122,7 +123,7 @@ def _solver(job: Job) -> tuple[Callable[..., Tensor], Callable[[Tensor, Tensor],
 def _select(
     targets: Targets, l2: list[float], scored: Tensor, labels: NDArray[np.int64]
 ) -> tuple[int, dict[str, Any]]:
-    """Choose the L2 with the least log loss; of equals the larger (why: protocols/v1.yaml)."""
+    """Choose the L2 with the least log loss, the larger one in a tie (why: protocols/v1.yaml)."""
     losses = [targets.log_loss(fold, labels) for fold in scored.cpu().numpy()]
     best = max(range(len(l2)), key=lambda i: (-losses[i], l2[i]))
     return best, {
@@ -138,13 +139,13 @@ def _outcome(
     selected: dict[str, Any],
     trainable: int,
 ) -> Outcome:
-    own = sum(p.numel() for p in job.encoder.network.parameters())
+    frozen = sum(p.numel() for p in job.encoder.network.parameters())
     return Outcome(
         predictions=probabilities,
         selected=selected,
         images_seen=len(job.items),
         trainable_parameters=trainable,
-        parameters=own + trainable,
+        parameters=frozen + trainable,
     )
 
 
@@ -154,12 +155,12 @@ def _array(probabilities: Tensor) -> NDArray[np.float32]:
 
 
 def knn_flops(job: Job, profile: Profile) -> int:
-    """The shots' features; a neighbour search has no training."""
+    """Count FLOPs of the shots' features; a neighbour search needs no training."""
     return profile.forward * len(job.items)
 
 
 def linear_flops(job: Job, profile: Profile) -> int:
-    """The features of shots (at full also of validation), and a nominal number of gradients."""
+    """Count FLOPs of the features (at full also of validation) and a fixed number of gradients."""
     settings = job.protocol.linear
     assert settings is not None
     items = len(job.items)

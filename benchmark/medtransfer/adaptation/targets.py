@@ -26,7 +26,7 @@ class Targets:
 
     Attributes:
         loss: Mean loss of logits (N, C) for labels.
-        probabilities: Of logits (..., N, C).
+        probabilities: Probabilities of logits (..., N, C).
         log_loss: Mean negative log-likelihood of labels under probabilities (N, C).
         auroc: The primary metric, as in `medtransfer.metrics`.
     """
@@ -37,14 +37,14 @@ class Targets:
     auroc: Callable[[NDArray[np.float64], Integers, NDArray[np.float64]], NDArray[np.float64]]
 
     def primary(self, probabilities: Floats, labels: Integers) -> float | None:
-        """The AUROC of probabilities (N, C), or ``None`` where it is undefined."""
+        """Compute the AUROC of probabilities (N, C), or ``None`` if it is undefined."""
         once = np.ones((1, len(labels)))
         value = float(self.auroc(probabilities.astype(np.float64), labels, once)[0])
         return None if np.isnan(value) else value
 
 
 def _binary_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean binary cross-entropy over what is known of the labels (N, L), 1, 0 or -1."""
+    """Average the binary cross-entropy over the known labels (N, L): 1, 0 or -1 (unknown)."""
     known = labels >= 0
     losses = functional.binary_cross_entropy_with_logits(
         logits, labels.clamp(min=0).to(logits.dtype), reduction="none"
@@ -53,16 +53,15 @@ def _binary_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _log_loss(probabilities: Floats, labels: Integers) -> float:
-    chosen = probabilities[np.arange(len(labels)), labels]
-    return _mean_surprise(chosen)
+    return _average_surprise(probabilities[np.arange(len(labels)), labels])
 
 
 def _binary_log_loss(probabilities: Floats, labels: Integers) -> float:
     chosen = np.where(labels == 1, probabilities, 1 - probabilities)
-    return _mean_surprise(chosen[labels >= 0])
+    return _average_surprise(chosen[labels >= 0])
 
 
-def _mean_surprise(chosen: Floats) -> float:
+def _average_surprise(chosen: Floats) -> float:
     smallest = np.finfo(np.float64).tiny
     return float(-np.log(np.maximum(chosen.astype(np.float64), smallest)).mean())
 

@@ -20,20 +20,9 @@ _targets: WeakKeyDictionary[Encoder, dict[bool, list[str]]] = WeakKeyDictionary(
 def prepare_encoder(
     encoder: Encoder, adaptation: str, protocol: Protocol, *, maps: bool
 ) -> Encoder:
-    """Make a copy whose parameters require a gradient where the adaptation trains them.
+    """Copy an encoder and freeze the parameters that the adaptation does not train.
 
-    Args:
-        encoder: Stays as it is.
-        adaptation: ``decoder``, ``partial``, ``lora`` or ``finetune``.
-        protocol: With the settings of the adaptation.
-        maps: Whether feature maps are used, and not the embedding.
-
-    Returns:
-        The copy; its frozen modules stay in eval mode.
-
-    Raises:
-        InputError: When the encoder gives no maps, has no layers that could be told apart or added
-            to, or nothing to train.
+    ``maps`` says that feature maps are used instead of the embedding.
     """
     if maps:
         _ = encoder.pyramid_channels
@@ -51,24 +40,31 @@ def prepare_encoder(
         _add_updates(copy, protocol.lora, _find_targets(encoder, protocol.lora, maps=maps))
     if parameters and not any(parameter.requires_grad for parameter in copy.parameters()):
         raise InputError(
-            f"{encoder.card.name}: all that {adaptation} would train is frozen "
+            f"{encoder.card.name}: every parameter that {adaptation} would train is frozen "
             "(requires_grad is False)"
         )
     return copy
 
 
+def layer_groups(encoder: Encoder, *, coarse: bool) -> dict[str, int]:
+    """Map the names of parameters to timm's layer groups; empty for a network without them."""
+    network: Any = encoder.inner
+    if not hasattr(network, "group_matcher"):
+        return {}
+    from timm.models._manipulate import group_parameters
+
+    matcher = network.group_matcher(coarse=coarse)
+    groups: dict[str, int] = group_parameters(network, matcher, reverse=True)
+    return groups
+
+
 def _freeze_shallow_layers(encoder: Encoder, settings: Partial) -> None:
     """Leave the deepest layer groups trainable, at least one."""
-    network: Any = encoder.inner
-    groups: dict[str, int] = {}
-    if hasattr(network, "group_matcher"):
-        from timm.models._manipulate import group_parameters
-
-        groups = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+    groups = layer_groups(encoder, coarse=False)
     layers = sorted(set(groups.values()))
     if len(layers) < 2:
         raise InputError(
-            f"{encoder.card.name}: does not tell its layers apart (timm's group_matcher), which "
+            f"{encoder.card.name}: does not define layer groups (timm's group_matcher), which "
             "partial needs"
         )
     deep = layers[-max(1, round(settings.share * len(layers))) :]
@@ -76,12 +72,7 @@ def _freeze_shallow_layers(encoder: Encoder, settings: Partial) -> None:
 
 
 def train_only(encoder: Encoder, chosen: Callable[[str], bool]) -> None:
-    """Freeze the parameters of other names; frozen modules stay in eval mode.
-
-    Args:
-        encoder: Is changed. Parameters that are frozen already stay so.
-        chosen: Whether the parameter of this name inside the network is trained.
-    """
+    """Freeze all parameters but the chosen ones; frozen modules stay in eval mode."""
     for name, parameter in encoder.inner.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and chosen(name))
     encoder.frozen_modules = _find_frozen(encoder)
@@ -101,30 +92,27 @@ def _find_frozen(module: nn.Module) -> list[nn.Module]:
 
 def _add_updates(encoder: Encoder, settings: Lora, targets: Sequence[str]) -> None:
     """Freeze the encoder and add a low-rank update to each of the named layers."""
-    from peft import LoraConfig, inject_adapter_in_model  # an extra, which takes seconds to import
+    from peft import LoraConfig, inject_adapter_in_model  # optional; takes seconds to import
 
-    # A list would match the ends of names, layer3.conv1 by conv1; without a name nothing matches.
-    exactly = "|".join(map(re.escape, targets))
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=exactly)  # type: ignore[arg-type]
+    # A list would match suffixes of names, such as layer3.conv1 by conv1; a pattern does not.
+    pattern = "|".join(map(re.escape, targets))
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=pattern)  # type: ignore[arg-type]
     inject_adapter_in_model(config, encoder.inner)
     encoder.frozen_modules = _find_frozen(encoder)
 
 
 def _find_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
-    """Names of the layers whose updates take part, found by trying them all.
+    """Find the layers whose updates get a gradient, by trying all of them.
 
     Attention may read the weight of a layer without calling it (torch's MultiheadAttention, BEiT's
-    qkv), and a layer may stand under two names: an update there would be counted and never learn.
-
-    Raises:
-        InputError: When there is none, or training would not see the network that predicts.
+    qkv), and a layer may have two names: an update there would be counted but never learn.
     """
-    known = _targets.setdefault(encoder, {})
-    if maps not in known:
+    cached = _targets.setdefault(encoder, {})
+    if maps not in cached:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            known[maps] = _try_targets(encoder, settings, maps=maps)
-    return known[maps]
+            cached[maps] = _try_targets(encoder, settings, maps=maps)
+    return cached[maps]
 
 
 def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
@@ -133,7 +121,7 @@ def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
         name for name, module in encoder.inner.named_modules() if name and _is_plain(module)
     ]
     trial = encoder.duplicate()
-    found: list[str] = []
+    targets: list[str] = []
     if candidates:
         _add_updates(trial, settings, candidates)
         shape = (2, encoder.card.input.channels, encoder.size, encoder.size)
@@ -150,26 +138,25 @@ def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
         except Exception as error:
             line = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(f"{name}: fails with low-rank updates, so no lora: {line}") from error
-        found = [n.partition(".lora_B.")[0] for n, p in second.items() if p.grad is not None]
-        moved, apart = (trained - before).abs().mean(), (trained - predicted).abs().mean()
-        if found and not apart < 0.1 * moved:
+        targets = [n.partition(".lora_B.")[0] for n, p in second.items() if p.grad is not None]
+        change, gap = (trained - before).abs().mean(), (trained - predicted).abs().mean()
+        if targets and not gap < 0.1 * change:
             raise InputError(
-                f"{name}: takes another way through its layers in training than in prediction "
-                "(torch's fused TransformerEncoderLayer does), so no lora"
+                f"{name}: runs other operations in training than in prediction (such as torch's "
+                "fused TransformerEncoderLayer), so no lora"
             )
-    if not found:
+    if not targets:
         raise InputError(
-            f"{name}: calls no plain linear layer and no plain ungrouped convolution, one of which "
-            "lora needs"
+            f"{name}: calls no plain linear layer or ungrouped convolution, which lora needs"
         )
-    return found
+    return targets
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Return whether peft's update of a layer computes the layer's own operation.
+    """Check whether peft's update of a layer matches the layer's operation.
 
-    It knows no groups and no dilation, and builds its factors of the layer's own class: one that
-    standardises its weights would do so to an update, too.
+    peft ignores groups and dilation, and builds its factors from the layer's class, so a class
+    that standardises its weights would also standardise the update.
     """
     if type(module) is nn.Conv2d:
         return module.groups == 1 and set(module.dilation) == {1}

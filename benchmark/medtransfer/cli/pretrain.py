@@ -73,17 +73,18 @@ def _run_grid(path: Path, request: Request) -> None:
         check_grid(grid, request.task_folder)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    finished = Study(
+    study = Study(
         grid,
         data=request.data,
         task_folder=request.task_folder,
         device=request.device,
         progress=ConsoleProgress(),
-    ).run()
-    _print_costs(finished.cards)
-    for line in finished.failures:
+    )
+    study.run()
+    _print_costs(study.cards)
+    for line in study.failures:
         print(f"failed: {line}")
-    if finished.failures:
+    if study.failures:
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets as pictures: images with the outlines of the truth and of the prediction."""
+"""Draw contact sheets: images with outlines of the truth and the prediction."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from medtransfer.contact_sheets.selection import GROUPS, SHOWN, Mask, Sheet, Til
 from medtransfer.core.errors import unwritable
 from medtransfer.core.files import replacing
 
-# Yellow and blue differ in hue and in lightness to every kind of colour vision, and neither is a
-# colour of the retina or of a stained tissue.
+# Yellow and blue differ in hue and lightness for every kind of colour vision, and neither is a
+# colour of the retina or of stained tissue.
 _TRUTH, _PREDICTION = (255, 222, 33), (70, 170, 255)
 _GROUND, _TEXT, _FAINT = (22, 24, 28), (236, 236, 236), (158, 162, 170)
 _IMAGE = 256  # the longer side of an image, in pixels of the sheet
 _GAP, _BLOCK_GAP, _MARGIN = 8, 28, 24
-_COLUMNS = 2  # of a group
+_COLUMNS = 2  # per group
 _LINE = 28
 _DASH = 3
 _ROW = _IMAGE + _LINE + _GAP
@@ -59,12 +59,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
 
 
 def save_sheet(sheet: Sheet, out: Path) -> Path:
-    """Draw a sheet into a folder; a reader never sees half a file.
-
-    Raises:
-        InputError: When it cannot be written.
-        RunError: When the disk is full.
-    """
+    """Draw a sheet into a file, atomically."""
     path = out / sheet.file
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +73,7 @@ def save_sheet(sheet: Sheet, out: Path) -> Path:
 def _paste(
     picture: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int]
 ) -> None:
-    """Put an image, centred in its square, and its caption at a place of the sheet."""
+    """Paste an image, centred in its square, with its caption."""
     image = _outline(tile)
     left, top = corner
     place = (left + (_IMAGE - image.width) // 2, top + (_IMAGE - image.height) // 2)
@@ -92,9 +87,9 @@ def _paste(
 def _outline(tile: Tile) -> Image.Image:
     """Enlarge an image, and draw the outlines of each class.
 
-    The truth's runs just outside its pixels and the prediction's just inside, so that where both
-    agree the two run side by side; where they share pixels, as between two classes that touch,
-    the colours alternate.
+    The truth's outline runs just outside its pixels and the prediction's just inside, so they run
+    side by side where both agree. Where they share pixels, as between two classes that touch, the
+    colours alternate.
     """
     height, width = tile.truth.shape
     scale = _IMAGE / max(height, width)
@@ -113,7 +108,7 @@ def _outline(tile: Tile) -> Image.Image:
 
 
 def _areas(mask: Mask, size: tuple[int, int]) -> list[NDArray[np.bool_]]:
-    """The enlarged area of each foreground class."""
+    """Compute the enlarged area of each foreground class."""
     ids = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     return [ids == label for label in np.unique(ids) if label > 0]
 
@@ -127,7 +122,7 @@ def _write(
     width: int,
     fill: tuple[int, int, int] = _TEXT,
 ) -> int:
-    """Write one line, shortened in its middle to a width; returns the width it took."""
+    """Write one line, shortened in the middle to fit, and return its width."""
     font = ImageFont.load_default(size=size)
     text = _plain(text)
     short, kept = text, len(text)
@@ -139,10 +134,9 @@ def _write(
 
 
 def _plain(text: str) -> str:
-    """The text in ASCII, which is what Pillow's own font can draw; accents are left out."""
-    letters = (letter for letter in unicodedata.normalize("NFKD", " ".join(text.split())))
+    """Reduce text to ASCII without accents, which Pillow's font can draw."""
     return "".join(
         letter if letter.isascii() and letter.isprintable() else "?"
-        for letter in letters
+        for letter in unicodedata.normalize("NFKD", " ".join(text.split()))
         if not unicodedata.combining(letter)
     )

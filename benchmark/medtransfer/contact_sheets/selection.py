@@ -1,7 +1,6 @@
-"""What a contact sheet shows: the worst, the middling and the best of the kept masks. No torch.
+"""Select the images of a contact sheet: the worst, the median and the best masks. No torch.
 
-People should look before they believe a Dice. The masks may come from a stranger's submission: all
-are checked here, before the first sheet is drawn.
+The masks may come from an untrusted submission, so all are checked before the first sheet is drawn.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SHOWN = 4  # images of a group
 
 @dataclass(frozen=True)
 class Tile:
-    """One image: uint8 (H, W) or (H, W, 3), its class ids (H, W), the Dice of both, and its id."""
+    """One image: uint8 (H, W) or (H, W, 3), true and predicted class ids, Dice, and id."""
 
     image: NDArray[np.uint8]
     truth: Mask
@@ -49,9 +48,9 @@ class Band:
     """A test split.
 
     Attributes:
-        name: Its name.
-        items: Number of its images.
-        dice: Mean foreground Dice of each image that has one, in ascending order.
+        name: Name of the split.
+        items: Number of images.
+        dice: Mean foreground Dice of each image, if defined, in ascending order.
         groups: The tiles of the worst images, those about the median, and the best.
     """
 
@@ -67,10 +66,10 @@ class Band:
 
     @property
     def label(self) -> str:
-        """What stands above the tiles."""
+        """Heading of the tiles."""
         label = f"{self.name}: {self.items} images, mean Dice over images {self.mean}"
-        if left := self.items - len(self.dice):
-            label += f"; {left} without a Dice (truth and prediction are empty) left out"
+        if undefined := self.items - len(self.dice):
+            label += f"; {undefined} without a Dice (truth and prediction are empty) omitted"
         return label
 
 
@@ -91,23 +90,9 @@ def read_sheets(
     data: Path | None = None,
     progress: Progress = SILENT,
 ) -> tuple[str, list[Sheet]]:
-    """Read what the sheets of a submission show: its segmentation cells of draw 0.
+    """Read the sheets of a submission: its segmentation cells of draw 0.
 
-    Nothing is downloaded. Corrupted splits have no kept predictions, and so no band.
-
-    Args:
-        folder: The submission, ``<out>/<encoder>``.
-        names: Only these tasks; all when empty.
-        task_folder: The user's own task cards.
-        data: Where the cards' files are looked for.
-        progress: Shows decoding.
-
-    Returns:
-        The encoder's name, and a sheet for each task, adaptation and budget.
-
-    Raises:
-        InputError: For a folder that is no submission or holds no predicted masks, an unknown
-            task, other data than the records', or predictions that are not the record's.
+    Nothing is downloaded. Corrupted splits have no stored predictions, and so no band.
     """
     if not (folder / "encoder.yaml").is_file():
         raise InputError(
@@ -123,7 +108,7 @@ def read_sheets(
         if (name := record.task.name) not in opened:
             if (card := find_task(name, cards)) is None:
                 raise InputError(
-                    f"{folder}: no card is called '{name}'; --tasks names the folder of its card"
+                    f"{folder}: no card is called '{name}'; pass the folder of its card by --tasks"
                 )
             opened[name] = open_task(card, folder=data, progress=progress, fetch=False)
         sheets.append(_read_sheet(folder, record, opened[name]))
@@ -131,7 +116,7 @@ def read_sheets(
 
 
 def _find_records(folder: Path, records: Sequence[Record], names: Sequence[str]) -> list[Record]:
-    """The records of draw 0 that have predicted masks."""
+    """Find the records of draw 0 with predicted masks."""
     kept = [
         record
         for record in records
@@ -141,10 +126,10 @@ def _find_records(folder: Path, records: Sequence[Record], names: Sequence[str])
     ]
     tasks = {record.task.name for record in kept}
     if not kept:
-        found = sorted({f"{record.task.name} ({record.task.kind})" for record in records})
+        others = sorted({f"{record.task.name} ({record.task.kind})" for record in records})
         raise InputError(
-            f"{folder}: no predicted masks of draw 0 are kept there, only records of "
-            f"{', '.join(found) or 'no task'}; `bench evaluate` on a segmentation task makes them"
+            f"{folder}: has no predicted masks of draw 0, only records of "
+            f"{', '.join(others) or 'no task'}; run `bench evaluate` on a segmentation task"
         )
     for name in names:
         if name not in tasks:
@@ -157,14 +142,14 @@ def _find_records(folder: Path, records: Sequence[Record], names: Sequence[str])
 def _read_sheet(folder: Path, record: Record, task: TaskData) -> Sheet:
     file = f"{record.task.name}_{record.adaptation}_{record.budget}.png"
     if not re.fullmatch(r"[a-z0-9._-]+", file):
-        raise InputError(f"{folder}: {str(record.cell)!r} in a record is no cell of a protocol")
+        raise InputError(f"{folder}: {str(record.cell)!r} in a record is not a protocol's cell")
     if record.task.fingerprint != task.fingerprint:
         raise InputError(
             f"{folder}: {record.cell}: made from other data or another card of task "
             f"{record.task.name}; pass the --tasks and --data that it was made with"
         )
     assert record.predictions is not None
-    # In the record's order, in which the hash was made; the card's may have changed since.
+    # The hash depends on the record's order; the card's may have changed.
     splits = {
         name: task.tests[name]
         for name in record.metrics
@@ -172,13 +157,9 @@ def _read_sheet(folder: Path, record: Record, task: TaskData) -> Sheet:
     }
     classes = len(task.card.classes)
     predictions = _read_predictions(folder, record.predictions, splits, classes=classes)
-    title = " | ".join(
-        (
-            record.encoder.name,
-            task.card.title,
-            f"{record.adaptation}, {record.budget}",
-            f"protocol {record.protocol.name}",
-        )
+    title = (
+        f"{record.encoder.name} | {task.card.title} | {record.adaptation}, {record.budget} | "
+        f"protocol {record.protocol.name}"
     )
     bands = [
         _choose(name, split, predictions[name], classes=classes) for name, split in splits.items()
@@ -189,19 +170,19 @@ def _read_sheet(folder: Path, record: Record, task: TaskData) -> Sheet:
 def _read_predictions(
     folder: Path, reference: ArrayRef, splits: dict[str, Split], *, classes: int
 ) -> dict[str, Mask]:
-    """Read the predicted masks of every split, and refuse what the record does not describe."""
+    """Read the predicted masks of every split, and check them against the record."""
     path = folder / reference.file
     hasher = hashlib.sha256()
     try:
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{path}: predictions.file: leads out of the submission")
+            raise InputError(f"{path}: predictions.file: lies outside the submission")
         if not path.is_file():
             raise InputError(f"{path}: missing, but a record names it")
-    except (OSError, ValueError) as error:  # of a name that no file can have
+    except (OSError, ValueError) as error:  # an impossible file name
         raise InputError(f"{path}: cannot be read, damaged: {error}") from None
     with Archive(path) as archive:
         masks: dict[str, Mask] = {
-            name: archive.read(f"{reference.key}/{name}", dtype="|u1", shape=_truth(split).shape)
+            name: archive.read(f"{reference.key}/{name}", dtype="|u1", shape=split.class_maps.shape)
             for name, split in splits.items()
         }
     for name, array in masks.items():
@@ -213,19 +194,15 @@ def _read_predictions(
             )
     if hasher.hexdigest() != reference.sha256:
         raise InputError(
-            f"{path}: {reference.key}: predictions.sha256: not the masks that the record was made "
-            "from"
+            f"{path}: {reference.key}: predictions.sha256: the masks differ from those of the "
+            "record"
         )
     return masks
 
 
-def _truth(split: Split) -> Mask:
-    return split.class_maps
-
-
 def _choose(name: str, split: Split, predicted: Mask, *, classes: int) -> Band:
-    """Sort the images by Dice and take the groups; no image is in two."""
-    truth = _truth(split)
+    """Sort the images by Dice and choose disjoint groups."""
+    truth = split.class_maps
     dice = average_defined(score_overlap(predicted, truth, classes=classes)["dice"])
     order = np.argsort(dice, kind="stable")[: np.count_nonzero(~np.isnan(dice))]  # NaN is last
     if len(order) < len(GROUPS) * SHOWN:
@@ -235,7 +212,7 @@ def _choose(name: str, split: Split, predicted: Mask, *, classes: int) -> Band:
         chosen = [order[:SHOWN], order[middle : middle + SHOWN], order[-SHOWN:]]
     groups = tuple(
         [
-            # A copy, so that the masks that are not shown need not stay in memory.
+            # A copy, so that masks that are not shown can be freed.
             Tile(split.images[i], truth[i], predicted[i].copy(), float(dice[i]), split.ids[i])
             for i in group
         ]

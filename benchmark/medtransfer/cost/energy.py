@@ -1,16 +1,15 @@
-"""Energy, as a device's own counter has it; where there is none, nothing is said.
+"""Energy from a device's own counter; unknown without one.
 
 A GPU is read through NVML (NVIDIA, Volta or newer; the package ``nvidia-ml-py``): the board with
-its memory, not the processor beside it. A processor is read through RAPL (Linux on Intel or AMD;
-many systems let only root read it): its packages, not the main memory. Both count what the device
-draws when idle too, for as long as the work takes.
+its memory, without the CPU. A CPU is read through RAPL (Linux on Intel or AMD; many systems let
+only root read it): its packages, without the main memory. Both include idle power for the duration
+of the work.
 
-A counter knows no processes. So nothing is said where others use the device: cells that run
-several at a time (``--jobs``), another process on the GPU, other work on the processor.
+A counter does not distinguish processes. The energy is therefore unknown while others use the
+device: parallel cells (``--jobs``), another process on the GPU, or other work on the CPU.
 
-codecarbon reads the same two counters. Where it can read neither it goes on with an estimate from
-a processor's nominal power, which must not pass for a measurement; and it brings twenty packages
-for what is a call and a few small files.
+codecarbon reads the same counters. Without them it estimates energy from a CPU's nominal power,
+which must not pass for a measurement, and it adds twenty packages for one call and a few files.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ _WATCH_SECONDS = 30.0  # the smallest counters wrap at 65 kJ: after 160 s at 400
 
 @dataclass
 class Energy:
-    """Energy of a stretch of work.
+    """Measured energy.
 
     Attributes:
-        joules: ``None`` where no counter can be read, or where it counted the work of others.
-        source: Who counted: ``nvml`` the GPU, ``rapl`` the processor's packages.
+        joules: ``None`` if there is no readable counter, or others used the device.
+        source: The counter: ``nvml`` of the GPU, or ``rapl`` of the CPU's packages.
     """
 
     joules: float | None = None
@@ -49,11 +48,7 @@ class Energy:
 
 @contextmanager
 def measure_energy(device: torch.device) -> Iterator[Energy]:
-    """Measure the energy of a ``with`` block's work; the values are there when it ends.
-
-    Args:
-        device: Where the work is done; only this device is counted.
-    """
+    """Measure the energy of a ``with`` block on a device; the result is set when it ends."""
     energy = Energy()
     counter = _start_counter(device)
     try:
@@ -64,20 +59,20 @@ def measure_energy(device: torch.device) -> Iterator[Energy]:
 
 
 def _start_counter(device: torch.device) -> _Board | _Packages | None:
-    if multiprocessing.parent_process() is not None:  # --jobs: others are at work beside this one
+    if multiprocessing.parent_process() is not None:  # --jobs: other processes work in parallel
         return None
     try:
         if device.type == "cuda":
             return _Board(device)
         return _Packages() if device.type == "cpu" else None
-    except Exception:  # no library, no driver, no permission, too old: all the same here
+    except Exception:  # no library, driver or permission, or too old
         return None
 
 
 class _Board:
-    """The counter of an NVIDIA GPU, in millijoules since its driver was loaded.
+    """Counter of an NVIDIA GPU, in millijoules since its driver was loaded.
 
-    It moves in steps, so a short cell's energy is rough; the sum over many is not.
+    It advances in steps, so the energy of a short cell is rough; the sum over many is not.
     """
 
     source = "nvml"
@@ -85,15 +80,15 @@ class _Board:
     def __init__(self, device: torch.device) -> None:
         self._nvml: Any = importlib.import_module("pynvml")
         self._nvml.nvmlInit()
-        # NVML counts all GPUs of the machine, torch those of CUDA_VISIBLE_DEVICES; a slice of a
-        # GPU (MIG) has an identifier of its own, and no counter.
+        # NVML numbers all GPUs of the machine, torch those of CUDA_VISIBLE_DEVICES; a slice of a
+        # GPU (MIG) has its own identifier and no counter.
         identifier = torch.cuda.get_device_properties(device).uuid
         self._handle = self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{identifier}")
-        self._alone = self._is_alone()  # at the start; again at the end
+        self._alone = self._is_alone()  # checked again at the end
         self._begin = self._read()
 
     def stop(self) -> float | None:
-        """Joules since the start."""
+        """Return the joules since the start."""
         try:
             used = self._read() - self._begin
             return used / 1000 if used >= 0 and self._alone and self._is_alone() else None
@@ -104,24 +99,24 @@ class _Board:
         return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
 
     def _is_alone(self) -> bool:
-        """Return whether no other process computes; those of other containers may not count."""
+        """Check for other processes on the GPU; those of other containers may be invisible."""
         return len(self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)) <= 1
 
 
 class _Packages:
-    """The counters of the processor's packages, in microjoules, which wrap.
+    """Counters of the CPU's packages, in microjoules, which wrap.
 
     Raises:
-        OSError: Where they may not be read.
-        LookupError: Where there are none.
+        OSError: When they cannot be read.
+        LookupError: When there are none.
     """
 
     source = "rapl"
 
     def __init__(self) -> None:
-        # A platform ("psys") and a package's parts ("core", "dram") are no packages, and
-        # intel-rapl-mmio counts packages a second time. Dies ("package-0-die-1") are left alone
-        # too: on AMD older kernels show the package's whole energy for each.
+        # Skip the platform ("psys") and parts of packages ("core", "dram"), and intel-rapl-mmio,
+        # which counts packages again. Skip dies ("package-0-die-1"), too: on AMD, older kernels
+        # show the package's whole energy for each.
         self._folders = [
             folder
             for folder in sorted(_POWERCAP.glob("intel-rapl:*"))
@@ -138,7 +133,7 @@ class _Packages:
         self._watcher.start()
 
     def stop(self) -> float | None:
-        """Joules since the start."""
+        """Return the joules since the start."""
         self._ended.set()
         self._watcher.join()
         try:
@@ -147,14 +142,13 @@ class _Packages:
         except (OSError, ValueError):
             return None
         others = busy - (time.process_time() - self._own)
-        # Beside every work there is a system's; a tenth of a second is what the kernel's ticks of
-        # 10 ms may err by.
+        # The system always does some work; the kernel's ticks of 10 ms may err by 0.1 s.
         return self._used / 1e6 if others <= 0.1 * busy + 0.1 else None
 
     def _watch(self) -> None:
-        """See every wrap: a cell may run for hours."""
+        """Read the counters often enough to see every wrap."""
         while not self._ended.wait(_WATCH_SECONDS):
-            with suppress(OSError, ValueError):  # stop() will say so
+            with suppress(OSError, ValueError):  # stop() handles them
                 self._advance()
 
     def _advance(self) -> None:
@@ -172,6 +166,6 @@ def _read_number(path: Path) -> int:
 
 
 def _busy_seconds() -> float:
-    """Seconds that the machine's cores have worked, all processes together."""
+    """Return the CPU seconds of all processes on the machine."""
     user, nice, system = _STAT.read_text("ascii").split(maxsplit=4)[1:4]
     return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")

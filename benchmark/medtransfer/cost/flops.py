@@ -1,7 +1,7 @@
-"""Floating point operations, counted on the ``meta`` device: exact, and free of hardware.
+"""Floating point operations, counted on the ``meta`` device: exact and independent of hardware.
 
-A multiplication and an addition count as two. Matrix products and convolutions are counted,
-element-wise work is not, as in the published figures of architectures.
+A multiplication and an addition count as two. As in published figures of architectures, matrix
+products and convolutions count, element-wise operations do not.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-_ITEMS = 2  # batch-norm in train mode refuses a single 1 x 1 feature map
+_ITEMS = 2  # batch norm in train mode refuses a single 1 x 1 feature map
 
 
 def _convolution_backward(
@@ -32,11 +33,11 @@ def _convolution_backward(
     output_mask: list[bool],
     **_: Any,
 ) -> int:
-    """One forward convolution for each gradient that is asked for.
+    """Count one forward convolution for each requested gradient.
 
     torch's own formula ignores groups, and counts depth-wise convolutions 8 to 40 times too
-    high. A weight's shape (out, in / groups, ...) already has the groups in it, so the forward
-    formula 2 * positions * prod(weight) is right for every number of groups.
+    high. A weight's shape (out, in / groups, ...) already includes the groups, so the forward
+    formula 2 * positions * prod(weight) is right for any number of groups.
     """
     positions = math.prod((x_shape if transposed else grad_out_shape)[2:])
     forward: int = 2 * grad_out_shape[0] * positions * math.prod(w_shape)
@@ -47,7 +48,7 @@ _FORMULAS = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 
 def _on_meta(module: nn.Module) -> nn.Module:
-    """A copy of the module without its numbers."""
+    """Copy a module without its values."""
     memo: dict[int, torch.Tensor] = {id(b): b.to("meta") for b in module.buffers()}
     for p in module.parameters():
         memo[id(p)] = nn.Parameter(p.detach().to("meta"), p.requires_grad)
@@ -55,11 +56,11 @@ def _on_meta(module: nn.Module) -> nn.Module:
 
 
 def forward_flops(module: nn.Module, *, channels: int, size: int) -> int:
-    """FLOPs of one forward pass per image of ``channels`` x ``size`` x ``size``.
+    """Count the FLOPs of a forward pass per image of ``channels`` x ``size`` x ``size``.
 
     A module without parameters and buffers has no products to count: zero.
     """
-    if not _countable(module):
+    if next(chain(module.parameters(), module.buffers()), None) is None:
         return 0
 
     def forward(network: nn.Module, images: torch.Tensor) -> None:
@@ -70,9 +71,9 @@ def forward_flops(module: nn.Module, *, channels: int, size: int) -> int:
 
 
 def training_flops(module: nn.Module, *, channels: int, size: int) -> int:
-    """FLOPs of a forward and a backward pass per image, for the parameters that need it.
+    """Count the FLOPs of a forward and a backward pass per image, for trainable parameters.
 
-    A module that cannot be trained here is charged three forward passes, as theory has it.
+    A module that cannot be trained is charged three forward passes, as in theory.
     """
     if not any(p.requires_grad for p in module.parameters()):
         return forward_flops(module, channels=channels, size=size)
@@ -82,7 +83,7 @@ def training_flops(module: nn.Module, *, channels: int, size: int) -> int:
 
     try:
         return _count(module, step, channels=channels, size=size)
-    except Exception:  # the cells that train it will say what is wrong
+    except Exception:  # cells that train it report the problem
         return 3 * forward_flops(module, channels=channels, size=size)
 
 
@@ -93,7 +94,7 @@ def _count(
     channels: int,
     size: int,
 ) -> int:
-    """FLOPs per image of some work, on ``meta``, or on the CPU where a module reads its values."""
+    """Count FLOPs per image on ``meta``, or on the CPU for a module that reads its values."""
     shape = (_ITEMS, channels, size, size)
     try:
         with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
@@ -103,7 +104,3 @@ def _count(
         with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
             work(network, torch.zeros(shape))
     return int(counter.get_total_flops()) // _ITEMS
-
-
-def _countable(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())

@@ -1,10 +1,11 @@
 """Bootstrap replicates of a test split as item weights, and percentile intervals.
 
-A bootstrap replicate repeats some items of a split and leaves others out; a weight per item says
-how often. The weights depend on the task and the split only, so every encoder is scored on the
-same replicates: replicate b of one encoder minus replicate b of another is a replicate of their
-paired difference. Keeping the replicates of a metric is enough to compare encoders later, without
-their predictions (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8, 13).
+A bootstrap replicate repeats some items of a split and omits others; an item's weight is its
+number of repetitions. The weights depend on the task and the split only, so every encoder is
+scored on the same replicates: replicate b of one encoder minus replicate b of another is a
+replicate of their paired difference. The replicates of a metric are enough to compare encoders
+later, without predictions (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
+chapters 8, 13).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 _PERCENTILES = (2.5, 97.5)
-# Below this share of defined replicates the rest would be a selected sample of the replicates.
+# Below this share, the defined replicates would be a biased sample.
 _LEAST_DEFINED = 0.5
 
 
@@ -58,7 +59,7 @@ def item_weights(
     if len(groups) != n:
         raise ValueError(f"groups has {len(groups)} entries for {n} items")
 
-    # Numbered by first appearance, so groups of one item each give the weights of no groups.
+    # Numbered by first appearance, so groups of one item each are equivalent to no groups.
     numbers: dict[str | int, int] = {}
     group_of_item = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
     count = len(numbers)
@@ -67,10 +68,10 @@ def item_weights(
     bits = np.random.PCG64(seed)
     weights = np.empty((replicates, n))
     for row in weights:
-        # numpy promises the raw stream of PCG64 for a seed, but not the numbers its Generator
-        # makes of it (multinomial and integers may change with any release, NEP 19). So count
-        # draws are made here from the upper 32 bits r by floor(r * count / 2^32), in integers;
-        # probabilities differ from 1 / count by at most 2^-32.
+        # numpy guarantees the raw stream of PCG64 for a seed, but not what its Generator makes of
+        # it (multinomial and integers may change with any release, NEP 19). So draws are made here
+        # from the upper 32 bits r by floor(r * count / 2^32), in integers; probabilities differ
+        # from 1 / count by at most 2^-32.
         upper = bits.random_raw(count) >> np.uint64(32)
         drawn = (upper * np.uint64(count)) >> np.uint64(32)
         row[:] = np.bincount(drawn.astype(np.intp), minlength=count)[group_of_item]

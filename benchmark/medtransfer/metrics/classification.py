@@ -1,8 +1,8 @@
 """Metrics of multiclass predictions, weighted and computed for many weightings at once.
 
 Let N be the number of items, C of classes, B of weightings. A metric maps probabilities [N, C],
-labels [N] and weights [B, N] to values [B], NaN where undefined; what a weight means stands in
-``evaluation``. The ``score_`` functions take columns that need not exclude each other.
+labels [N] and weights [B, N] to values [B], NaN where undefined; the module ``evaluation`` explains
+the weights. The columns of the ``score_`` functions need not exclude each other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medtransfer.metrics.evaluation import (
 )
 
 _ECE_BINS = 15
-_SUM_TOLERANCE = 1e-4  # a softmax in half precision that is off by more has another fault
+_SUM_TOLERANCE = 1e-4  # enough for a softmax in half precision
 _BLOCK = 2**17  # numbers in one block of replicates: 1 MiB, which stays in the cache
 
 
@@ -59,7 +59,7 @@ def score_auroc(
         # to threshold g at m + 1 + g.
         place = np.searchsorted(thresholds, keys)
         tied = thresholds[np.minimum(place, thresholds.size - 1)] == keys
-        # An item that does not count is put where T is 0.
+        # An item that does not count is placed where T is 0.
         plans.append((column, items, bounds, (place + tied * bounds.size) * known[:, column]))
     for rows, block in _split_replicates(weights):
         for column, items, bounds, place in plans:
@@ -99,11 +99,11 @@ def score_average_precision(
         plans.append((column, items, bounds, order[: ends[-1]], np.append(0, ends[:-1])))
     for rows, block in _split_replicates(weights):
         for column, items, bounds, order, starts in plans:
-            found = _accumulate(block, items).take(bounds, axis=1)
+            hits = _accumulate(block, items).take(bounds, axis=1)
             chosen = np.add.reduceat(block.take(order, axis=1), starts, axis=1).cumsum(axis=1)
-            # Where nothing is chosen nothing is found either, so 1 stands in for 0.
-            precision = found[:, 1:] / np.where(chosen > 0, chosen, 1)
-            total[rows, column] = np.einsum("bm,bm->b", np.diff(found), precision)
+            # Without chosen items there are no hits either, so 1 may replace 0.
+            precision = hits[:, 1:] / np.where(chosen > 0, chosen, 1)
+            total[rows, column] = np.einsum("bm,bm->b", np.diff(hits), precision)
     return divide(total, weights @ targets)
 
 
@@ -267,7 +267,7 @@ def _one_hot(labels: Integers, classes: int) -> Booleans:
 
 def _one_vs_rest(probabilities: Floats, labels: Integers) -> tuple[Floats, Booleans]:
     targets = _one_hot(labels, probabilities.shape[1])
-    # Of two classes the second says it all.
+    # With two classes, the second is sufficient.
     first = 1 if probabilities.shape[1] == 2 else 0
     return probabilities[:, first:], targets[:, first:]
 

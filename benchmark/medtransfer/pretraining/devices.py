@@ -1,4 +1,4 @@
-"""One run on several devices: Lightning Fabric starts them and adds up their gradients."""
+"""Training on several devices by Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -19,35 +19,26 @@ from medtransfer.pretraining.options import Request
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_TOLD = ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS")  # by what starts the processes
+_LAUNCHED = ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS")  # set by torchrun or SLURM
 
 
 def start_devices(request: Request, *, whole: bool) -> Fabric:
-    """Start the other processes, if there are to be any; each then goes on from here.
-
-    Under ``torchrun`` or SLURM they are there already.
-
-    Args:
-        request: With the devices.
-        whole: Whether every parameter that is trained takes part in every step.
-
-    Raises:
-        InputError: When there are not so many devices.
-    """
-    if request.nodes > 1 and not any(name in os.environ for name in _TOLD):
+    """Start a process for each further device, unless ``torchrun`` or SLURM did."""
+    if request.nodes > 1 and not any(name in os.environ for name in _LAUNCHED):
         raise InputError(
-            f"--nodes: {request.nodes}, but nothing says where the others are; start it on each by "
-            "torchrun, or under SLURM by srun"
+            f"--nodes: {request.nodes}, but their addresses are unknown; start the command on each "
+            "node by torchrun, or under SLURM by srun"
         )
     device = resolve_device(request.device)
     if device.type == "cuda":
-        there = torch.cuda.device_count()
-        if request.devices > there or (device.index or 0) >= there:
+        available = torch.cuda.device_count()
+        if request.devices > available or (device.index or 0) >= available:
             raise InputError(
-                f"--device {request.device}, --devices {request.devices}: this machine has {there}"
+                f"--device {request.device}, --devices {request.devices}: this machine has "
+                f"{available}"
             )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's own remarks about its environment
+        warnings.simplefilter("ignore")  # Lightning's warnings about its environment
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
 
@@ -65,13 +56,9 @@ def start_devices(request: Request, *, whole: bool) -> Fabric:
 
 
 def share_statistics(network: nn.Module, device: torch.device) -> None:
-    """Have batch norms use the mean and variance of the images of all devices.
+    """Synchronise batch norms, so that a step gives the same result on any number of devices.
 
-    A batch then gives the same result on any number of devices. torch has that for GPUs; on
-    processors the layers of torch's own classes are given it here.
-
-    Raises:
-        InputError: On processors, for batch norms of other classes.
+    torch supports GPUs only; on CPUs torch's own layer classes are patched here.
     """
     if device.type == "cuda":
         from timm.layers.norm_act import convert_sync_batchnorm
@@ -83,13 +70,13 @@ def share_statistics(network: nn.Module, device: torch.device) -> None:
             module.forward = MethodType(_normalise, module)
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise InputError(
-                f"--devices: on processors, several share torch's own batch norms only; {name} is "
-                f"a {type(module).__name__}"
+                f"--devices: {name} is a {type(module).__name__}; on CPUs only torch's own batch "
+                "norms can be synchronised"
             )
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all devices, through which gradients pass to all of them."""
+    """Sum over all devices, differentiable on each."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -105,7 +92,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _normalise(layer: nn.BatchNorm2d, inputs: Tensor) -> Tensor:
-    """Apply a batch norm by the statistics of all devices' images."""
+    """Apply a batch norm with the statistics of all devices' images."""
     if not layer.training:
         mean, variance = layer.running_mean, layer.running_var
         return functional.batch_norm(

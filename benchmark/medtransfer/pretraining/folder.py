@@ -1,4 +1,4 @@
-"""The folder of an encoder that was made here: what ``--encoder`` takes."""
+"""Folder of a pre-trained encoder, as ``--encoder`` takes it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.resolution import dump_card
 from medtransfer.encoders.source_head import HEAD
 from medtransfer.pretraining.objectives import Objective
-from medtransfer.pretraining.plan import (
-    CARD,
-    STATE,
-    Plan,
-    checkpoint_folder,
-    has_checkpoint,
-)
+from medtransfer.pretraining.plan import CARD, STATE, Plan, checkpoint_folder, has_checkpoint
 from medtransfer.pretraining.state import State
 from medtransfer.specs.encoder import (
     RANDOM_WEIGHTS,
@@ -43,11 +37,10 @@ Number = TypeVar("Number", int, float)
 
 
 def clear_folder(folder: Path, *, whole: bool) -> None:
-    """Remove what a killed run left half-written; or all that an earlier run wrote."""
-    names = (CARD, STATE, _WEIGHTS, _LOSSES, HEAD)
+    """Remove unfinished files of a killed run, or with ``whole`` all files of earlier runs."""
     for checkpoint in folder.glob("checkpoints/epoch-*" if whole else "checkpoints/.epoch-*"):
         shutil.rmtree(checkpoint)
-    for name in names:
+    for name in (CARD, STATE, _WEIGHTS, _LOSSES, HEAD):
         for part in leftovers(folder / name):
             part.unlink()
         if whole:
@@ -57,15 +50,9 @@ def clear_folder(folder: Path, *, whole: bool) -> None:
 def write_encoder(
     folder: Path, card: EncoderCard, objective: Objective, losses: list[float]
 ) -> EncoderCard:
-    """Write the weights, the loss of each step, and last the card, which makes it an encoder.
+    """Write the weights, the losses, and last the card, which makes the folder an encoder.
 
-    The classifier of a single source is kept beside them, for scores that ask what it would say.
-
-    Returns:
-        The card as written, with the hash of the weights.
-
-    Raises:
-        RunError: When that is not possible.
+    The classifier of a single source is kept beside them, for transferability scores.
     """
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,13 +61,13 @@ def write_encoder(
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Say what could not be written, and that nothing is lost."""
+    """Turn a file error into one that says how to resume."""
     try:
         yield
     except OSError as error:
         raise RunError(
-            f"{folder}: cannot be written: {reason(error)}; the same command goes on when there "
-            "is room"
+            f"{folder}: cannot be written: {reason(error)}; free some space and run the same "
+            "command again to resume"
         ) from None
 
 
@@ -90,17 +77,16 @@ def _write(
     weights = _pack(objective.encoder.inner)
     digest = hashlib.sha256(weights).hexdigest()
     card = card.model_copy(update={"weights": Weights(path=_WEIGHTS, sha256=digest)})
-    head = _pack(objective.classifier) if objective.classifier is not None else None
-    if head is not None:
+    replace(folder / _WEIGHTS, weights)
+    if objective.classifier is not None:
+        head = _pack(objective.classifier)
         run = card.pretraining.run
         assert run is not None
-        kept = run.model_copy(update={"source_head": hashlib.sha256(head).hexdigest()})
-        pretraining = card.pretraining.model_copy(update={"run": kept})
+        run = run.model_copy(update={"source_head": hashlib.sha256(head).hexdigest()})
+        pretraining = card.pretraining.model_copy(update={"run": run})
         card = card.model_copy(update={"pretraining": pretraining})
-    table = "step,loss\n" + "".join(f"{i},{loss:.9g}\n" for i, loss in enumerate(losses, start=1))
-    replace(folder / _WEIGHTS, weights)
-    if head is not None:
         replace(folder / HEAD, head)
+    table = "step,loss\n" + "".join(f"{i},{loss:.9g}\n" for i, loss in enumerate(losses, start=1))
     replace(folder / _LOSSES, table.encode())
     replace(folder / CARD, dump_card(card).encode())
     return card
@@ -114,48 +100,38 @@ def _pack(module: nn.Module) -> bytes:
 def write_checkpoint(
     folder: Path, epoch: int, card: EncoderCard, objective: Objective, losses: list[float]
 ) -> None:
-    """Write an encoder of the trajectory, in one step; that of this very run stays.
-
-    Raises:
-        RunError: When that is not possible.
-    """
+    """Write a checkpoint as an encoder, atomically; keep an existing one of this run."""
     target = checkpoint_folder(folder, epoch)
     assert card.pretraining.run is not None
     if has_checkpoint(folder, epoch, card.pretraining.run.fingerprint):
         return
     end = f"-epoch-{epoch}"
     name = card.name[: 80 - len(end)].rstrip("-._") + end
-    own = card.model_copy(update={"name": name, "title": f"{card.title}, after epoch {epoch}"})
+    card = card.model_copy(update={"name": name, "title": f"{card.title}, after epoch {epoch}"})
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(target) as temporary:  # one that is there is of another run
-            _write(temporary, own, objective, losses)
+        with replacing_folder(target) as temporary:  # replaces a checkpoint of another run
+            _write(temporary, card, objective, losses)
 
 
 def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> EncoderCard:
-    """The card of what training has come to.
+    """Make the card of the encoder in its present state.
 
-    What the parent has seen and cost is added; where it does not say, the sum is unknown, too.
-
-    Args:
-        plan: The run.
-        encoder: On its device.
-        state: What was done.
-        processes: Devices that shared each step.
+    The parent's data and cost are added; where the parent's are unknown, so are the sums.
     """
     recipe, cards = plan.recipe, [source.card for source in plan.pool.sources]
-    parent = plan.parent.pretraining if plan.parent is not None else RANDOM_WEIGHTS
+    init, parent = None, RANDOM_WEIGHTS
+    before = Cost(flops=0, gpu_hours=0, energy_kwh=0)
+    if plan.parent is not None:
+        init, parent = plan.parent.name, plan.parent.pretraining
+        before = parent.cost
     run = _describe_run(plan, encoder, state, processes=processes)
-    init = plan.parent.name if plan.parent is not None else None
     if state.step == 0:
         pretraining = parent.model_copy(update={"run": run, "init": init})
     else:
         gpu = encoder.device.type == "cuda"
         gpu_hours = state.measured.device_seconds / 3600 if gpu else None
         energy = run.energy_joules / 3.6e6 if run.energy_joules is not None else None
-        before = (
-            parent.cost if plan.parent is not None else Cost(flops=0, gpu_hours=0, energy_kwh=0)
-        )
         datasets = {name for card in cards for name in card.training_corpora}
         pretraining = PretrainingCard(
             domains=_join(parent.domains, {card.domain for card in cards}),
@@ -170,25 +146,20 @@ def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> E
             ),
             run=run,
         )
-    start = plan.start.card
-    begun = plan.parent.name if plan.parent is not None else plan.request.architecture
-    how = [f"{recipe.name} on {', '.join(card.name for card in cards)}"]
-    how += [plan.trainable.text] if plan.trainable.text != "full" else []
-    dropped = plan.request.drop_stages
-    how += [f"without {dropped} stage{'s' if dropped > 1 else ''}"] if dropped else []
-    return start.model_copy(
-        update={
-            "title": f"{begun}, {', '.join(how)}",
-            "citation": "",
-            "url": "",
-            "pretraining": pretraining,
-        }
-    )
+    title = f"{init or plan.request.architecture}, {recipe.name} on "
+    title += ", ".join(card.name for card in cards)
+    if plan.trainable.text != "full":
+        title += f", {plan.trainable.text}"
+    if dropped := plan.request.drop_stages:
+        title += f", without {dropped} stage{'s' if dropped > 1 else ''}"
+    update = {"title": title, "citation": "", "url": "", "pretraining": pretraining}
+    return plan.start.card.model_copy(update=update)
 
 
 def _describe_run(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> PretrainingRun:
     pool, measured = plan.pool, state.measured
     seen = state.step * pool.batch_size
+    extras = ["pytorch-lightning", *(["lightly"] if plan.recipe.objective == "simclr" else [])]
     return PretrainingRun(
         recipe=plan.recipe.name,
         fingerprint=plan.fingerprint,
@@ -209,20 +180,19 @@ def _describe_run(plan: Plan, encoder: Encoder, state: State, *, processes: int)
         energy_joules=measured.energy_joules if state.step else None,
         device=device_name(encoder.device),
         processes=processes,
-        environment={**versions(), **_extras(plan), "precision": encoder.precision},
+        environment={
+            **versions(),
+            **{name: importlib.metadata.version(name) for name in extras},
+            "precision": encoder.precision,
+        },
     )
 
 
-def _extras(plan: Plan) -> dict[str, str]:
-    """Versions of what only pre-training uses."""
-    names = ["pytorch-lightning", *(["lightly"] if plan.recipe.objective == "simclr" else [])]
-    return {name: importlib.metadata.version(name) for name in names}
+def _join(before: list[str] | None, added: set[str]) -> list[str] | None:
+    """Merge and sort; ``None`` is unknown, and so is its union."""
+    return None if before is None else sorted({*before, *added})
 
 
-def _join(before: list[str] | None, own: set[str]) -> list[str] | None:
-    """Both, sorted; unknown where what was before is."""
-    return None if before is None else sorted({*before, *own})
-
-
-def _add(before: Number | None, own: Number | None) -> Number | None:
-    return None if before is None or own is None else before + own
+def _add(before: Number | None, added: Number | None) -> Number | None:
+    """Add; ``None`` is unknown, and so is its sum."""
+    return None if before is None or added is None else before + added

@@ -1,13 +1,10 @@
-"""Choose the layers of a network that a run trains."""
+"""Choose the trainable layers of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from timm.models._manipulate import group_parameters
-
-from medtransfer.adaptation.trainable import train_only
+from medtransfer.adaptation.trainable import layer_groups, train_only
 from medtransfer.core.errors import InputError, suggest
 from medtransfer.encoders.encoder import Encoder
 
@@ -15,27 +12,21 @@ Stages = int | tuple[str, ...] | None
 
 
 def choose_trainable(encoder: Encoder, stages: Stages) -> None:
-    """Freeze all of an encoder but some of its stages; what is frozen stays in eval mode.
+    """Freeze all but some stages of an encoder; frozen modules stay in eval mode.
 
-    Args:
-        encoder: Is changed. What does not require a gradient stays frozen.
-        stages: ``None`` trains everything; a number the deepest of timm's coarse layer groups (a
-            ResNet's stages, a plain transformer's blocks); names the layers of these names.
-
-    Raises:
-        InputError: When that names no layer, or all of them.
+    ``None`` trains all stages, a number the deepest of timm's coarse layer groups (a ResNet's
+    stages, a plain transformer's blocks), names the layers of these names.
     """
     if stages is None:
         encoder.frozen_modules = []
         return
     if isinstance(stages, int):
-        names = _deepest(encoder, stages)
-        train_only(encoder, names.__contains__)
+        train_only(encoder, _deepest(encoder, stages).__contains__)
         return
     _check_layers(encoder, stages)
     train_only(encoder, lambda name: any(_is_inside(name, stage) for stage in stages))
     if all(parameter.requires_grad for parameter in encoder.inner.parameters()):
-        raise InputError("--trainable: these stages are the whole network; full trains it all")
+        raise InputError("--trainable: these stages are the whole network; use full")
 
 
 def _is_inside(name: str, layer: str) -> bool:
@@ -43,23 +34,19 @@ def _is_inside(name: str, layer: str) -> bool:
 
 
 def _deepest(encoder: Encoder, count: int) -> set[str]:
-    """Names of the parameters of the deepest stages."""
-    network: Any = encoder.inner
-    if not hasattr(network, "group_matcher"):
+    """Find the names of the parameters in the deepest stages."""
+    groups = layer_groups(encoder, coarse=True)
+    if not groups:
         raise InputError(
-            f"--trainable: {encoder.card.name} does not tell its stages apart; name its layers"
+            f"--trainable: {encoder.card.name} does not define its stages; name layers instead"
         )
-    groups: dict[str, int] = group_parameters(
-        network, network.group_matcher(coarse=True), reverse=True
-    )
-    layer_of = {name: groups[name] for name, _ in network.named_parameters()}
-    layers = sorted(set(layer_of.values()))
+    layers = sorted(set(groups.values()))
     if count >= len(layers):
         raise InputError(
             f"--trainable: {count} stages, but {encoder.card.architecture.timm} has {len(layers)} "
-            "with its stem; fewer, or full, are expected"
+            "with its stem; choose fewer, or full"
         )
-    return {name for name, layer in layer_of.items() if layer in layers[-count:]}
+    return {name for name, layer in groups.items() if layer in layers[-count:]}
 
 
 def _check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
@@ -73,6 +60,6 @@ def _check_layers(encoder: Encoder, layers: Sequence[str]) -> None:
         if not any(_is_inside(name, layer) for name in parameters):
             top = [name for name in names if "." not in name or name.startswith("blocks.")]
             hint = suggest(layer, names) or f"; known: {', '.join(top[:12])}, ..."
-            raise InputError(f"--trainable: '{layer}' names no layer with weights{hint}")
+            raise InputError(f"--trainable: no layer '{layer}' with weights{hint}")
     if not layers:
-        raise InputError("--trainable: names no layer")
+        raise InputError("--trainable: name at least one layer")

@@ -1,13 +1,15 @@
-"""`bench pretrain --grid`: many encoders under matched conditions, and their evaluation.
+"""`bench pretrain --grid`: train and evaluate many encoders under matched conditions.
 
-What is finished is not done again. Several calls may work on one grid, on one machine or on many
-that share a disk: each takes the next encoder that no other is at work on.
+Finished encoders are skipped. Several calls may share a grid, on one machine or on machines with a
+shared disk: each takes the next encoder that no other call holds.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -30,7 +32,7 @@ from medtransfer.specs.pretraining import Grid, Trainable, load_recipe
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.task import find_task, load_suites, load_tasks
 
-_PAUSE = 2.0  # seconds between two looks at what others are at work on
+_PAUSE = 2.0  # seconds before the next attempt, if other calls hold all remaining encoders
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Member:
     """An encoder of a grid.
 
     Attributes:
-        name: The encoder's.
-        request: How it is made; ``None`` for an architecture with random weights.
+        name: Name of the encoder.
+        request: Options of its run; ``None`` for an architecture with random weights.
         parent: Name of the encoder that it starts from.
     """
 
@@ -48,82 +50,13 @@ class Member:
     parent: str | None = None
 
 
-@dataclass
-class Finished:
-    """Result of a grid.
-
-    Attributes:
-        cards: Of the encoders that were made, now or earlier.
-        failures: What went wrong, one line each.
-    """
-
-    cards: list[EncoderCard] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-
 def load_grid(path: Path) -> Grid:
-    """Read a grid.
-
-    Raises:
-        InputError: Naming the file, the field and what would be right.
-    """
+    """Read a grid."""
     return Grid.parse(read_yaml(path), origin=str(path))
 
 
-def list_members(grid: Grid, common: Request) -> list[Member]:
-    """All encoders of a grid, each after the one that it starts from.
-
-    Args:
-        grid: The grid.
-        common: What all runs share, such as where data are looked for.
-    """
-    members = []
-    for architecture in grid.architectures:
-        members.append(Member(architecture, None))
-        for images in grid.images:
-            of_size = replace(common, images=images, epochs=grid.epochs)
-            for source, tasks in grid.sources.items():
-                for recipe in grid.recipes:
-                    name = _name(grid, architecture, source, recipe, images)
-                    request = replace(
-                        of_size,
-                        recipe=recipe,
-                        tasks=tasks,
-                        architecture=architecture,
-                        size=grid.size,
-                        out=Path(grid.out) / name,
-                    )
-                    members.append(Member(name, request))
-            for further in grid.adapt:
-                parent = _name(grid, architecture, further.source, further.recipe, images)
-                request = replace(
-                    of_size,
-                    recipe=further.by,
-                    tasks=grid.sources[further.onto],
-                    init=str(Path(grid.out) / parent),
-                    trainable=further.trainable,
-                    drop_stages=further.drop_stages,
-                    out=Path(grid.out) / f"{parent}-{further.label}",
-                )
-                members.append(Member(f"{parent}-{further.label}", request, parent))
-    return members
-
-
-def _name(
-    grid: Grid, architecture: str, source: str, recipe: str, images: int | float | None
-) -> str:
-    parts = [architecture.replace("/", "-"), source, Path(recipe).stem]
-    if len(grid.images) > 1:
-        parts.append(str(images) if images is not None else "all")
-    return "-".join(parts)
-
-
 def check_grid(grid: Grid, task_folder: Path | None = None) -> None:
-    """Look for all that a grid names, before hours of work on a part of it.
-
-    Raises:
-        InputError: Naming the field and what would be right.
-    """
+    """Check all names in a grid before hours of work."""
     cards = load_tasks(task_folder)
     for source, tasks in grid.sources.items():
         for task in tasks:
@@ -131,15 +64,15 @@ def check_grid(grid: Grid, task_folder: Path | None = None) -> None:
                 raise InputError(f"sources.{source}: unknown task '{task}'{suggest(task, cards)}")
     for architecture in grid.architectures:
         resolve_untrained(architecture)
-    recipes = [load_recipe(recipe) for recipe in grid.recipes]
+    recipes = {load_recipe(recipe).name for recipe in grid.recipes}
     for number, further in enumerate(grid.adapt):
         epochs = grid.epochs or load_recipe(further.by).epochs
         try:
             Trainable.read(further.trainable).check(epochs)
         except InputError as error:
             raise InputError(f"adapt.{number}: {error}") from None
-    if len({recipe.name for recipe in recipes}) < len(recipes):
-        raise InputError("recipes: two have the same name, which the encoders' names are made of")
+    if len(recipes) < len(grid.recipes):
+        raise InputError("recipes: two have the same name, but encoders are named by recipe")
     if grid.evaluate is not None:
         protocol = load_protocol(grid.evaluate.protocol)
         suites = load_suites()
@@ -157,16 +90,18 @@ def check_grid(grid: Grid, task_folder: Path | None = None) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Study:
-    """A grid, and how it is worked on.
+    """A run of a grid.
 
     Attributes:
-        grid: The grid.
-        data: Where the tasks' files are looked for.
-        task_folder: Folder of task cards of one's own.
+        grid: The grid, checked.
+        data: Folder with the data files.
+        task_folder: Folder of the user's task cards.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: Callbacks of training and evaluation.
+        cards: Cards of the trained encoders, from this call or an earlier one.
+        failures: Errors, one line each.
     """
 
     grid: Grid
@@ -174,74 +109,97 @@ class Study:
     task_folder: Path | None = None
     device: str = "auto"
     progress: JobProgress = field(default_factory=JobProgress)
+    cards: list[EncoderCard] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
-    @property
-    def members(self) -> list[Member]:
-        """Its encoders."""
-        common = Request("", (), data=self.data, task_folder=self.task_folder, device=self.device)
-        return list_members(self.grid, common)
-
-    def run(self) -> Finished:
-        """Make and evaluate all encoders. One that fails does not stop the others.
-
-        Raises:
-            InputError: When the grid's folder cannot be written.
-            RunError: When the disk is full.
-        """
-        check_grid(self.grid, self.task_folder)
-        members, finished = self.members, Finished()
-        waiting = {member.name: member for member in members}
-        lost: set[str] = set()
+    def run(self) -> None:
+        """Train and evaluate all encoders. One that fails does not stop the others."""
+        waiting = {member.name: member for member in self._list_members()}
+        failed: set[str] = set()
         while waiting:
-            # From the start each time: a parent that is finished makes its children ready.
+            # From the start each time: a finished parent makes its children ready.
             ready = (m for m in waiting.values() if m.parent not in waiting)
-            done = next((m for m in ready if self._take(m, lost, finished)), None)
+            done = next((m for m in ready if self._take(m, failed)), None)
             if done is not None:
                 del waiting[done.name]
-            else:  # others are at work on all that is ready
+            else:
                 time.sleep(_PAUSE)
-        return finished
 
-    def _take(self, member: Member, lost: set[str], finished: Finished) -> bool:
-        """Complete an encoder, unless another call is at work on it."""
-        if member.parent in lost:
-            lost.add(member.name)
-            finished.failures.append(f"{member.name}: not made, as {member.parent} was not")
+    def _list_members(self) -> Iterator[Member]:
+        """List all encoders of the grid, parents before their children."""
+        grid, out = self.grid, Path(self.grid.out)
+        common = Request(data=self.data, task_folder=self.task_folder, device=self.device)
+        for architecture in grid.architectures:
+            yield Member(architecture, None)
+            for images in grid.images:
+                common = replace(common, images=images, epochs=grid.epochs)
+                for (source, tasks), recipe in product(grid.sources.items(), grid.recipes):
+                    name = self._name(architecture, source, recipe, images)
+                    request = replace(
+                        common,
+                        recipe=recipe,
+                        tasks=tasks,
+                        architecture=architecture,
+                        size=grid.size,
+                        out=out / name,
+                    )
+                    yield Member(name, request)
+                for further in grid.adapt:
+                    parent = self._name(architecture, further.source, further.recipe, images)
+                    name = f"{parent}-{further.label}"
+                    request = replace(
+                        common,
+                        recipe=further.by,
+                        tasks=grid.sources[further.onto],
+                        init=str(out / parent),
+                        trainable=further.trainable,
+                        drop_stages=further.drop_stages,
+                        out=out / name,
+                    )
+                    yield Member(name, request, parent)
+
+    def _name(self, architecture: str, source: str, recipe: str, images: int | float | None) -> str:
+        parts = [architecture.replace("/", "-"), source, Path(recipe).stem]
+        if len(self.grid.images) > 1:
+            parts.append(str(images) if images is not None else "all")
+        return "-".join(parts)
+
+    def _take(self, member: Member, failed: set[str]) -> bool:
+        """Complete an encoder; return ``False`` if another call holds it."""
+        if member.parent in failed:
+            failed.add(member.name)
+            self.failures.append(f"{member.name}: skipped, because {member.parent} failed")
             return True
-        lock = self._lock(member)
+        folder = Path(self.grid.out)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(f"out: {folder}", error) from None
+        lock = FileLock(folder / f".{member.name.replace('/', '-')}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return False
         try:
             self.progress.say(f"== {member.name}")
-            self._complete(member, finished)
+            self._complete(member)
         except (InputError, RunError) as error:
-            lost.add(member.name)
-            finished.failures.append(f"{member.name}: {error}")
+            failed.add(member.name)
+            self.failures.append(f"{member.name}: {error}")
         finally:
             release(lock)
         return True
 
-    def _lock(self, member: Member) -> FileLock:
-        folder = Path(self.grid.out)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(f"out: {folder}", error) from None
-        return FileLock(folder / f".{member.name.replace('/', '-')}.lock")
-
-    def _complete(self, member: Member, finished: Finished) -> None:
-        """Make an encoder and evaluate it; what is there already is left."""
-        encoder = member.name
+    def _complete(self, member: Member) -> None:
+        """Train and evaluate an encoder, unless that is already done."""
         if member.request is None:
-            encoder = self._find_random(encoder)
+            encoder = self._find_random(member.name)
         else:
             plan = prepare(member.request)
-            # Here, and not above: a finished grid must not wait for torch.
+            # Imported here, so that a finished grid does not wait for torch.
             from medtransfer.pretraining.training import pretrain
 
-            finished.cards.append(pretrain(plan, self.progress))
+            self.cards.append(pretrain(plan, self.progress))
             encoder = str(plan.folder)
         evaluate = self.grid.evaluate
         if evaluate is None:
@@ -261,22 +219,22 @@ class Study:
                 device=self.device,
             )
             records = run_evaluation(prepare_evaluation(request), self.progress)
-            finished.failures += [
+            self.failures += [
                 f"{member.name}: {record.cell}: {record.error}"
                 for record in records
                 if record.status == "failed"
             ]
 
     def _find_random(self, architecture: str) -> str:
-        """An architecture with random weights, at the grid's input size: listed, or a folder."""
+        """Return a listed encoder with random weights, or write one at the grid's input size."""
         card = resolve_untrained(architecture).card
         size = self.grid.size or card.input.size
         if architecture in registered() and size == card.input.size:
             return architecture
         name = f"{architecture.replace('/', '-')}-random"
-        seen = card.input.model_copy(update={"size": size})
+        resized = card.input.model_copy(update={"size": size})
         card = card.model_copy(
-            update={"name": name, "title": f"{architecture}, random weights", "input": seen}
+            update={"name": name, "title": f"{architecture}, random weights", "input": resized}
         )
         folder = Path(self.grid.out) / name
         try:

@@ -1,17 +1,25 @@
-"""The images of a step, with their random views."""
+"""Images of a training step, as random views."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medtransfer.adaptation.augmentation import DRAWS, augment
 from medtransfer.core.seeds import seed_of
 from medtransfer.pretraining.objectives import Batch, Objective
 from medtransfer.pretraining.pool import Pool
-from medtransfer.pretraining.views import VIEW_DRAWS, make_view
 from medtransfer.specs.pretraining import Views
+
+VIEW_DRAWS = DRAWS + 3
+"""Uniform random numbers for one view."""
+
+# From RGB to luma and two colour axes (YIQ, ITU-R BT.470), in which a hue is an angle.
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 def load_step(
@@ -24,28 +32,18 @@ def load_step(
     device: int = 0,
     devices: int = 1,
 ) -> list[Batch]:
-    """A device's share of a step's images, in equal parts.
+    """Load a device's share of a step's images in micro-batches.
 
-    All random numbers are drawn for the whole step, so that they do not depend on how it is shared
-    out.
-
-    Args:
-        pool: The images.
-        objective: Says what it needs of an image.
-        step: The step, counted from 0.
-        settings: Of the views; ``None`` leaves the images as they are.
-        parts: In how many parts the images go through.
-        device: Number of this device.
-        devices: How many there are.
+    Random numbers are drawn for the whole step, so they do not depend on how it is split.
     """
     places = pool.batch(step)
     generator = torch.Generator().manual_seed(seed_of("pretraining", pool.seed, "views", step))
     numbers = objective.views * VIEW_DRAWS + objective.draws
     draws = torch.rand((numbers, len(places)), generator=generator)
-    own = np.arange(device, len(places), devices)
+    share = np.arange(device, len(places), devices)
     return [
-        _load(pool, objective, settings, places[chosen], draws[:, torch.from_numpy(chosen)])
-        for chosen in np.array_split(own, parts)
+        _load(pool, objective, settings, places[part], draws[:, torch.from_numpy(part)])
+        for part in np.array_split(share, parts)
     ]
 
 
@@ -58,7 +56,7 @@ def _load(
 ) -> Batch:
     """Read images of the pool and make their views."""
     encoder = objective.encoder
-    order = np.argsort(places, kind="stable")  # source after source, as they lie in the files
+    order = np.argsort(places, kind="stable")  # by source, in the order of the files
     places, draws = places[order], draws[:, torch.from_numpy(order)].to(encoder.device)
     number = np.searchsorted(pool.starts, places, side="right") - 1
     pixels, labels = [], []
@@ -72,8 +70,8 @@ def _load(
     flip = torch.from_numpy(flips[number]).to(encoder.device)
     views = [images] * objective.views
     if settings is not None:
-        own = draws[: objective.views * VIEW_DRAWS].chunk(objective.views)
-        views = [make_view(images, numbers, settings, flip=flip) for numbers in own]
+        view_draws = draws[: objective.views * VIEW_DRAWS].chunk(objective.views)
+        views = [make_view(images, numbers, settings, flip=flip) for numbers in view_draws]
     return Batch(
         views=tuple(views),
         source=torch.from_numpy(number).to(encoder.device),
@@ -81,3 +79,35 @@ def _load(
         draws=draws[objective.views * VIEW_DRAWS :],
         places=torch.from_numpy(places),
     )
+
+
+def make_view(pixels: Tensor, draws: Tensor, settings: Views, *, flip: Tensor) -> Tensor:
+    """Crop, flip, change brightness and contrast, and then colour.
+
+    Args:
+        pixels: float, (N, C, S, S), values 0 to 255.
+        draws: Uniform between 0 and 1, (VIEW_DRAWS, N).
+        settings: The recipe's settings.
+        flip: Mask of the images that may be flipped, bool (N,).
+    """
+    augmented = augment(pixels, draws[:DRAWS], settings, flip=flip)
+    colour = settings.saturation or settings.hue or settings.grey
+    if pixels.shape[1] != 3 or not colour:
+        return augmented
+    matrices = _colour_matrices(draws[DRAWS:].to(pixels.device), settings)
+    return torch.einsum("nij,njhw->nihw", matrices, augmented).clamp_(0, 255)
+
+
+def _colour_matrices(draws: Tensor, settings: Views) -> Tensor:
+    """Draw the colour matrix (N, 3, 3) of each image; grey stays grey."""
+    saturation = 1 + settings.saturation * (2 * draws[0] - 1)
+    saturation = torch.where(draws[2] < settings.grey, 0.0, saturation)
+    angle = 2 * math.pi * settings.hue * (2 * draws[1] - 1)
+    rotation = torch.zeros((len(angle), 3, 3), device=draws.device)
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1] = rotation[:, 2, 2] = saturation * angle.cos()
+    rotation[:, 2, 1] = saturation * angle.sin()
+    rotation[:, 1, 2] = -rotation[:, 2, 1]
+    to_yiq = torch.tensor(_YIQ, device=draws.device)
+    matrices: Tensor = torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+    return matrices

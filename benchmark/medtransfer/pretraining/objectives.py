@@ -1,6 +1,6 @@
-"""Objectives: classes, two views of an image, or masked pixels.
+"""Pre-training objectives: supervised, contrastive and masked.
 
-One more objective is one more class here, one more entry of ``OBJECTIVES`` and its settings in
+To add one, write a class here, an entry of ``OBJECTIVES``, and its settings in
 `medtransfer.specs.pretraining.Recipe`.
 """
 
@@ -15,20 +15,21 @@ from torch.nn import functional
 
 from medtransfer.acceleration.prefix import KeptPrefix
 from medtransfer.core.errors import InputError
+from medtransfer.cost.flops import forward_flops, training_flops
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.pretraining.pool import Pool
 from medtransfer.specs.pretraining import Recipe
 
 
 class Batch(NamedTuple):
-    """Some images of a step.
+    """Images that go through the network together.
 
     Attributes:
-        views: Random views of the images, ``Objective.views`` of them, each float (n, C, S, S),
-            values 0 to 255.
+        views: ``Objective.views`` random views of the images, each float (n, C, S, S), values 0
+            to 255.
         source: Number of each image's source, (n,).
-        labels: Labels of each source's images, in the order of the images: (m,) or (m, L).
-        draws: Uniform random numbers of each image, ``Objective.draws`` of them, (draws, n).
+        labels: For each source, the labels of its images in their order: (m,) or (m, L).
+        draws: Uniform random numbers, (``Objective.draws``, n).
         places: Number of each image in the pool, (n,).
     """
 
@@ -40,18 +41,18 @@ class Batch(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """An encoder with what it needs to learn, which is dropped in the end.
+    """An encoder with a head and a loss; the head is dropped after training.
 
-    The loss is a mean over images wherever images do not meet each other in it, so that a batch
-    may go through in parts and on several devices.
+    Unless the loss compares images, it is a mean over them, so a batch may be split into
+    micro-batches and over devices.
 
     Attributes:
-        encoder: Is kept.
-        head: Is dropped.
+        encoder: The encoder.
+        head: The head.
         views: Random views of an image, each one pass through the network.
-        draws: Random numbers that an image takes beside those of its views.
-        whole: Whether all of the encoder takes part in the loss.
-        prefix: The frozen beginning of the network, where its output is kept.
+        draws: Random numbers for an image, besides those of its views.
+        whole: Whether the loss depends on all parameters of the encoder.
+        prefix: The frozen prefix of the network, if its output is cached.
     """
 
     views = 1
@@ -67,23 +68,51 @@ class Objective(nn.Module, ABC):
 
     @property
     def classifier(self) -> nn.Module | None:
-        """The head, where it is linear and tells the classes of a single source."""
+        """The head, if it is a linear classifier of a single source."""
         return None
+
+    def training_flops(self) -> int:
+        """Count the FLOPs of training on one image, all views included.
+
+        A cached frozen prefix is not charged: images do not pass through it again.
+        """
+        return self.views * training_flops(Predictor(self), **self._shape) - self.prefix_flops()
+
+    def prefix_flops(self) -> int:
+        """Count the FLOPs of one image's pass through the cached frozen prefix."""
+        return 0 if self.prefix is None else forward_flops(self.prefix.beginning(), **self._shape)
+
+    @property
+    def _shape(self) -> dict[str, int]:
+        return {"channels": self.encoder.card.input.channels, "size": self.encoder.size}
 
     @abstractmethod
     def predict(self, pixels: Tensor) -> Tensor:
-        """Apply encoder and head to images (n, C, S, S), values 0 to 255; one row an image."""
+        """Apply encoder and head to images (n, C, S, S), values 0 to 255; one row per image."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """The loss."""
+        """Compute the loss."""
+
+
+class Predictor(nn.Module):
+    """An objective's `predict` as a module, for counting FLOPs."""
+
+    def __init__(self, objective: Objective) -> None:
+        """Wrap ``objective``."""
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Apply encoder and head to images (n, C, S, S)."""
+        return self.objective.predict(pixels)
 
 
 class Supervised(Objective):
-    """A linear head for each source; of several labels each is a question of yes or no."""
+    """A linear head for each source; labels that may occur together are binary questions."""
 
     def __init__(self, encoder: Encoder, recipe: Recipe, pool: Pool) -> None:
-        """Take over ``encoder``; the heads start at zero, so at uniform probabilities."""
+        """Add heads of zeros to ``encoder``: uniform probabilities."""
         super().__init__(encoder)
         self._multilabel = [source.card.kind == "multilabel" for source in pool.sources]
         self._sizes = [len(source.card.classes) for source in pool.sources]
@@ -93,18 +122,18 @@ class Supervised(Objective):
 
     @property
     def classifier(self) -> nn.Module | None:
-        """The head of a single source whose images have one class each."""
+        """The head of a single source with one class per image."""
         return self.head if self._multilabel == [False] else None
 
     def predict(self, pixels: Tensor) -> Tensor:
-        """Logits of all classes of all sources, (n, classes)."""
+        """Compute logits of all classes of all sources, (n, classes)."""
         logits: Tensor = self.head(self.encoder.represent(self.encoder.normalise(pixels)))
         return logits
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean over the images of each one's cross-entropy under its own source's classes.
+        """Average each image's cross-entropy over its source's classes.
 
-        Of an image with several labels it is the mean over those that are known.
+        With several labels per image it is the mean over the known labels.
         """
         inputs = self.encoder.normalise(batch.views[0])
         if self.prefix is None:
@@ -115,13 +144,13 @@ class Supervised(Objective):
         heads = self.head(vectors).split(self._sizes, dim=1)
         total = heads[0].new_zeros(())
         for number, (logits, labels) in enumerate(zip(heads, batch.labels, strict=True)):
-            own = logits[batch.source == number]
+            rows = logits[batch.source == number]
             if not self._multilabel[number]:
-                total = total + functional.cross_entropy(own, labels, reduction="sum")
+                total = total + functional.cross_entropy(rows, labels, reduction="sum")
                 continue
             known = labels >= 0
             losses = functional.binary_cross_entropy_with_logits(
-                own, labels.clamp(min=0).to(own.dtype), reduction="none"
+                rows, labels.clamp(min=0).to(rows.dtype), reduction="none"
             )
             total = total + ((losses * known).sum(1) / known.sum(1).clamp(min=1)).sum()
         mean: Tensor = total / len(batch.source)
@@ -129,7 +158,7 @@ class Supervised(Objective):
 
 
 class Contrastive(Objective):
-    """SimCLR: two views of an image are alike, those of other images are not.
+    """SimCLR: bring two views of an image together and push other images away.
 
     Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020.
     """
@@ -137,8 +166,8 @@ class Contrastive(Objective):
     views = 2
 
     def __init__(self, encoder: Encoder, recipe: Recipe, pool: Pool) -> None:
-        """Take over ``encoder``."""
-        from lightly.loss import NTXentLoss  # an extra, which takes seconds to import
+        """Add the projection head to ``encoder``."""
+        from lightly.loss import NTXentLoss  # an optional package; takes seconds to import
         from lightly.models.modules.heads import SimCLRProjectionHead
 
         super().__init__(encoder)
@@ -152,19 +181,19 @@ class Contrastive(Objective):
         )
 
     def predict(self, pixels: Tensor) -> Tensor:
-        """Projections (n, width)."""
+        """Compute projections (n, width)."""
         projected: Tensor = self.head(self.encoder.represent(self.encoder.normalise(pixels)))
         return projected
 
     def forward(self, batch: Batch) -> Tensor:
-        """NT-Xent over the images of all devices; the views go through together."""
+        """Compute NT-Xent over the images of all devices."""
         first, second = self.predict(torch.cat(batch.views)).float().chunk(2)
         loss: Tensor = self._loss(first, second)
         return loss
 
 
 class _Reconstruction(nn.Module):
-    """A square that stands for what is masked, and a linear layer from features to pixels."""
+    """The learned patch of masked squares, and a linear layer from features to pixels."""
 
     def __init__(self, width: int, channels: int, *, stride: int, patch: int) -> None:
         super().__init__()
@@ -174,34 +203,30 @@ class _Reconstruction(nn.Module):
         self.decoder = nn.Conv2d(width, channels * stride**2, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """From (n, width, g, g) to (n, channels * stride^2, g, g)."""
+        """Map (n, width, g, g) to (n, channels * stride^2, g, g)."""
         decoded: Tensor = self.decoder(features)
         return decoded
 
 
 class Masked(Objective):
-    """SimMIM: the pixels of masked squares, from the last feature map by one linear layer.
+    """SimMIM: reconstruct masked squares from the last feature map by one linear layer.
 
-    Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, CVPR 2022. The squares are
-    masked in the image, by one learned patch: behind a patch embedding that is the learned token
-    of the paper, and networks without patches take it as well.
+    Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, CVPR 2022. Squares of the
+    image are replaced by one learned patch. Behind a patch embedding this is the paper's learned
+    token, and it also works for networks without patches.
     """
 
-    whole = False  # what pools the last feature map does not take part
+    whole = False  # the pooling of the last feature map is not used
 
     def __init__(self, encoder: Encoder, recipe: Recipe, pool: Pool) -> None:
-        """Take over ``encoder``.
-
-        Raises:
-            InputError: When the squares do not fit the image.
-        """
+        """Add the reconstruction head to ``encoder``."""
         super().__init__(encoder)
         assert recipe.simmim is not None
         patch, channels = recipe.simmim.patch, encoder.card.input.channels
         if encoder.size % patch or encoder.size == patch:
             raise InputError(
                 f"{recipe.name}: simmim.patch: squares of {patch} px do not divide the input of "
-                f"{encoder.size} px; another --size is needed"
+                f"{encoder.size} px; choose another --size"
             )
         self._patch = patch
         squares = (encoder.size // patch) ** 2
@@ -213,7 +238,7 @@ class Masked(Objective):
         if encoder.size % grid:
             raise InputError(
                 f"{encoder.card.name}: its last feature map of {grid} x {grid} does not divide the "
-                f"input of {encoder.size} px, which simmim needs; another --size is needed"
+                f"input of {encoder.size} px, which simmim needs; choose another --size"
             )
         self._stride = encoder.size // grid
         self.head: _Reconstruction = _Reconstruction(
@@ -221,11 +246,11 @@ class Masked(Objective):
         ).to(encoder.device)
 
     def predict(self, pixels: Tensor) -> Tensor:
-        """Reconstructed pixels of images in which nothing is masked, (n, C, S, S)."""
+        """Reconstruct images (n, C, S, S) without masking them."""
         return self._reconstruct(self.encoder.normalise(pixels))
 
     def _reconstruct(self, inputs: Tensor) -> Tensor:
-        """From normalised images to all of their pixels."""
+        """Map normalised images to all of their pixels."""
         decoded = self.head(self._last_map(inputs))
         return functional.pixel_shuffle(decoded, self._stride)
 
@@ -239,7 +264,7 @@ class Masked(Objective):
         return last
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean absolute difference of the masked, normalised pixels."""
+        """Average the absolute error over the masked, normalised pixels."""
         inputs = self.encoder.normalise(batch.views[0])
         count, grid = len(inputs), self.encoder.size // self._patch
         chosen = batch.draws.T.argsort(1)[:, : self._masked]
@@ -247,9 +272,9 @@ class Masked(Objective):
         mask = squares.view(count, 1, grid, grid)
         mask = mask.repeat_interleave(self._patch, 2).repeat_interleave(self._patch, 3)
         token = self.head.token.repeat(1, grid, grid)
-        found = self._reconstruct(torch.lerp(inputs, token.expand_as(inputs), mask))
-        differences = ((found - inputs).abs() * mask).sum() / inputs.shape[1]
-        return differences / mask.sum()
+        pixels = self._reconstruct(torch.lerp(inputs, token.expand_as(inputs), mask))
+        errors = ((pixels - inputs).abs() * mask).sum() / inputs.shape[1]
+        return errors / mask.sum()
 
 
 OBJECTIVES: dict[str, type[Supervised | Contrastive | Masked]] = {

@@ -1,4 +1,4 @@
-"""A run: what is asked for, what that comes to, and where it is kept. Imports no torch."""
+"""Plan of a pre-training run, and its folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ class Plan:
     Attributes:
         request: The request.
         recipe: Its recipe.
-        trainable: What is trained, and when.
+        trainable: Trainable stages by phase.
         pool: The images.
-        start: The encoder that training begins from.
-        parent: Its card; ``None`` where its weights are random.
-        folder: Where the encoder goes.
+        start: The initial encoder.
+        parent: Card of the initial encoder; ``None`` if its weights are random.
+        folder: Folder of the result.
         fingerprint: SHA-256 of all that decides the weights.
         overlaps: Known tasks that share a source corpus with the images.
-        notes: What the user should know, one line each.
     """
 
     request: Request
@@ -42,7 +41,6 @@ class Plan:
     folder: Path
     fingerprint: str
     overlaps: list[str]
-    notes: tuple[str, ...]
 
     @property
     def epochs(self) -> int:
@@ -51,12 +49,12 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps."""
         return self.pool.steps(self.epochs)
 
     @property
     def summary(self) -> str:
-        """One line: encoder, recipe, sources, length, and what is trained."""
+        """One line: encoder, recipe, sources, length and trainable stages."""
         pool = self.pool
         tasks = ", ".join(f"{source.card.name} ({len(source.items)})" for source in pool.sources)
         return (
@@ -66,7 +64,7 @@ class Plan:
 
     @property
     def phases(self) -> list[tuple[int | tuple[str, ...] | None, int]]:
-        """Phases: the trained stages, and the step at which each ends."""
+        """Trainable stages and last step of each phase."""
         ends, epoch = [], 0
         for phase in self.trainable.phases:
             epoch = self.epochs if phase.epochs is None else epoch + phase.epochs
@@ -75,50 +73,50 @@ class Plan:
 
     @property
     def checkpoints(self) -> dict[int, int]:
-        """The epoch of each checkpoint of the trajectory by its step."""
+        """Epochs of the checkpoints by step."""
         return {self.pool.steps(epoch): epoch for epoch in sorted(self.request.checkpoints)}
 
 
 def checkpoint_folder(folder: Path, epoch: int) -> Path:
-    """Return the folder of the encoder after so many epochs."""
+    """Return the folder of the checkpoint after ``epoch`` epochs."""
     return folder / "checkpoints" / f"epoch-{epoch:04d}"
 
 
 def has_checkpoint(folder: Path, epoch: int, fingerprint: str) -> bool:
-    """Return whether this run's encoder after so many epochs exists."""
-    path = checkpoint_folder(folder, epoch) / CARD
-    if not path.exists():
-        return False
-    run = EncoderCard.parse(read_yaml(path), origin=str(path)).pretraining.run
-    return run is not None and run.fingerprint == fingerprint
+    """Check whether this run's checkpoint after ``epoch`` epochs exists."""
+    card = _read_card(checkpoint_folder(folder, epoch))
+    return card is not None and _is_of(card, fingerprint)
 
 
 def finished_card(plan: Plan) -> EncoderCard | None:
-    """The card of a run that was finished before, or ``None``.
-
-    Raises:
-        InputError: When the folder holds another run's encoder, or lacks checkpoints.
-    """
-    path = plan.folder / CARD
-    if not path.exists() or plan.request.fresh:
+    """Return the card of a run that is already finished, or ``None``."""
+    if plan.request.fresh or (card := _read_card(plan.folder)) is None:
         return None
-    card = EncoderCard.parse(read_yaml(path), origin=str(path))
-    run = card.pretraining.run
-    if run is None or run.fingerprint != plan.fingerprint:
+    if not _is_of(card, plan.fingerprint):
         raise refuse_other(plan.folder)
     for epoch in sorted(plan.request.checkpoints):
         if not has_checkpoint(plan.folder, epoch, plan.fingerprint):
             raise InputError(
-                f"--checkpoints: {plan.folder} was made without epoch {epoch}; --fresh makes it "
-                "anew"
+                f"--checkpoints: {plan.folder} has no checkpoint of epoch {epoch}; use --fresh to "
+                "train again"
             )
-    (plan.folder / STATE).unlink(missing_ok=True)  # of a call that was killed at its very end
+    (plan.folder / STATE).unlink(missing_ok=True)  # left by a call killed just before its end
     return card
+
+
+def _read_card(folder: Path) -> EncoderCard | None:
+    path = folder / CARD
+    return EncoderCard.parse(read_yaml(path), origin=str(path)) if path.exists() else None
+
+
+def _is_of(card: EncoderCard, fingerprint: str) -> bool:
+    run = card.pretraining.run
+    return run is not None and run.fingerprint == fingerprint
 
 
 def refuse_other(folder: Path) -> InputError:
     """Describe the conflict with a folder that another command wrote."""
     return InputError(
-        f"--out: {folder} holds what another command made (recipe, tasks, data, epochs or start "
-        "differ); choose another --out, or --fresh, which makes it anew"
+        f"--out: {folder} holds the encoder of another command (recipe, tasks, data, epochs or "
+        "start differ); choose another --out, or --fresh to replace it"
     )

@@ -1,9 +1,10 @@
-"""Before anything is trained or written: find every input and check it. Imports no torch."""
+"""Resolve and check every input of a run before training. Imports no torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,13 @@ _MOST_EPOCHS = 1_000_000
 
 
 def prepare(request: Request, progress: Progress = SILENT) -> Plan:
-    """Check a request. Nothing is written but downloads and decoded data.
-
-    Raises:
-        InputError: For the first thing that is wrong with it.
-    """
+    """Check a request and plan its run. Writes only downloads and decoded data."""
     _check_numbers(request)
     recipe = load_recipe(request.recipe)
     if request.accumulate > 1 and recipe.objective == "simclr":
         raise InputError(
-            "--accumulate: simclr compares all images of a batch with each other, so a batch "
-            "cannot go through in parts; use more --devices, or a recipe of a smaller batch"
+            "--accumulate: simclr compares all images of a batch with each other, so the batch "
+            "cannot be split; use more --devices, or a recipe with a smaller batch"
         )
     trainable = Trainable.read(request.trainable)
     epochs = request.epochs or recipe.epochs
@@ -52,8 +49,8 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
         _refuse_test_images(card, known)
         if recipe.objective == "supervised" and card.kind == "segmentation":
             raise InputError(
-                f"--task: {card.name}: has masks and no classes, which supervised pre-training "
-                "needs; simclr and simmim take its images"
+                f"--task: {card.name}: has masks but no classes, which supervised pre-training "
+                "needs; use simclr or simmim"
             )
     start, parent = _find_start(request)
     _check_extra(recipe)
@@ -61,10 +58,10 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
     corpora = {corpus for card in cards for corpus in card.training_corpora}
     corpora |= set(parent.pretraining.datasets or ()) if parent is not None else set()
     name = _name_encoder(request, recipe, start, cards)
-    folder_of_run = request.out or Path("encoders") / name
-    _keep_parent(request.init, folder_of_run)
+    out = request.out or Path("encoders") / name
+    _check_folder(request.init, out)
     named = start.card.model_copy(update={"name": _check_name(request.out, name)})
-    decisive = {
+    identity = {
         "recipe": recipe.fingerprint,
         "epochs": epochs,
         "sources": [_describe_source(source) for source in pool.sources],
@@ -79,19 +76,18 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
         recipe=recipe,
         trainable=trainable,
         pool=pool,
-        start=EncoderSource(named, None, start.weights, start.notes),
+        start=replace(start, card=named),
         parent=parent,
-        folder=folder_of_run,
-        fingerprint=digest(decisive),
+        folder=out,
+        fingerprint=digest(identity),
         overlaps=sorted(name for name, task in known.items() if corpora & set(task.corpora)),
-        notes=start.notes,
     )
 
 
 def _gather(
     request: Request, recipe: Recipe, cards: Sequence[TaskCard], progress: Progress
 ) -> Pool:
-    """Open the sources, choose of their images, and see that they make batches."""
+    """Open the sources, choose their images, and check the batch size."""
     folder = data_folder(request.data)
     splits = [
         open_split(card, "train", folder=folder, progress=progress, fetch=True) for card in cards
@@ -103,22 +99,22 @@ def _gather(
     )
     batch = min(recipe.batch, sum(counts))
     pool = Pool(sources, batch, request.balanced)
-    shared = request.devices * request.nodes * request.accumulate
-    if batch % shared:
+    parts = request.devices * request.nodes * request.accumulate
+    if batch % parts:
         raise InputError(
-            f"--devices, --nodes, --accumulate: a batch of {batch} images cannot be shared out "
-            f"evenly to {shared}"
+            f"--devices, --nodes, --accumulate: a batch of {batch} images cannot be split into "
+            f"{parts} equal parts"
         )
-    if batch // shared < 2 or pool.steps(request.epochs or recipe.epochs) < 1:
+    if batch // parts < 2 or pool.steps(request.epochs or recipe.epochs) < 1:
         raise InputError(
-            f"--images: {len(pool)} is too few: {batch // shared} would go through at a time, of 2 "
-            "at least"
+            f"--images: {len(pool)} is too few: a micro-batch would have {batch // parts}, but "
+            "needs 2 at least"
         )
     return pool
 
 
 def _describe_source(source: Source) -> dict[str, Any]:
-    """Describe a source by all that decides the weights or stands in the card."""
+    """Collect the properties of a source that decide the weights or enter the card."""
     card = source.card
     fields = card.model_dump(include={"name", "kind", "classes", "flip", "domain"})
     return {
@@ -131,7 +127,7 @@ def _describe_source(source: Source) -> dict[str, Any]:
 
 def _check_numbers(request: Request) -> None:
     if not request.tasks:
-        raise InputError("--task: name at least one task; its training images are the source")
+        raise InputError("--task: name at least one task, to train on its training images")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     for option in ("epochs", "size", "devices", "nodes", "accumulate", "images"):
@@ -141,100 +137,96 @@ def _check_numbers(request: Request) -> None:
     if request.drop_stages < 0:
         raise InputError(f"--drop-stages: {request.drop_stages}; 0 or more is expected")
     if request.epochs is not None and request.epochs > _MOST_EPOCHS:
-        raise InputError(f"--epochs: {request.epochs}; {_MOST_EPOCHS} at most are expected")
+        raise InputError(f"--epochs: {request.epochs}; at most {_MOST_EPOCHS} are expected")
 
 
 def _check_extra(recipe: Recipe) -> None:
-    """Say what to install before hours of decoding."""
-    needed = ["lightning_fabric", *(["lightly"] if recipe.objective == "simclr" else [])]
-    if absent := [module for module in needed if find_spec(module) is None]:
-        raise InputError(
-            f"bench pretrain needs {absent[0]}: pip install 'medtransfer[pretraining]'"
-        )
+    """Refuse a missing package before hours of decoding."""
+    for module in ("lightning_fabric", *(["lightly"] if recipe.objective == "simclr" else [])):
+        if find_spec(module) is None:
+            raise InputError(
+                f"bench pretrain needs {module}: pip install 'medtransfer[pretraining]'"
+            )
 
 
 def _find_source(name: str, known: Mapping[str, TaskCard]) -> TaskCard:
-    """The card of a source; only training splits are sources."""
-    task, found, split = name.partition(":") if ":" in name else name.partition("/")
+    """Return the card of a source task; only training splits can be sources."""
+    task, separator, split = name.partition(":") if ":" in name else name.partition("/")
     card = find_task(task, known)
     if card is None:
         raise InputError(
-            f"--task: unknown task '{task}'{suggest(task, known)} (cards of your own: --tasks)"
+            f"--task: unknown task '{task}'{suggest(task, known)} (for your own cards: --tasks)"
         )
-    if found and split != "train":
+    if separator and split != "train":
         raise InputError(
-            f"--task: {name}: only training images are a source, never '{split}'; name the task "
+            f"--task: {name}: only training images can be a source, not '{split}'; name the task "
             "alone"
         )
     return card
 
 
 def _refuse_test_images(card: TaskCard, known: Mapping[str, TaskCard]) -> None:
-    """A training split of one card may be what another card tests on, in another size or number."""
-    own = _name_split(card.train)
+    """Refuse training images that another card tests on, in any size or number."""
+    train = _identify_split(card.train)
     for other in known.values():
         for name, source in other.sources.items():
-            if name not in ("train", "validation") and _name_split(source) == own:
+            if name not in ("train", "validation") and _identify_split(source) == train:
                 raise InputError(
                     f"--task: {card.name}: its training images are the test split {name} of "
-                    f"{other.name}; nothing is ever trained on a test split"
+                    f"{other.name}; training on a test split is never allowed"
                 )
 
 
-def _name_split(source: TaskSource) -> tuple[str, str, str | None]:
-    """A split of a corpus, whatever is made of its images."""
+def _identify_split(source: TaskSource) -> tuple[str, str, str | None]:
+    """Identify a split of a corpus, regardless of image size and number."""
     return source.corpus, getattr(source, "split", ""), getattr(source, "table", None)
 
 
 def _find_start(request: Request) -> tuple[EncoderSource, EncoderCard | None]:
-    """Resolve the start of training: an encoder, or an architecture with random weights."""
-    if request.init is None and request.architecture is None:
-        raise InputError("--architecture: name one (timm's name, or a listed encoder's), or --init")
-    if request.init is None:
-        assert request.architecture is not None
-        found = resolve_untrained(request.architecture)
-    else:
+    """Resolve the initial encoder; the second value is its card, if it was trained before."""
+    if request.init is not None:
         checkpoint = Path(request.init).is_file() and Path(request.init).suffix != ".py"
-        found = resolve_encoder(
+        start = resolve_encoder(
             request.init, architecture=request.architecture if checkpoint else None
         )
         if request.architecture is not None and not checkpoint:
             wanted = resolve_untrained(request.architecture).card.architecture
-            given = found.card.architecture
+            given = start.card.architecture
             if (wanted.timm, wanted.options) != (given.timm, given.options):
                 raise InputError(
-                    f"--init: {request.init} is not of the --architecture {request.architecture}: "
-                    f"it is timm's {given.timm}, perhaps with other options; leave --architecture "
-                    "out"
+                    f"--init: {request.init} is not a {request.architecture} (--architecture) but "
+                    f"timm's {given.timm}, perhaps with other options; omit --architecture"
                 )
-    if found.builder is not None:
+    elif request.architecture is not None:
+        start = resolve_untrained(request.architecture)
+    else:
+        raise InputError("--architecture: name one (timm's name, or a listed encoder's), or --init")
+    if start.builder is not None:
         raise InputError(
-            f"--{'init' if request.init else 'architecture'}: {found.card.name} is built by Python "
-            "code, which the folder of an encoder cannot name; a network that timm builds is "
-            "expected"
+            f"--{'init' if request.init else 'architecture'}: {start.card.name} is built by Python "
+            "code, which an encoder's folder cannot name; choose a network that timm builds"
         )
-    card = found.card
+    card = start.card
     architecture = card.architecture
     if request.drop_stages:
         dropped = architecture.drop_stages + request.drop_stages
         architecture = architecture.model_copy(update={"drop_stages": dropped})
     fields = card.input.model_dump() | ({"size": request.size} if request.size else {})
     try:
-        seen = Input.model_validate(fields)
+        resized = Input.model_validate(fields)
     except ValidationError:
         raise InputError(f"--size: {request.size}; 8 to 2048 pixels are expected") from None
-    update: dict[str, Any] = {"architecture": architecture, "input": seen}
-    card = card.model_copy(update=update)
-    trained = card.pretraining.objective != "none"
-    return EncoderSource(card, None, found.weights, found.notes), found.card if trained else None
+    changed = card.model_copy(update={"architecture": architecture, "input": resized})
+    parent = None if card.pretraining.objective == "none" else card
+    return replace(start, card=changed), parent
 
 
-def _keep_parent(init: str | None, folder: Path) -> None:
-    """Refuse a start that lies in the folder of the result."""
+def _check_folder(init: str | None, folder: Path) -> None:
+    """Refuse an initial encoder inside the folder of the result, and the reverse."""
     if init is not None and Path(init).exists():
-        start, own = Path(init).resolve(), folder.resolve()
-        if start.is_relative_to(own) or own.is_relative_to(start):
-            raise InputError(f"--out: {folder} and --init {init} must not lie in each other")
+        start, out = Path(init).resolve(), folder.resolve()
+        if start.is_relative_to(out) or out.is_relative_to(start):
+            raise InputError(f"--out: {folder} and --init {init} must not contain each other")
 
 
 def _name_encoder(
@@ -256,12 +248,12 @@ def _check_name(out: Path | None, default: str) -> str:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
         raise InputError(
-            f"--out: '{name}' is the encoder's name, too, so small letters, digits, '.', '_' and "
-            "'-' are expected, 80 at most"
+            f"--out: '{name}' also names the encoder; use at most 80 lower-case letters, digits, "
+            "'.', '_' and '-'"
         ) from None
     if name in registered():
         raise InputError(
-            f"--out: '{name}' is the name of a listed encoder, and the results would be mixed up; "
-            "choose another folder"
+            f"--out: '{name}' is the name of a listed encoder, whose results would be mixed with "
+            "these; choose another folder"
         )
     return name

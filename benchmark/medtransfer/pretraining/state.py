@@ -1,9 +1,9 @@
-"""State of a run that resumes after a stop, in one file written atomically."""
+"""State of a run for resuming, in one file written atomically."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from medtransfer.core.files import replace
 
 @dataclass
 class Measured:
-    """Cost of the steps so far; all of it adds up over stops but the peak.
+    """Cost of the steps so far, over all calls of the run.
 
     Attributes:
-        flops: Of all steps.
-        full_flops: Of as many steps on all parameters.
-        seconds: Wall time of the steps.
-        device_seconds: The same of all devices together.
-        peak_memory_bytes: The largest of one process.
-        energy_joules: ``None`` where the device's counter could not be read throughout.
+        flops: FLOPs of the steps.
+        full_flops: FLOPs of the same steps if all parameters were trained.
+        seconds: Wall time.
+        device_seconds: Wall time summed over devices.
+        peak_memory_bytes: Largest peak of one process.
+        energy_joules: ``None`` unless the device's counter could be read throughout.
     """
 
     flops: int = 0
@@ -36,16 +36,16 @@ class Measured:
 
 @dataclass
 class State:
-    """A run between two steps. All random numbers follow from the step.
+    """State of a run between two steps. The step number seeds all random numbers.
 
     Attributes:
         fingerprint: SHA-256 of all that decides the weights.
-        step: Steps that are done.
+        step: Finished steps.
         objective: Weights of the encoder and its head.
-        optimiser: Its moments; empty between two phases.
-        losses: Mean loss of every step, over all devices.
-        measured: What it took.
-        passed: Which images went through a frozen beginning whose output is kept, bool (N,).
+        optimiser: State of the optimiser and the schedule; empty between two phases.
+        losses: Loss of every step, averaged over devices.
+        measured: Cost so far.
+        passed: Mask of the images that went through a cached frozen prefix, bool (N,).
     """
 
     fingerprint: str
@@ -58,37 +58,27 @@ class State:
 
 
 def write_state(path: Path, state: State) -> None:
-    """Write a state in place of the last one.
-
-    Raises:
-        RunError: When that is not possible; the last one is as it was.
-    """
+    """Replace the state on disk."""
     buffer = io.BytesIO()
-    content = {one.name: getattr(state, one.name) for one in fields(state)}
-    torch.save({**content, "measured": vars(state.measured)}, buffer)
+    torch.save({**vars(state), "measured": vars(state.measured)}, buffer)
     try:
         replace(path, buffer.getvalue())
     except OSError as error:
-        then = "the last one is whole, and the same command goes on from it"
-        if not path.exists():
-            then = "the same command starts again"
+        remedy = "resume from the state before it" if path.exists() else "start from the beginning"
         raise RunError(
-            f"{path}: cannot be written: {reason(error)}; {then} when there is room"
+            f"{path}: cannot be written: {reason(error)}; free some space and run the same command "
+            f"again to {remedy}"
         ) from None
 
 
 def read_state(path: Path) -> State | None:
-    """Read a state; ``None`` where there is none.
-
-    Raises:
-        InputError: When the file is damaged.
-    """
+    """Read the state on disk, or return ``None`` if there is none."""
     if not path.exists():
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return State(**{**content, "measured": Measured(**content["measured"])})
-    except Exception:  # whatever the unpickler makes of bytes that are no pickle
+    except Exception:  # the unpickler raises errors of any type on damaged bytes
         raise InputError(
-            f"{path}: damaged; --fresh starts again, or choose another --out"
+            f"{path}: damaged; choose another --out, or --fresh to start again"
         ) from None

@@ -1,4 +1,4 @@
-"""`bench pretrain`: the loop, which can be stopped at any step and goes on to the same weights."""
+"""`bench pretrain`: a training loop that resumes from any step to the same weights."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from medtransfer.cost.machine import peak_memory, reset_peak_memory
 from medtransfer.encoders.encoder import Encoder
 from medtransfer.encoders.loading import build_encoder
 from medtransfer.encoders.memory import out_of_memory
+from medtransfer.encoders.resolution import EncoderSource
 from medtransfer.pretraining.devices import share_statistics, start_devices
 from medtransfer.pretraining.folder import (
     clear_folder,
@@ -43,29 +44,20 @@ from medtransfer.pretraining.plan import (
     has_checkpoint,
     refuse_other,
 )
-from medtransfer.pretraining.prices import price_beginning, price_training, price_whole
 from medtransfer.pretraining.state import State, read_state, write_state
-from medtransfer.specs.encoder import EncoderCard
+from medtransfer.specs.encoder import EncoderCard, Weights
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.wrappers import _FabricModule
 
-_LONGEST = 500  # steps between two looks at whether to save
+_MOST_STEPS = 500  # between two decisions whether to save
 _SHARE = 0.05  # of the time may go into saving
-_PATIENCE = 600.0  # seconds after which a state is saved in any case
+_PATIENCE = 600.0  # seconds after which the state is saved in any case
 
 
 def pretrain(plan: Plan, progress: JobProgress | None = None) -> EncoderCard:
-    """Train an encoder and write its folder; what was begun before goes on.
-
-    Returns:
-        The encoder's card.
-
-    Raises:
-        InputError: When the encoder cannot be trained so.
-        RunError: When the loss is no number any more, or the disk is full.
-    """
+    """Train an encoder and write its folder, or resume an unfinished run."""
     if (card := finished_card(plan)) is not None:
         return card
     keep_freed_memory()
@@ -79,18 +71,30 @@ def pretrain(plan: Plan, progress: JobProgress | None = None) -> EncoderCard:
         if not out_of_memory(error):
             raise
         raise RunError(
-            f"{plan.folder}: a step of {plan.pool.batch_size} images does not fit the memory; "
-            "--accumulate has them go through in parts, --devices shares them out"
+            f"{plan.folder}: a step of {plan.pool.batch_size} images does not fit into memory; "
+            "split it with --accumulate or over more --devices"
         ) from None
     finally:
         shown.end()
 
 
+def _price_undropped(plan: Plan) -> int:
+    """Count the FLOPs of training on one image with the dropped stages in place."""
+    card = plan.start.card
+    dropped = card.architecture.drop_stages - plan.request.drop_stages
+    architecture = card.architecture.model_copy(update={"drop_stages": dropped})
+    card = card.model_copy(update={"architecture": architecture, "weights": Weights()})
+    encoder = build_encoder(
+        EncoderSource(card), max_size=card.input.size, device=torch.device("cpu")
+    )
+    return OBJECTIVES[plan.recipe.objective](encoder, plan.recipe, plan.pool).training_flops()
+
+
 class _Run:
-    """One call's run: the objective on its device, and the state."""
+    """A run in this call: the objective on its device, and the state."""
 
     def __init__(self, plan: Plan, fabric: Fabric) -> None:
-        """Build everything, and write nothing."""
+        """Build the objective; write nothing."""
         self.plan, self.fabric = plan, fabric
         self.path = plan.folder / STATE
         encoder = build_encoder(
@@ -99,35 +103,29 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("pretraining", plan.pool.seed, "head"))
             self.objective = OBJECTIVES[plan.recipe.objective](encoder, plan.recipe, plan.pool)
-        self.free = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-        self.full = (
-            price_whole(plan) if plan.request.drop_stages else price_training(self.objective)
-        )
-        # Before batch norms are shared, which cannot be counted on meta. And a name that is no
-        # layer is found before hours of work.
+        self.trainable = [p for p in encoder.parameters() if p.requires_grad]
+        dropped = plan.request.drop_stages
+        self.full = _price_undropped(plan) if dropped else self.objective.training_flops()
+        # Count before batch norms are synchronised, which fails on meta. This also finds an
+        # unknown layer before hours of work.
         self.prices = []
         for stages, _ in plan.phases:
             self.freeze(stages)
-            self.prices.append((price_training(self.objective), price_beginning(self.objective)))
+            self.prices.append((self.objective.training_flops(), self.objective.prefix_flops()))
         if fabric.world_size > 1:
             share_statistics(self.objective, fabric.device)
         self.state = State(plan.fingerprint, 0, {}, {}, [])
-        # When the state was last written, after which step, and how long that took.
-        self.saved, self.kept, self.effort = time.monotonic(), -1, 0.0
+        # Time and step of the last saved state, and the seconds that saving took.
+        self.saved, self.saved_step, self.effort = time.monotonic(), -1, 0.0
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder against other calls, mend what a killed one left, and read its state.
-
-        Raises:
-            InputError: When another call is at work there, or it holds another run.
-            RunError: When it cannot be written.
-        """
+        """Lock the folder, clean up after a killed call, and read the state."""
         folder = self.plan.folder
         lock = FileLock(folder / ".lock")
         try:
             self.on_first(lambda: self._open(lock))
-            # From the first device's disk, which the others may not see.
+            # Other devices may not see the first one's disk.
             self.state = self.fabric.broadcast(self.state)
             if self.state.objective:
                 self.objective.load_state_dict(self.state.objective)
@@ -144,7 +142,7 @@ class _Run:
             clear_folder(folder, whole=plan.request.fresh)
         except Timeout:
             raise InputError(
-                f"{folder}: another run is writing there; wait for it, or choose another --out"
+                f"{folder}: another run is writing to it; wait for it, or choose another --out"
             ) from None
         except OSError as error:
             raise unwritable(f"--out: {folder}", error) from None
@@ -153,16 +151,16 @@ class _Run:
             return
         if state.fingerprint != plan.fingerprint:
             raise refuse_other(folder)
-        self.state, self.kept = state, state.step
-        for late, epoch in plan.checkpoints.items():
-            if late < state.step and not has_checkpoint(folder, epoch, plan.fingerprint):
+        self.state, self.saved_step = state, state.step
+        for step, epoch in plan.checkpoints.items():
+            if step < state.step and not has_checkpoint(folder, epoch, plan.fingerprint):
                 raise InputError(
-                    f"--checkpoints: {folder} is beyond epoch {epoch} already; leave it out, or "
-                    "--fresh, which makes the encoder anew"
+                    f"--checkpoints: {folder} is already beyond epoch {epoch}; omit it, or use "
+                    "--fresh to train again"
                 )
 
     def on_first(self, work: Callable[[], None]) -> None:
-        """Do what only the first device does; where it fails, all of them end."""
+        """Call ``work`` on the first device only; if it fails, fail on all."""
         error: InputError | RunError | None = None
         if self.fabric.is_global_zero:
             try:
@@ -178,8 +176,8 @@ class _Run:
         return self.objective.encoder
 
     def freeze(self, stages: Stages) -> None:
-        """Train only some stages; where it can be, keep the output of what is frozen before."""
-        for parameter in self.free:
+        """Freeze all but some stages; cache the output of the frozen prefix if possible."""
+        for parameter in self.trainable:
             parameter.requires_grad_(True)
         choose_trainable(self.encoder, stages)
         recipe, objective = self.plan.recipe, self.objective
@@ -189,17 +187,17 @@ class _Run:
 
     def train(self, progress: JobProgress) -> EncoderCard:
         plan, state = self.plan, self.state
-        for note in (*plan.notes, *self.encoder.notes):
+        for note in (*plan.start.notes, *self.encoder.notes):
             progress.warn(note)
         progress.say(plan.summary)
         if plan.overlaps:
             progress.warn(
-                "the encoder will have seen source corpora of these tasks, as its card and the "
-                f"leaderboard will say: {', '.join(plan.overlaps)}"
+                "the encoder's training images share source corpora with these tasks (its card "
+                f"and the leaderboard will say so): {', '.join(plan.overlaps)}"
             )
         progress.begin(plan.steps, state.step, unit="steps")
         if state.step == 0:
-            self._visit(0)
+            self._save(0)
         begin = 0
         device = self.encoder.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -225,7 +223,7 @@ class _Run:
         end: int,
         progress: JobProgress,
     ) -> None:
-        """Train some stages from their first step, or from where the state is, to ``end``."""
+        """Train some stages from step ``begin`` or the state's step to ``end``."""
         state, recipe = self.state, self.plan.recipe
         self.freeze(stages)
         optimiser, schedule = build_optimiser(
@@ -249,7 +247,7 @@ class _Run:
                     "optimiser": optimiser.state_dict(),
                     "schedule": schedule.state_dict(),
                 }
-            self._visit(until)
+            self._save(until)
             epoch = until * self.plan.pool.batch_size / len(self.plan.pool)
             line = f"epoch {epoch:.1f} of {self.plan.epochs}: loss {float(np.mean(losses)):.4f}"
             progress.finished(line, steps=len(losses))
@@ -257,7 +255,7 @@ class _Run:
     def _measure(
         self, price: tuple[int, int], steps: int, work: Callable[[], list[float]]
     ) -> list[float]:
-        """Do some steps, and add up what they take on all devices."""
+        """Run some steps, and add their cost on all devices to the state."""
         fabric, measured, prefix = self.fabric, self.state.measured, self.objective.prefix
         device, images = self.encoder.device, steps * self.plan.pool.batch_size
         reset_peak_memory(device)
@@ -268,8 +266,8 @@ class _Run:
         seconds = time.perf_counter() - clock
         joules = energy.joules if energy.joules is not None else float("nan")
         passes = prefix.passes - before if prefix is not None else 0
-        own = torch.tensor([seconds, joules, passes], dtype=torch.float64, device=device)
-        total = fabric.all_reduce(own, reduce_op="sum")
+        values = torch.tensor([seconds, joules, passes], dtype=torch.float64, device=device)
+        total = fabric.all_reduce(values, reduce_op="sum")
         assert isinstance(total, Tensor)
         device_seconds, joules, passes = total.tolist()
         measured.seconds += seconds
@@ -285,10 +283,10 @@ class _Run:
         return losses
 
     def _stops(self, begin: int, end: int) -> Iterator[int]:
-        """Steps at which to look up: the ends of epochs, checkpoints, and every so many steps."""
+        """List the steps after which to report and save: epochs, checkpoints, long stretches."""
         plan = self.plan
         epochs = {plan.pool.steps(epoch) for epoch in range(plan.epochs + 1)}
-        stops = {*epochs, *plan.checkpoints, *range(begin, end, _LONGEST), end}
+        stops = {*epochs, *plan.checkpoints, *range(begin, end, _MOST_STEPS), end}
         yield from sorted(stop for stop in stops if self.state.step < stop <= end)
 
     def _train_until(
@@ -298,23 +296,15 @@ class _Run:
         optimiser: ClippingAdamW,
         schedule: torch.optim.lr_scheduler.LambdaLR,
     ) -> list[float]:
-        """Do the steps up to ``until``; the mean loss over all devices of each of them.
-
-        Raises:
-            RunError: When a loss is not finite.
-        """
+        """Run the steps up to ``until`` and return their losses, averaged over devices."""
         fabric, plan, first = self.fabric, self.plan, self.state.step
-        parts = plan.request.accumulate
+        parts, views = plan.request.accumulate, plan.recipe.augmentation
+        share = {"device": fabric.global_rank, "devices": fabric.world_size}
         self.objective.train()
-        found = []
+        step_losses = []
         for step in range(first, until):
             torch.manual_seed(seed_of("pretraining", plan.pool.seed, step, fabric.global_rank))
-            batches = load_step(
-                *(plan.pool, self.objective, step, plan.recipe.augmentation),
-                parts=parts,
-                device=fabric.global_rank,
-                devices=fabric.world_size,
-            )
+            batches = load_step(plan.pool, self.objective, step, views, parts=parts, **share)
             optimiser.zero_grad()
             total = torch.zeros((), device=fabric.device)
             for number, batch in enumerate(batches, start=1):
@@ -324,38 +314,39 @@ class _Run:
                 total += loss.detach()
             optimiser.step()
             schedule.step()
-            found.append(total)
-        mean = fabric.all_reduce(torch.stack(found))
+            step_losses.append(total)
+        mean = fabric.all_reduce(torch.stack(step_losses))
         assert isinstance(mean, Tensor)
         losses: list[float] = mean.tolist()
-        # The last step's update is seen by no loss.
+        # No loss depends on the update of the last step, so check the weights too.
         tensors = [t for t in self.objective.state_dict().values() if t.is_floating_point()]
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
         wrong = [*np.flatnonzero(~np.isfinite(losses)), *([] if finite else [len(losses) - 1])]
         if wrong:
-            kept = f"; the state after step {self.kept} is kept" if self.kept >= 0 else ""
+            last = self.saved_step
+            kept = f"; the state after step {last} is kept" if last >= 0 else ""
             raise RunError(
-                f"{plan.folder}: the loss or a weight is no finite number at step "
+                f"{plan.folder}: the loss or a weight is not finite at step "
                 f"{first + 1 + wrong[0]} of {plan.steps}, with the learning rate "
-                f"{plan.recipe.learning_rate:g}{kept}; a recipe with a smaller one is needed"
+                f"{plan.recipe.learning_rate:g}{kept}; use a recipe with a smaller one"
             )
         return losses
 
-    def _visit(self, step: int) -> None:
-        """After a step: write the trajectory's encoder, and the state when it is time."""
+    def _save(self, step: int) -> None:
+        """Write the checkpoint of this step, and the state when it is due."""
         epoch = self.plan.checkpoints.get(step)
 
         def write() -> None:
             if epoch is not None:
-                own = (self._describe(), self.objective, self.state.losses)
-                write_checkpoint(self.plan.folder, epoch, *own)
+                card, losses = self._describe(), self.state.losses
+                write_checkpoint(self.plan.folder, epoch, card, self.objective, losses)
             now = time.monotonic()
             waited = now - self.saved
             due = waited * _SHARE >= self.effort or waited > _PATIENCE or epoch is not None
             if due and step < self.plan.steps:
                 self.state.objective = self.objective.state_dict()
                 write_state(self.path, self.state)
-                self.saved, self.kept = time.monotonic(), step
+                self.saved, self.saved_step = time.monotonic(), step
                 self.effort = self.saved - now
 
         self.on_first(write)

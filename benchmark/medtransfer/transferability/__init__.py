@@ -1,1 +1,1 @@
-"""Transferability scores: how well an encoder will transfer, from the training images alone."""
+"""Transferability scores: predict an encoder's transfer from the training images alone."""

@@ -1,12 +1,11 @@
-"""`bench score`: transferability scores of encoders on tasks, kept beside their records."""
+"""`bench score`: transferability scores of encoders on tasks, stored beside their records."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -47,11 +46,11 @@ class Scoring:
     Attributes:
         request: The request.
         protocol: Its protocol.
-        encoders: Found, not yet built.
+        encoders: Resolved encoders, not yet built.
         data: The tasks, decoded.
-        scores: What is computed.
-        sources: The tasks that encoders were pre-trained on, where their accuracy is wanted.
-        notes: What the user should know, one line each.
+        scores: Scores to compute.
+        sources: Tasks of pre-training, to measure the encoders' accuracy on them.
+        notes: Notes for the user, one line each.
     """
 
     request: Request
@@ -66,120 +65,91 @@ class Scoring:
 def prepare(
     request: Request, progress: Progress = SILENT, *, with_sources: bool = False
 ) -> Scoring:
-    """Check a request. Nothing is written but downloads and decoded data.
-
-    Args:
-        request: The options.
-        progress: Callbacks of downloads and decoding.
-        with_sources: Whether the tasks that encoders were pre-trained on are scored, too.
-
-    Raises:
-        InputError: For the first thing that is wrong with it.
-    """
+    """Check a request. Writes only downloads and decoded data."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     protocol = load_protocol(request.protocol)
     scores = choose_scores(request.scores)
-    if request.sweep and "robustness" not in {one.name for one in scores}:
-        raise InputError("--sweep: is of the score robustness, which --score leaves out")
+    if request.sweep and "robustness" not in {score.name for score in scores}:
+        raise InputError("--sweep: needs the score robustness, which --score leaves out")
     if not request.encoders:
         raise InputError("--encoder: name at least one, or --trajectory")
     cards = resolve_tasks(
         names=list(request.tasks), suite=request.suite, folder=request.task_folder
     )
+    kinds = "; ".join(f"{score.name} is for {', '.join(score.kinds)}" for score in scores)
     notes = [
-        f"{name}: nothing to compute: it is of kind {card.kind}, and {_list_kinds(scores)}"
+        f"{name}: nothing to compute for a task of kind {card.kind}: {kinds}"
         for name, card in cards.items()
-        if not any(card.kind in one.kinds for one in scores)
+        if not any(card.kind in score.kinds for score in scores)
     ]
     if len(notes) == len(cards):
         raise InputError(f"--score: {notes[0]}")
     encoders = [resolve_encoder(encoder) for encoder in request.encoders]
-    names = [located.card.name for located in encoders]
-    for place, name in enumerate(names):
-        if request.encoders[place] in request.encoders[:place]:
-            raise InputError(f"--encoder: {request.encoders[place]}: is given twice")
+    names = [source.card.name for source in encoders]
+    for index, name in enumerate(names):
+        if request.encoders[index] in request.encoders[:index]:
+            raise InputError(f"--encoder: {request.encoders[index]}: given twice")
         if names.count(name) > 1:
             raise InputError(
-                f"two encoders are called '{name}'; the name decides where scores go, so score one "
-                "at a time into an --out of its own"
+                f"two encoders are called '{name}', which also names their folder; score them "
+                "separately, each with its own --out"
             )
     if request.out.exists() and not request.out.is_dir():
         raise InputError(f"--out: {request.out} is a file; a folder is expected")
-    for located in encoders:
-        _check_folder(request.out / located.card.name, located)
+    for source in encoders:
+        _check_folder(request.out / source.card.name, source)
     folder = data_folder(request.data)
-    data = {name: _open(card, folder, progress) for name, card in cards.items()}
+
+    def open_data(card: TaskCard) -> TaskData:
+        return open_task(card, folder=folder, progress=progress, corruptions=False)
+
+    data = {name: open_data(card) for name, card in cards.items()}
     sources: dict[str, TaskData] = {}
     known = {**load_tasks(), **(load_tasks(request.task_folder) if request.task_folder else {})}
-    for name in _sources(encoders) if with_sources else ():
+    runs = [source.card.pretraining.run for source in encoders] if with_sources else []
+    for name in dict.fromkeys(name for run in runs if run is not None for name in run.tasks):
         card = find_task(name, known)
         try:
             if card is None:
-                raise InputError(f"{name}: no such task is known; its card is in --tasks?")
-            sources[name] = data.get(name) or _open(card, folder, progress)
+                raise InputError(f"{name}: unknown task; pass the folder of its card by --tasks")
+            sources[name] = data.get(name) or open_data(card)
         except InputError as error:
-            notes.append(f"without the accuracy on the source: {error}")
+            notes.append(f"accuracy on the source is missing: {error}")
     return Scoring(request, protocol, encoders, data, scores, sources, tuple(notes))
 
 
-def _list_kinds(scores: Sequence[Score]) -> str:
-    return "; ".join(f"{one.name} is for {', '.join(one.kinds)}" for one in scores)
-
-
-def _open(card: TaskCard, folder: Path | None, progress: Progress) -> TaskData:
-    """A task; no score looks at corrupted images."""
-    return open_task(card, folder=folder, progress=progress, corruptions=False)
-
-
-def _sources(encoders: Sequence[EncoderSource]) -> list[str]:
-    """Names of the tasks that encoders were pre-trained on."""
-    runs = [located.card.pretraining.run for located in encoders]
-    return list(dict.fromkeys(name for run in runs if run is not None for name in run.tasks))
-
-
 def find_trajectory(folder: Path) -> list[Path]:
-    """The encoders that ``bench pretrain --checkpoints`` left in a folder, the first first.
-
-    Raises:
-        InputError: When there are fewer than two.
-    """
-    found: dict[int, Path] = {}
+    """List the encoders that ``bench pretrain --checkpoints`` wrote to a folder, by step."""
+    checkpoints: dict[int, Path] = {}
     for path in (folder, *sorted(folder.glob("checkpoints/epoch-*"))):
         file = path / "encoder.yaml"
         if file.is_file():
             run = EncoderCard.parse(read_yaml(file), origin=str(file)).pretraining.run
             if run is not None:  # the last checkpoint is the encoder itself
-                found[run.steps] = path
+                checkpoints[run.steps] = path
     if not folder.is_dir():
         raise InputError(f"--trajectory: {folder}: no such folder")
-    if len(found) < 2:
+    if (count := len(checkpoints)) < 2:
         raise InputError(
-            f"--trajectory: {folder}: holds {len(found) or 'no'} checkpoint"
-            f"{'' if len(found) == 1 else 's'} of bench pretrain --checkpoints; at least two are "
-            "needed"
+            f"--trajectory: {folder}: holds {count or 'no'} checkpoint{'' if count == 1 else 's'} "
+            "of bench pretrain --checkpoints; at least two are needed"
         )
-    return [found[steps] for steps in sorted(found)]
+    return [checkpoints[steps] for steps in sorted(checkpoints)]
 
 
-def _check_folder(folder: Path, located: EncoderSource) -> None:
-    """Refuse to add to what stands there of another encoder.
-
-    Raises:
-        InputError: When the folder holds one, or cannot be written.
-        RunError: When the disk is full.
-    """
-    name = located.card.name
+def _check_folder(folder: Path, source: EncoderSource) -> None:
+    """Refuse a folder with results of another encoder, or that cannot be written."""
     card = folder / "encoder.yaml"
     if card.exists():
         EncoderCard.parse(read_yaml(card), origin=str(card))
     first = next(iterate_records(folder / "records.jsonl"), None)
     identities = {first.encoder.sha256} if first is not None else set()
-    identities |= {one.encoder.sha256 for one in read_scores(folder)}
-    if identities - {located.identity}:
+    identities |= {record.encoder.sha256 for record in read_scores(folder)}
+    if identities - {source.identity}:
         raise InputError(
-            f"{folder}: made with another encoder of the name {name} (weights, architecture or "
-            "input differ); choose another --out"
+            f"{folder}: made with another encoder of the name {source.card.name} (weights, "
+            "architecture or input differ); choose another --out"
         )
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -189,83 +159,71 @@ def _check_folder(folder: Path, located: EncoderSource) -> None:
 
 
 def score(scoring: Scoring, progress: JobProgress | None = None) -> list[ScoreRecord]:
-    """Compute what is not there yet, and write each score down as it is done.
-
-    Returns:
-        The scores that were asked for, of every encoder and task.
-
-    Raises:
-        RunError: When a score fails in another way than by having no value.
-    """
+    """Compute missing scores and store each as soon as it is known."""
     progress = progress or JobProgress()
-    found: list[ScoreRecord] = []
+    records: list[ScoreRecord] = []
     tasks = {**scoring.data, **scoring.sources}
     progress.begin(len(scoring.encoders) * len(tasks), unit="sets of scores")
     try:
-        for located in scoring.encoders:
-            work = _Work(scoring, located)
+        for source in scoring.encoders:
+            work = _Work(scoring, source)
             for name, data in tasks.items():
-                own, made = work.of(name, data)
-                found += own
-                kept = f", {len(own) - made} kept from before" if len(own) > made else ""
-                progress.finished(f"{located.card.name}, {name}: {made} new{kept}")
+                of_task, new = work.score(name, data)
+                records += of_task
+                old = len(of_task) - new
+                kept = f", {old} from an earlier call" if old else ""
+                progress.finished(f"{source.card.name}, {name}: {new} new{kept}")
     finally:
         progress.end()
-    return found
+    return records
 
 
 class _Work:
-    """The scores of one encoder, which is built when the first one is missing."""
+    """Scores of one encoder, which is built when the first score is missing."""
 
-    def __init__(self, scoring: Scoring, located: EncoderSource) -> None:
-        self.scoring, self.located = scoring, located
-        self.folder = scoring.request.out / located.card.name
-        self.encoder: Encoder | None = None
+    def __init__(self, scoring: Scoring, source: EncoderSource) -> None:
+        self.scoring, self.source = scoring, source
+        self.folder = scoring.request.out / source.card.name
 
-    def of(self, name: str, data: TaskData) -> tuple[list[ScoreRecord], int]:
-        """Return the requested records of one task, and how many of them are new."""
-        planned = self._plan(name, data.card.kind)
-        prefix = (self.located.identity, name, data.fingerprint, self.scoring.protocol.name)
-        wanted = {(*prefix, one.fingerprint): one for one in planned}
-        known = {record.key: record for record in read_scores(self.folder)}
-        if missing := [one for key, one in wanted.items() if key not in known]:
-            encoder, protocol = self._build(), self.scoring.protocol
-            find_head = partial(find_source_head, self.located, encoder)
-            material = ScoreInputs(encoder, data, protocol.scores, find_head=find_head)
-            for record in score_all(material, missing, protocol):
-                _append(self.folder, self.located.card, record)
-                known[record.key] = record
-        return [known[key] for key in wanted], len(missing)
+    @cached_property
+    def encoder(self) -> Encoder:
+        device = resolve_device(self.scoring.request.device)
+        max_size = self.scoring.protocol.max_size
+        return build_encoder(self.source, max_size=max_size, device=device)
+
+    def score(self, name: str, data: TaskData) -> tuple[list[ScoreRecord], int]:
+        """Return the requested records of one task, and the number of new ones."""
+        protocol = self.scoring.protocol
+        prefix = (self.source.identity, name, data.fingerprint, protocol.name)
+        plans = {(*prefix, p.fingerprint): p for p in self._plan(name, data.card.kind)}
+        records = {record.key: record for record in read_scores(self.folder)}
+        if missing := [plan for key, plan in plans.items() if key not in records]:
+            find_head = partial(find_source_head, self.source, self.encoder)
+            inputs = ScoreInputs(self.encoder, data, protocol.scores, find_head=find_head)
+            for record in score_all(inputs, missing, protocol):
+                _append(self.folder, self.source.card, record)
+                records[record.key] = record
+        return [records[key] for key in plans], len(missing)
 
     def _plan(self, name: str, kind: Kind) -> list[Planned]:
-        scoring, planned = self.scoring, []
+        scoring, plans = self.scoring, []
         if name in scoring.data:
-            head = head_identity(self.located)
-            planned = plan_scores(scoring.scores, scoring.protocol, kind=kind, head=head)
+            head = head_identity(self.source)
+            plans = plan_scores(scoring.scores, scoring.protocol, kind=kind, head=head)
             if scoring.request.sweep:
-                [robust] = [one for one in scoring.scores if one.name == "robustness"]
-                planned += plan_sweep(robust, scoring.protocol)
-        run = self.located.card.pretraining.run
+                [robustness] = [score for score in scoring.scores if score.name == "robustness"]
+                plans += plan_sweep(robustness, scoring.protocol)
+        run = self.source.card.pretraining.run
         if name in scoring.sources and run is not None and name in run.tasks:
-            planned.append(plan_source(scoring.protocol))
-        return planned
-
-    def _build(self) -> Encoder:
-        if self.encoder is None:
-            request, protocol = self.scoring.request, self.scoring.protocol
-            device = resolve_device(request.device)
-            self.encoder = build_encoder(self.located, max_size=protocol.max_size, device=device)
-        return self.encoder
+            plans.append(plan_source(scoring.protocol))
+        return plans
 
 
 def _append(folder: Path, card: EncoderCard, record: ScoreRecord) -> None:
-    """Add a line to an encoder's scores; the card is written where there is none.
+    """Append a record to an encoder's scores, and write its card if missing.
 
-    Several processes may do so at a time. Their lock is not in the submission's folder, where it
-    would stay: who deletes a lock's file takes it from those that wait.
-
-    Raises:
-        InputError: When that is not possible.
+    Processes may do so concurrently. Their lock file lies outside the submission, where it would
+    have to stay: deleting a lock file breaks the lock of those that wait for it.
     """
     path = folder / FILE
     lock = cache_folder() / "locks" / f"{digest(str(path.resolve()))}.lock"
@@ -275,10 +233,10 @@ def _append(folder: Path, card: EncoderCard, record: ScoreRecord) -> None:
         with FileLock(lock):
             if not (folder / "encoder.yaml").exists():
                 replace(folder / "encoder.yaml", dump_card(card).encode())
-            if record.key in {one.key for one in read_scores(folder)}:
+            if record.key in {existing.key for existing in read_scores(folder)}:
                 return
             content = path.read_bytes() if path.exists() else b""
-            whole = content[: content.rfind(b"\n") + 1]  # without what a killed writer left
-            replace(path, whole + record.line().encode() + b"\n")
+            complete = content[: content.rfind(b"\n") + 1]  # drops a killed writer's partial line
+            replace(path, complete + record.line().encode() + b"\n")
     except OSError as error:
         raise unwritable(f"--out: {folder}", error) from None

@@ -1,4 +1,4 @@
-"""GBC: how far classes overlap as Gaussians."""
+"""GBC: overlap of the classes as Gaussians."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from medtransfer.transferability.registry import register_score
 def gbc(features: Floats, labels: Integers, *, most: int = 64, floor: float = 1e-4) -> float:
     """Minus the sum over ordered pairs of classes of exp(-Bhattacharyya distance).
 
-    Gaussians with diagonal covariances, of the first principal components, as in the paper.
+    The Gaussians have diagonal covariances in the first principal components, as in the paper.
 
     Args:
         features: (N, D).
         labels: (N,).
-        most: Principal components that are kept.
-        floor: Least variance.
+        most: Largest number of principal components.
+        floor: Smallest variance.
 
     Raises:
         Undefined: With one class only, a class of one image, or features that are all the same.
     """
-    own, counts = classes_of(labels, least=2)
+    classes, counts = classes_of(labels, least=2)
     reduced = principal_components(features, most=most)
-    means = np.stack([reduced[own == c].mean(axis=0) for c in range(len(counts))])
-    variances = np.stack([reduced[own == c].var(axis=0) for c in range(len(counts))])
-    variances = np.maximum(variances, floor)
+    groups = [reduced[classes == number] for number in range(len(counts))]
+    means = np.stack([group.mean(axis=0) for group in groups])
+    variances = np.maximum(np.stack([group.var(axis=0) for group in groups]), floor)
     middle = (variances[:, None] + variances) / 2
     logs = np.log(variances)
     distance = ((means[:, None] - means) ** 2 / middle).sum(axis=2) / 8

@@ -1,4 +1,4 @@
-"""H-score: how much of the features' variance lies between classes."""
+"""H-score: share of the features' variance between classes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from medtransfer.transferability.registry import register_score
     "after Ibrahim, Ponomareva, Mazumder: Newer is not always better, ECML PKDD 2022",
 )
 def hscore(features: Floats, labels: Integers) -> float:
-    """tr(pinv(cov f) cov(E[f|y])), of at most C - 1.
+    """tr(pinv(cov f) cov(E[f|y])), at most C - 1.
 
     With fewer items than dimensions it is tr(S^-1 (1 - a) cov(E[f|y])) with S the covariance and a
     the shrinkage of Ledoit and Wolf (2004), after Ibrahim et al.: the pseudo-inverse would give
-    C - 1 whatever the labels are. It nearly does so with few more items than dimensions, too:
-    encoders of very different width are hardly comparable on a small task.
+    C - 1 for any labels. With few more items than dimensions it nearly does, so encoders of very
+    different width are hardly comparable on a small task.
 
     Args:
         features: (N, D).
@@ -29,21 +29,19 @@ def hscore(features: Floats, labels: Integers) -> float:
     Raises:
         Undefined: With one class only, or features that are all the same.
     """
-    own, counts = classes_of(labels)
+    classes, counts = classes_of(labels)
     items, width = features.shape
     centred = centre(features)
-    onehot = np.eye(len(counts))[own]
+    onehot = np.eye(len(counts))[classes]
     means = onehot.T @ centred / counts[:, None]
     weighted = means * np.sqrt(counts / items)[:, None]  # cov(E[f|y]) = weighted' weighted
     if items < width:
-        # Takes a second to import.
-        from sklearn.covariance import ledoit_wolf
+        from sklearn.covariance import ledoit_wolf  # takes a second to import
 
         covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
         factor = linalg.cho_factor(covariance, overwrite_a=True, check_finite=False)
-        found = (weighted * linalg.cho_solve(factor, weighted.T).T).sum()
-        return float((1 - shrinkage) * found)
+        trace = (weighted * linalg.cho_solve(factor, weighted.T).T).sum()
+        return float((1 - shrinkage) * trace)
     spectrum = decompose(centred)
-    assert spectrum.right is not None
-    turned = weighted @ spectrum.right
+    turned = weighted @ spectrum.vectors
     return float((turned**2 / (spectrum.squares / items)).sum())

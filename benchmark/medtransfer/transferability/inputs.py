@@ -1,4 +1,4 @@
-"""Inputs of scores: arrays of one encoder on the training images of one task."""
+"""Inputs of scores: arrays from one encoder on the training images of one task."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Vectors = NDArray[np.float32]
 
 
 class ScoreInputs:
-    """Arrays by the names of `INPUTS`, each made when it is first asked for and then kept.
+    """Arrays by the names of `INPUTS`, each computed on first use and then kept.
 
-    Only the training split is ever looked at.
+    Only the training split is used.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ScoreInputs:
         *,
         find_head: Callable[[], SourceHead | None] = lambda: None,
     ) -> None:
-        """Name what the arrays are of; ``find_head`` reads the classifier of pre-training."""
+        """Set the sources of the arrays; ``find_head`` reads the classifier of pre-training."""
         self.encoder, self.data, self.settings = encoder, data, settings
         self._find_head = find_head
         self._views: dict[tuple[int, bool], tuple[Vectors, Vectors]] = {}
@@ -52,14 +52,11 @@ class ScoreInputs:
         """The training split."""
         return self.data.splits["train"]
 
-    def get(self, name: str) -> Any:
-        """An input by its name.
-
-        Raises:
-            Undefined: Where the encoder or the task has no such thing.
-        """
+    def get(self, name: str, settings: ScoreSettings | None = None) -> Any:
+        """Return an input by its name; views by the settings of a sweep."""
         if name == "views":
-            return self.views(self.settings.level, pooled=self.settings.pooled)
+            settings = settings or self.settings
+            return self.views(settings.level, pooled=settings.pooled)
         return getattr(self, name)
 
     def images(self, name: str, *, pooled: bool = True) -> int:
@@ -69,7 +66,7 @@ class ScoreInputs:
         return min(len(self.train), least.get(name, len(self.train)))
 
     def flops(self, name: str, *, pooled: bool = True) -> int:
-        """Return the FLOPs of the encoder's passes for an input, also where it was kept."""
+        """Count the FLOPs of the encoder's passes for an input, even if it was kept."""
         passes = {"labels": 0, "views": 2}.get(name, 1)
         return passes * self.images(name, pooled=pooled) * self._forward
 
@@ -93,34 +90,31 @@ class ScoreInputs:
         head = self._find_head()
         if head is None:
             raise Undefined("the encoder comes without the classifier of its pre-training")
+        encoder = self.encoder
+
+        def represent(images: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return encoder.represent(encoder.normalise(encoder.resample(images)))
+
         return np.concatenate(
             [
-                head.probabilities(halve_on_oom(self._represent, torch.from_numpy(batch)))
-                for batch in self.train.batches(self.encoder.batch)
+                head.probabilities(halve_on_oom(represent, torch.from_numpy(batch)))
+                for batch in self.train.batches(encoder.batch)
             ]
         )
 
-    def _represent(self, images: Tensor) -> Tensor:
-        encoder = self.encoder
-        with torch.inference_mode():
-            return encoder.represent(encoder.normalise(encoder.resample(images)))
-
     def views(self, level: int, *, pooled: bool) -> tuple[Vectors, Vectors]:
-        """Features of two jittered copies of some images at a level of the pyramid.
-
-        Args:
-            level: 0 to 3.
-            pooled: Whether they are averaged over space, or all taken.
+        """Compute features of two jittered copies of some images at a level of the pyramid.
 
         Returns:
             Two arrays (n, C).
         """
         if (level, pooled) not in self._views:
-            self._see(level, pooled=pooled)
+            self._compute_views(level, pooled=pooled)
         return self._views[level, pooled]
 
-    def _see(self, level: int, *, pooled: bool) -> None:
-        """Keep the views of a level; averaged ones of all levels, which are seen at once."""
+    def _compute_views(self, level: int, *, pooled: bool) -> None:
+        """Compute the views of a level, or pooled ones of all levels in one pass."""
         if not pooled:
             self._views.clear()  # maps of one level may be a gigabyte
         levels = range(4) if pooled else [level]
@@ -128,28 +122,28 @@ class ScoreInputs:
         generator = torch.Generator().manual_seed(seed_of(self.data.card.name, "jitter"))
         draws = torch.rand((2, len(items), 4), generator=generator)
 
-        def see(pixels: Tensor) -> Tensor:
+        def extract(pixels: Tensor) -> Tensor:
             maps = self._pyramid(pixels)
-            seen = [maps[n].mean(dim=(2, 3)) if pooled else maps[n].flatten(1) for n in levels]
-            widths[:] = [part.shape[1] for part in seen]
-            return torch.cat(seen, dim=1)
+            vectors = [maps[n].mean(dim=(2, 3)) if pooled else maps[n].flatten(1) for n in levels]
+            widths[:] = [part.shape[1] for part in vectors]
+            return torch.cat(vectors, dim=1)
 
         widths: list[int] = []
-        found: tuple[list[Vectors], list[Vectors]] = ([], [])
+        copies: tuple[list[Vectors], list[Vectors]] = ([], [])
         for start in range(0, len(items), self.encoder.batch):
             rows = slice(start, start + self.encoder.batch)
             pixels = self.encoder.resample(torch.from_numpy(self.train.images[items[rows]]))
-            for copy, own in zip(found, draws, strict=True):
-                jittered = jitter(pixels, own[rows], self.settings)
-                copy.append(halve_on_oom(see, jittered).cpu().numpy())
+            for copy, numbers in zip(copies, draws, strict=True):
+                jittered = jitter(pixels, numbers[rows], self.settings)
+                copy.append(halve_on_oom(extract, jittered).cpu().numpy())
         ends = np.cumsum(widths)[:-1]
-        parts = zip(*(np.split(np.concatenate(copy), ends, axis=1) for copy in found), strict=True)
-        for number, (first, second) in zip(levels, parts, strict=True):
+        parts = (np.split(np.concatenate(copy), ends, axis=1) for copy in copies)
+        for number, first, second in zip(levels, *parts, strict=True):
             self._views[number, pooled] = first, second
 
     @cached_property
     def pixels(self) -> Sequence[Mapping[int, Sequence[NDArray[np.float64]]]]:
-        """Vectors of some pixels of some images, by level, class and image."""
+        """Vectors of sampled pixels, by level, class and image."""
         if self.train.masks is None:
             raise Undefined("the task has no masks")
         items = self._choose(self.settings.masks)
@@ -173,11 +167,11 @@ class ScoreInputs:
     def _read(
         self, features: Tensor, places: NDArray[np.int64], shape: tuple[int, ...]
     ) -> NDArray[np.float64]:
-        """A map (1, C, h, w) at some pixels (m, 2) of a mask, (m, C), bilinearly."""
+        """Read a map (1, C, h, w) at pixels (m, 2) of a mask bilinearly, (m, C)."""
         if not len(places):
             return np.empty((0, features.shape[1]))
         covered = math.ceil(self.encoder.size / 32) * 32 / self.encoder.size
-        # From pixels of the mask to -1 ... 1 over what the map covers.
+        # From pixels of the mask to -1 ... 1 over the area that the map covers.
         relative = (places + 0.5) / np.array(shape) / covered * 2 - 1
         grid = torch.from_numpy(relative[:, ::-1].copy()).float().to(features.device)
         read = functional.grid_sample(
@@ -188,38 +182,36 @@ class ScoreInputs:
     def _pyramid(self, pixels: Tensor) -> list[Tensor]:
         encoder = self.encoder
         if not hasattr(encoder.inner, "forward_intermediates"):
-            raise Undefined("the encoder gives one vector an image and no feature maps")
+            raise Undefined("the encoder gives one vector per image and no feature maps")
         with torch.inference_mode():
             return encoder.pyramid(encoder.normalise(pixels))
 
     def _choose(self, most: int) -> NDArray[np.int64]:
-        """At most so many training images, always the same."""
+        """Choose at most ``most`` training images, always the same."""
         train = self.train
         if len(train) <= most:
             return np.arange(len(train))
-        none = np.empty((len(train), 0), np.int64)  # by hash alone, whatever their labels
-        return draw_items(none, train.ids, shots=most, task=self.data.card.name, draw=0)
+        unlabelled = np.empty((len(train), 0), np.int64)  # drawn by hash alone
+        return draw_items(unlabelled, train.ids, shots=most, task=self.data.card.name, draw=0)
 
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's
 
 
 def jitter(pixels: Tensor, draws: Tensor, settings: ScoreSettings) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each image by its own amount.
+    """Change brightness, contrast, saturation and hue of each image by a random amount.
 
-    They are torchvision's changes, in this order; the first three of all images at once.
+    These are torchvision's changes in this order; the first three apply to all images at once.
 
     Args:
         pixels: (N, C, S, S), values 0 to 255.
         draws: Uniform between 0 and 1, (N, 4).
-        settings: The amounts.
+        settings: Largest amounts.
     """
     spread = 2 * draws.to(pixels.device) - 1
+    amounts = (settings.brightness, settings.contrast, settings.saturation)
     brightness, contrast, saturation = (
-        (1 + amount * own).view(-1, 1, 1, 1)
-        for amount, own in zip(
-            (settings.brightness, settings.contrast, settings.saturation), spread.T, strict=False
-        )
+        (1 + amount * spread[:, column]).view(-1, 1, 1, 1) for column, amount in enumerate(amounts)
     )
     images = (pixels / 255 * brightness).clamp(0, 1)
     mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
@@ -234,7 +226,7 @@ def jitter(pixels: Tensor, draws: Tensor, settings: ScoreSettings) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """The luma of colour images, (N, 1, S, S)."""
+    """Compute the luma of colour images, (N, 1, S, S)."""
     if images.shape[1] != 3:
         return images
     weights = images.new_tensor(_LUMA).view(1, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""LEEP and NLEEP: how well labels follow from soft clusters of the images."""
+"""LEEP and NLEEP: log likelihood of the labels given soft clusters of the images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medtransfer.transferability.registry import Undefined, register_score
     paper="Nguyen, Hassner, Seeger, Archambeau: LEEP, ICML 2020",
 )
 def leep(source_probabilities: Floats, labels: Integers) -> float:
-    """Mean over items of log sum_z P(y|z) theta_z, with P(y|z) from the items themselves.
+    """Mean over items of log sum_z P(y|z) theta_z, with P(y|z) from the same items.
 
     Args:
         source_probabilities: theta, (N, S), rows that sum to 1.
@@ -30,12 +30,12 @@ def leep(source_probabilities: Floats, labels: Integers) -> float:
     Raises:
         Undefined: With one class only.
     """
-    own, counts = classes_of(labels)
-    joint = np.eye(len(counts))[own].T @ source_probabilities  # N P(y, z), (C, S)
+    classes, counts = classes_of(labels)
+    joint = np.eye(len(counts))[classes].T @ source_probabilities  # N P(y, z), (C, S)
     marginal = joint.sum(axis=0)
-    known = marginal > 0
-    conditional = joint[:, known] / marginal[known]
-    likelihood = (source_probabilities[:, known] * conditional[own]).sum(axis=1)
+    used = marginal > 0
+    conditional = joint[:, used] / marginal[used]
+    likelihood = (source_probabilities[:, used] * conditional[classes]).sum(axis=1)
     with np.errstate(divide="ignore"):
         return float(np.log(likelihood).mean())
 
@@ -58,10 +58,11 @@ def nleep(
     Args:
         features: (N, D).
         labels: (N,).
-        share: Of the variance that the principal components keep.
-        components_per_class: Of the mixture.
-        most: Items, evenly spread; each pass of the mixture takes a product of D x D of each.
-        seed: Of the mixture's start.
+        share: Share of the variance in the principal components.
+        components_per_class: Components of the mixture per class.
+        most: Largest number of items, evenly spread; an iteration of the mixture multiplies
+            D x D matrices for each.
+        seed: Seed of the mixture's start.
 
     Raises:
         Undefined: With one class only, fewer items than components, or equal features.
@@ -74,12 +75,12 @@ def nleep(
     if len(features) < components:
         raise Undefined(f"{len(features)} images for {components} components")
     reduced = principal_components(features, share=share)
-    # Take a second to import.
+    # scikit-learn takes a second to import.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     mixture = GaussianMixture(components, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of duplicated items
+        warnings.simplefilter("ignore", ConvergenceWarning)  # from duplicate items
         posteriors = mixture.fit(reduced).predict_proba(reduced)
     return leep(posteriors, labels)

@@ -25,20 +25,20 @@ def logme(
         features: (N, D).
         labels: (N,).
         tolerance: Relative change of alpha / beta at which the iteration ends.
-        iterations: At most so many.
+        iterations: Largest number of iterations.
 
     Raises:
         Undefined: With one class only, or features that are all zero.
     """
-    own, counts = classes_of(labels)
+    classes, counts = classes_of(labels)
     items, width = features.shape
     spectrum = decompose(features)
     squares = spectrum.squares[:, None]
     if not len(squares):
         raise Undefined("all features are zero")
-    targets = np.eye(len(counts))[own]
+    targets = np.eye(len(counts))[classes]
     turned = spectrum.turn(targets) ** 2  # x^2, (k, C)
-    total = targets.sum(axis=0)  # |y|^2: of ones and zeros their sum
+    total = targets.sum(axis=0)  # |y|^2, since y is 0 or 1
     outside = np.maximum(total - turned.sum(axis=0), 0)
     alpha, beta = np.ones(len(counts)), np.ones(len(counts))
     moved = np.ones(len(counts), bool)

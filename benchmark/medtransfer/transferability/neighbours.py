@@ -1,4 +1,4 @@
-"""Nearest neighbours: the accuracy of a classifier that needs no training."""
+"""Nearest neighbours: accuracy of a classifier without training."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ _ROWS = 2048
     "Rokach: Source model selection for deep learning in the time series domain, 2020",
 )
 def neighbours(features: Floats, labels: Integers, *, most: int = 10_000) -> float:
-    """Mean over classes of the share of images whose nearest other image is of their class.
+    """Mean over classes of the share of images whose nearest other image has the same class.
 
-    By cosine; of equally near ones the first counts.
+    Nearest by cosine; in a tie the first image counts.
 
     Args:
         features: (N, D).
         labels: (N,).
-        most: Images that are classified, evenly spread, each by all others.
+        most: Largest number of classified images, evenly spread, each by all others.
 
     Raises:
         Undefined: With one class only, or features of length zero.
     """
-    own, counts = classes_of(labels)
+    classes, counts = classes_of(labels)
     lengths = np.linalg.norm(features, axis=1)
     if (lengths == 0).any():
         raise Undefined("an image's features are all zero")
-    # Half the time of double precision, which decides only between neighbours as good as equal.
+    # Double precision takes twice as long and differs only between nearly equal neighbours.
     unit: NDArray[np.float32] = (features / lengths[:, None]).astype(np.float32)
-    asked = spread(len(own), most)
-    right = np.zeros(len(own), bool)
-    for start in range(0, len(asked), _ROWS):
-        rows = asked[start : start + _ROWS]
+    chosen = spread(len(classes), most)
+    hits = np.zeros(len(classes), bool)
+    for start in range(0, len(chosen), _ROWS):
+        rows = chosen[start : start + _ROWS]
         cosine = unit[rows] @ unit.T
         cosine[np.arange(len(rows)), rows] = -np.inf
-        right[rows] = own[cosine.argmax(axis=1)] == own[rows]
-    counts = np.bincount(own[asked], minlength=len(counts))
-    found = np.bincount(own[asked], weights=right[asked], minlength=len(counts))
-    return float((found[counts > 0] / counts[counts > 0]).mean())
+        hits[rows] = classes[cosine.argmax(axis=1)] == classes[rows]
+    counts = np.bincount(classes[chosen], minlength=len(counts))
+    correct = np.bincount(classes[chosen], weights=hits[chosen], minlength=len(counts))
+    return float((correct[counts > 0] / counts[counts > 0]).mean())

@@ -1,4 +1,4 @@
-"""PARC: whether images that differ in their features differ in their labels."""
+"""PARC: correlation of differences in features and in labels."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ def parc(features: Floats, labels: Integers, *, most: int = 1000) -> float:
     Args:
         features: (N, D).
         labels: (N,).
-        most: Items, evenly spread; the pairs grow with the square (the paper takes 500).
+        most: Largest number of items, evenly spread; pairs grow quadratically (the paper: 500).
 
     Raises:
         Undefined: With one class only, or where a correlation is undefined.
     """
     classes_of(labels)
     chosen = spread(len(labels), most)
-    own, _ = classes_of(labels[chosen], among=True)
+    classes, _ = classes_of(labels[chosen], among=True)
     centred = features[chosen] - features[chosen].mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1)
     if (lengths <= 1e-12 * np.abs(features[chosen]).max(axis=1)).any():
         raise Undefined("an image's features are all the same number")
     centred /= lengths[:, None]
     lower = np.tril_indices(len(chosen), -1)
-    # Of the same image twice the distances tie, whatever the rounding of a sum.
+    # Rounded, so that the distances of duplicate images tie.
     distance = (1 - (centred @ centred.T)[lower]).round(12)
-    # 1 - corr of two one-hot vectors takes two values: 0 within a class, one more between two.
-    differs = own[lower[0]] != own[lower[1]]
+    # 1 - corr of two one-hot vectors has two values: 0 within a class, another between classes.
+    differs = classes[lower[0]] != classes[lower[1]]
     if np.ptp(distance) <= 1e-12 or differs.all() or not differs.any():
         raise Undefined("all pairs are equally far apart")
     return float(stats.spearmanr(distance, differs).statistic)

@@ -1,8 +1,8 @@
-"""Transferability scores by name. One more score is one function with `register_score` on it.
+"""Registry of transferability scores. To add one, decorate a function with `register_score`.
 
-A score is a pure function of arrays that says how well an encoder will transfer to a task, without
-adapting it; the higher, the better. Its positional parameters name what it is computed from (see
-:data:`INPUTS`); those behind the ``*`` are its fixed values, which stand in its fingerprint.
+A score is a pure function of arrays that predicts how well an encoder transfers to a task, without
+adaptation; higher is better. Its positional parameters name its inputs (see :data:`INPUTS`); its
+keyword-only parameters are fixed values, which enter its fingerprint.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from medtransfer.specs.task import Kind
 
 INPUTS = {
     "features": "frozen features of the training images, (N, D); those of the probes",
-    "labels": "their classes, (N,); of a task of several labels 0 or 1 for one of them at a time",
+    "labels": "their classes, (N,); with several labels 0 or 1 for one label at a time",
     "source_probabilities": "probabilities of the classes of pre-training, (N, S)",
     "views": "features of two jittered copies of some training images, two arrays (n, C)",
-    "pixels": "vectors of some single pixels: for each level of the pyramid, by class, background "
-    "being 0, one array (m, C) for each of some images",
+    "pixels": "vectors of sampled pixels: for each level of the pyramid, by class (0 is "
+    "background), one array (m, C) for each of some images",
 }
-"""Inputs that a score can be computed from."""
+"""Possible inputs of a score."""
 
 _OWN_PASSES = {"views", "pixels"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -53,10 +53,10 @@ class Score:
     Attributes:
         name: What ``--score`` takes.
         title: One line for people.
-        paper: Who proposed it, and where.
-        kinds: Kinds of tasks that it is defined for.
-        function: Computes it.
-        revision: Raised when the function comes to give other numbers.
+        paper: Authors, title and venue.
+        kinds: Kinds of tasks for which it is defined.
+        function: The function.
+        revision: Number to raise when the function's values change.
     """
 
     name: str
@@ -73,19 +73,20 @@ class Score:
         return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
     def options(self, settings: ScoreSettings) -> dict[str, Any]:
-        """The function's fixed values: its own, or the protocol's where it has them."""
+        """Return the fixed values: the function's defaults, overridden by the protocol."""
         parameters = inspect.signature(self.function).parameters.values()
-        own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         fixed = settings.options(self.name)
-        return {name: fixed.get(name, value) for name, value in own.items()}
+        return {
+            p.name: fixed.get(p.name, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
+        }
 
     def fingerprint(self, settings: ScoreSettings, *, max_size: int, head: str | None) -> str:
-        """SHA-256 of all but the encoder's vectors and the task that decides the number.
+        """Hash all that decides the value besides the encoder's vectors and the task (SHA-256).
 
         Args:
-            settings: The protocol's.
-            max_size: Largest input size, the protocol's.
-            head: SHA-256 of the classifier of pre-training that the encoder comes with.
+            settings: Score settings of the protocol.
+            max_size: Largest input size of the protocol.
+            head: SHA-256 of the encoder's classifier of pre-training.
         """
         needs = set(self.needs)
         inputs = settings.model_dump() if needs & _OWN_PASSES else {}
@@ -95,7 +96,7 @@ class Score:
 
     @property
     def _source(self) -> str | None:
-        """Source text of a user's score, whose revision nobody raises."""
+        """Source text of a user's score, in place of a revision that nobody raises."""
         module = inspect.getmodule(self.function)
         if module is None or module.__name__.startswith("medtransfer."):
             return None
@@ -116,17 +117,18 @@ def register_score(
     name: str | None = None,
     revision: int = 1,
 ) -> Callable[[Function], Function]:
-    """Make a function known as a score, under its own name unless another is given.
+    """Register a function as a score, by default under its own name.
 
     Args:
         title: One line for people.
-        paper: Who proposed it, and where.
-        kinds: Kinds of tasks that it is defined for.
+        paper: Authors, title and venue.
+        kinds: Kinds of tasks for which it is defined.
         name: What ``--score`` takes.
-        revision: To be raised when the function comes to give other numbers.
+        revision: Number to raise when the function's values change.
 
     Raises:
-        InputError: When the name is taken, or a parameter is none of :data:`INPUTS`.
+        InputError: When the name is taken or invalid, a kind or a parameter is unknown, or a
+            keyword-only parameter has no default.
 
     Examples:
         >>> import numpy as np
@@ -142,30 +144,30 @@ def register_score(
     """
 
     def decorate(function: Function) -> Function:
-        own = name or str(getattr(function, "__name__", "score"))
-        if own in _REGISTRY:
-            raise InputError(f"score '{own}' is registered twice; choose another name")
-        if not _NAME.fullmatch(own):
-            raise InputError(f"score '{own}': letters, digits, '.', '_' and '-' make a name")
+        key = name or str(getattr(function, "__name__", "score"))
+        if key in _REGISTRY:
+            raise InputError(f"score '{key}' is registered twice; choose another name")
+        if not _NAME.fullmatch(key):
+            raise InputError(f"score '{key}': use letters, digits, '.', '_' and '-' in its name")
         for kind in kinds:
             if kind not in get_args(Kind):
-                raise InputError(f"score '{own}': kinds: '{kind}'{suggest(kind, get_args(Kind))}")
-        score = Score(own, title, paper, tuple(kinds), function, revision)
+                raise InputError(f"score '{key}': kinds: '{kind}'{suggest(kind, get_args(Kind))}")
+        score = Score(key, title, paper, tuple(kinds), function, revision)
         for need in score.needs:
             if need not in INPUTS:
                 raise InputError(
-                    f"score '{own}': unknown parameter '{need}'{suggest(need, INPUTS)}; fixed "
-                    "values stand behind a *"
+                    f"score '{key}': unknown parameter '{need}'{suggest(need, INPUTS)}; put fixed "
+                    "values behind a *"
                 )
-        if len(score.needs) > 1 and (apart := sorted(_OWN_PASSES & set(score.needs))):
+        if len(score.needs) > 1 and (alone := sorted(_OWN_PASSES & set(score.needs))):
             raise InputError(
-                f"score '{own}': {apart[0]} are of some images only, and go with nothing else"
+                f"score '{key}': {alone[0]} cover some images only, so no other input goes with "
+                "them"
             )
-        parameters = inspect.signature(function).parameters.values()
-        for parameter in parameters:
+        for parameter in inspect.signature(function).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-                raise InputError(f"score '{own}': '{parameter.name}' needs a default")
-        _REGISTRY[own] = score
+                raise InputError(f"score '{key}': '{parameter.name}' needs a default")
+        _REGISTRY[key] = score
         return function
 
     return decorate
@@ -173,26 +175,26 @@ def register_score(
 
 @cache
 def _load_all() -> None:
-    """Import the shipped scores and the packages that offer some."""
+    """Import the shipped scores and those of installed packages."""
     for family in _FAMILIES:
         importlib.import_module(f"medtransfer.transferability.{family}")
     load_entry_points("medtransfer.scores")
 
 
 def registered_scores() -> dict[str, Score]:
-    """All known scores by name, the shipped ones first, in their order."""
+    """Return all known scores by name, the shipped ones first."""
     _load_all()
     return dict(_REGISTRY)
 
 
 def choose_scores(wanted: Sequence[str]) -> list[Score]:
-    """The scores of these names, or all.
+    """Choose scores by name, or all.
 
     Args:
-        wanted: Names, or ``.py`` files that register some; none means all that are known.
+        wanted: Names, or ``.py`` files that register scores; empty for all known scores.
 
     Raises:
-        InputError: For an unknown name, or a file that registers none.
+        InputError: For an unknown name, or a file that registers no score.
     """
     known = registered_scores()
     chosen: dict[str, Score] = {}
@@ -207,7 +209,7 @@ def choose_scores(wanted: Sequence[str]) -> list[Score]:
 
 
 def _run_file(path: Path) -> dict[str, Score]:
-    """Run a file that the user named, and return what it registered."""
+    """Run the user's file and return the scores that it registered."""
     before = set(_REGISTRY)
     if not path.is_file():
         raise InputError(f"--score: {path}: no such file")

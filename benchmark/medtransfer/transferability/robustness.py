@@ -1,4 +1,4 @@
-"""Contrastive robustness: whether an image stays itself when its light changes."""
+"""Contrastive robustness of features to changes of light."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def robustness(
 ) -> float:
     """-mean_i max(0, d(z1_i, z2_i) - d(z1_i, z2_pi(i)) + margin), over several derangements pi.
 
-    No labels are used. The authors' score has the other sign.
+    No labels are used. The authors' score has the opposite sign.
 
     Args:
         views: Features of two jittered copies, two arrays (n, C).
         distance: ``cosine`` (1 - cosine), ``mse`` (mean squared error) or ``pearson``
             (1 - Pearson's correlation).
-        margin: Of the hinge.
-        permutations: Derangements that are averaged; n - 1 where there are no more.
-        seed: Of the derangements.
+        margin: Margin of the hinge.
+        permutations: Number of derangements to average, at most n - 1.
+        seed: Seed of the derangements.
 
     Raises:
         Undefined: With one image, or where a distance is undefined.
     """
-    # Maps of a whole sweep are a gigabyte: they stay in single precision.
+    # Maps of a sweep take a gigabyte, so they stay in single precision.
     kind = np.float64 if views[0].size < _LARGE else views[0].dtype
     first, second = (_prepare(np.asarray(view, kind), distance) for view in views)
     if len(first) < 2:
-        raise Undefined("one image has no other to be compared with")
+        raise Undefined("a single image has no other to compare with")
     near = _distances(first, second, distance)
     losses = [
         np.maximum(0, near - _distances(first, second[other], distance) + margin).mean()
@@ -60,20 +60,19 @@ def robustness(
 
 
 def derangements(items: int, count: int, *, seed: int) -> list[NDArray[np.int64]]:
-    """Permutations that leave no item at its place: turns of one random circle of all items."""
+    """Draw permutations without fixed points, as rotations of one random cycle of all items."""
     generator = np.random.default_rng(seed)
-    circle = generator.permutation(items)
-    turns = generator.permutation(np.arange(1, items))[:count]
-    found = []
-    for turn in turns:
-        other = np.empty(items, np.int64)
-        other[circle] = np.roll(circle, -turn)
-        found.append(other)
-    return found
+    cycle = generator.permutation(items)
+    permutations = []
+    for shift in generator.permutation(np.arange(1, items))[:count]:
+        permutation = np.empty(items, np.int64)
+        permutation[cycle] = np.roll(cycle, -shift)
+        permutations.append(permutation)
+    return permutations
 
 
 def _prepare(vectors: Vectors, distance: Distance) -> Vectors:
-    """Unit vectors, of which a product is the correlation; for ``mse`` the vectors themselves."""
+    """Normalise vectors, so that a product is a correlation; ``mse`` keeps them unchanged."""
     if distance == "mse":
         return vectors
     centred = vectors - vectors.mean(axis=1, keepdims=True) if distance == "pearson" else vectors
@@ -84,7 +83,7 @@ def _prepare(vectors: Vectors, distance: Distance) -> Vectors:
 
 
 def _distances(first: Vectors, second: Vectors, distance: Distance) -> Vectors:
-    """Distance of each row of one to the same row of the other, (n,)."""
+    """Compute the distances of corresponding rows, (n,)."""
     if distance == "mse":
         return np.asarray(((first - second) ** 2).mean(axis=1))
     return np.asarray(1 - (first * second).sum(axis=1))

@@ -1,11 +1,11 @@
-"""Scores of one encoder on one task, as records."""
+"""Scores of one encoder on one task as records."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
 from typing import Any
@@ -30,14 +30,14 @@ _SOURCE_ACCURACY = "source_accuracy"
 
 @dataclass(frozen=True)
 class Planned:
-    """One number that is to be computed.
+    """A score to compute.
 
     Attributes:
-        name: Of the score.
-        fingerprint: Of all but the encoder's vectors and the task that decides it.
-        compute: Computes it; raises `Undefined` where it has no value.
+        name: Name of the score.
+        fingerprint: Hash of all that decides the value besides the encoder and the task.
+        compute: Computes the value; raises `Undefined` if there is none.
         options: Fixed values, for the record.
-        needs: The inputs whose passes of the encoder it pays for.
+        needs: Names of the inputs, whose FLOPs the record includes.
         pooled: Whether views are averaged over space.
     """
 
@@ -52,42 +52,32 @@ class Planned:
 def plan_scores(
     scores: Sequence[Score], protocol: Protocol, *, kind: str, head: str | None
 ) -> list[Planned]:
-    """The scores that a kind of task has."""
+    """Plan the scores for a kind of task."""
     return [
         _plan(score, protocol.scores, protocol, head) for score in scores if kind in score.kinds
     ]
 
 
 def plan_sweep(score: Score, protocol: Protocol) -> list[Planned]:
-    """The contrastive robustness at every level, pooled or not, distance and margin.
+    """Plan the robustness at every level, pooled or not, with every distance and margin.
 
-    The values of the protocol are not among them: they are the score itself.
+    The protocol's own values are left out, because they are the score itself.
     """
-    found = []
-    fixed = protocol.scores
+    sweep = []
     for pooled, level, distance, margin in product((True, False), range(4), DISTANCES, MARGINS):
-        own = {"level": level, "pooled": pooled, "distance": distance, "margin": margin}
-        settings = fixed.model_copy(update=own)
-        if settings == fixed:
+        update = {"level": level, "pooled": pooled, "distance": distance, "margin": margin}
+        settings = protocol.scores.model_copy(update=update)
+        if settings == protocol.scores:
             continue
-        where = "pooled" if pooled else "map"
         planned = _plan(score, settings, protocol, None)
-        name = f"{score.name}[{level},{where},{distance},{margin:g}]"
-        found.append(
-            Planned(
-                name=name,
-                fingerprint=planned.fingerprint,
-                compute=planned.compute,
-                options={**planned.options, "level": level, "pooled": pooled},
-                needs=planned.needs,
-                pooled=pooled,
-            )
-        )
-    return found
+        name = f"{score.name}[{level},{'pooled' if pooled else 'map'},{distance},{margin:g}]"
+        options = {**planned.options, "level": level, "pooled": pooled}
+        sweep.append(replace(planned, name=name, options=options))
+    return sweep
 
 
 def plan_source(protocol: Protocol) -> Planned:
-    """Plan the accuracy on the classes of pre-training, which is no score of any target."""
+    """Plan the accuracy on the classes of pre-training, which scores no target task."""
     return Planned(
         name=_SOURCE_ACCURACY,
         fingerprint=digest([_SOURCE_ACCURACY, 1, protocol.max_size]),
@@ -98,115 +88,102 @@ def plan_source(protocol: Protocol) -> Planned:
 def _plan(score: Score, settings: ScoreSettings, protocol: Protocol, head: str | None) -> Planned:
     options = score.options(settings)
 
-    def run(material: ScoreInputs) -> float:
-        inputs = {
-            name: material.views(settings.level, pooled=settings.pooled)
-            if name == "views"
-            else material.get(name)
-            for name in score.needs
-        }
-        return compute(score, inputs, options)
+    def run(inputs: ScoreInputs) -> float:
+        return compute(score, {name: inputs.get(name, settings) for name in score.needs}, options)
 
     fingerprint = score.fingerprint(settings, max_size=protocol.max_size, head=head)
     return Planned(score.name, fingerprint, run, options, score.needs, settings.pooled)
 
 
 def compute(score: Score, inputs: dict[str, Any], options: dict[str, Any]) -> float:
-    """A score of given arrays; of several labels the mean over those that have one.
+    """Compute a score of given arrays; with several labels the mean over defined values.
 
     Args:
         score: The score.
-        inputs: By the names of its parameters; labels (N,), or (N, L) with 1, 0 and -1 for unknown.
-        options: Its fixed values.
-
-    Raises:
-        Undefined: Where it has no finite value.
+        inputs: Arrays by the score's parameters; labels (N,), or (N, L) with 1, 0 and -1 (unknown).
+        options: Fixed values of the score.
     """
     labels = inputs.get("labels")
     if labels is None or labels.ndim == 1:
         return _finite(score.function(**inputs, **options))
     values = []
     for column in labels.T:
-        own = {**inputs, "labels": column}
+        arrays = {**inputs, "labels": column}
         if (column < 0).any():
-            own = {name: array[column >= 0] for name, array in own.items()}
+            arrays = {name: array[column >= 0] for name, array in arrays.items()}
         try:
-            values.append(_finite(score.function(**own, **options)))
+            values.append(_finite(score.function(**arrays, **options)))
         except Undefined as error:
             reason = error
     if not values:
-        raise Undefined(f"for no label: {reason}")
+        raise Undefined(f"for every label: {reason}")
     return float(np.mean(values))
 
 
 def _finite(value: object) -> float:
     if not isinstance(value, int | float | np.number):
-        raise TypeError(f"it returned {type(value).__name__}; a number is expected")
+        raise TypeError(f"returned {type(value).__name__}; a number is expected")
     if not math.isfinite(value):
-        raise Undefined(f"it comes to {value}")
+        raise Undefined(f"the value is {value}")
     return float(value)
 
 
-def _measure_source(material: ScoreInputs) -> float:
-    """Balanced accuracy on validation images, each by its nearest training image."""
-    if material.data.card.kind != "multiclass":
+def _measure_source(inputs: ScoreInputs) -> float:
+    """Balanced accuracy on validation images, each classified by its nearest training image."""
+    if inputs.data.card.kind != "multiclass":
         raise Undefined("the images of the source have no single class")
-    train, validation = (material.data.splits[name] for name in ("train", "validation"))
-    own, others = (frozen_features(material.encoder, split) for split in (train, validation))
-    parts = np.array_split(others, -(-len(others) // 2048))
-    nearest = np.concatenate([(part @ own.T).argmax(axis=1) for part in parts])
+    train, validation = (inputs.data.splits[name] for name in ("train", "validation"))
+    known, queries = (frozen_features(inputs.encoder, split) for split in (train, validation))
+    parts = np.array_split(queries, math.ceil(len(queries) / 2048))
+    nearest = np.concatenate([(part @ known.T).argmax(axis=1) for part in parts])
     right = train.labels[nearest] == validation.labels
     classes = np.unique(validation.labels)
     return float(np.mean([right[validation.labels == label].mean() for label in classes]))
 
 
 def score_all(
-    material: ScoreInputs, planned: Sequence[Planned], protocol: Protocol
+    inputs: ScoreInputs, planned: Sequence[Planned], protocol: Protocol
 ) -> Iterator[ScoreRecord]:
-    """Compute what was planned, one after another.
-
-    Raises:
-        RunError: When a score fails in another way than by having no value.
-    """
-    for one in planned:
+    """Compute planned scores one after another."""
+    for plan in planned:
         clock, value, reason = time.perf_counter(), None, None
         try:
-            value = one.compute(material)
+            value = plan.compute(inputs)
         except Undefined as error:
             reason = str(error)
         except Exception as error:
             raise RunError(
-                f"{material.encoder.card.name}: score {one.name} of {material.data.card.name} "
+                f"{inputs.encoder.card.name}: score {plan.name} of {inputs.data.card.name} "
                 f"failed: {describe(error)}"
             ) from error
-        yield _record(material, protocol, one, value, reason, time.perf_counter() - clock)
+        yield _record(inputs, protocol, plan, value, reason, time.perf_counter() - clock)
 
 
 def _record(
-    material: ScoreInputs,
+    inputs: ScoreInputs,
     protocol: Protocol,
-    one: Planned,
+    plan: Planned,
     value: float | None,
     reason: str | None,
     seconds: float,
 ) -> ScoreRecord:
-    encoder, card = material.encoder, material.data.card
-    images = [material.images(name, pooled=one.pooled) for name in one.needs]
-    flops = sum(material.flops(name, pooled=one.pooled) for name in one.needs)
+    encoder, card = inputs.encoder, inputs.data.card
+    images = [inputs.images(name, pooled=plan.pooled) for name in plan.needs]
+    flops = sum(inputs.flops(name, pooled=plan.pooled) for name in plan.needs)
     return ScoreRecord(
         encoder=EncoderRef(name=encoder.card.name, sha256=encoder.identity),
         task=TaskRef(
             name=card.name,
-            fingerprint=material.data.fingerprint,
+            fingerprint=inputs.data.fingerprint,
             domain=card.domain,
             kind=card.kind,
             metric=card.metric,
             chance=card.chance,
         ),
         protocol=protocol.name,
-        score=one.name,
-        fingerprint=one.fingerprint,
-        options=one.options,
+        score=plan.name,
+        fingerprint=plan.fingerprint,
+        options=plan.options,
         value=value,
         undefined=reason,
         images=min(images, default=0),

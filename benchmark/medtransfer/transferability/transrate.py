@@ -1,4 +1,4 @@
-"""TransRate: the mutual information of features and labels, by coding rates."""
+"""TransRate: mutual information of features and labels by coding rates."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def transrate(features: Floats, labels: Integers, *, distortion: float = 1e-4) -
     Raises:
         Undefined: With one class only, or features that are all the same.
     """
-    own, counts = classes_of(labels)
+    classes, counts = classes_of(labels)
     centred = centre(features)
     within = sum(
-        count / len(own) * _rate(centred[own == number], distortion)
+        count / len(classes) * _rate(centred[classes == number], distortion)
         for number, count in enumerate(counts)
     )
     return float(_rate(centred, distortion) - within)
 
 
 def _rate(vectors: Floats, distortion: float) -> float:
-    """The coding rate, by the smaller one of Z'Z and ZZ', which have the same determinant."""
+    """Compute the coding rate from the smaller of Z'Z and ZZ', whose determinants agree."""
     items, width = vectors.shape
     gram = vectors @ vectors.T if items < width else vectors.T @ vectors
     gram /= items * distortion
