@@ -1,7 +1,7 @@
-"""Compute the frozen beginning of a network once for each image.
+"""Compute the frozen first part of a network once for each image.
 
-A pass of training then costs what the trainable end costs: of a network whose last stage alone is
-trained, the beginning is passed once and not in every epoch. Only where no image is changed.
+An epoch then costs only the trainable last part: if only the last stage of a network is
+trained, the stages before it run once, not in every epoch. Only without augmentation.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from medtransfer.acceleration.switch import accelerated
 if TYPE_CHECKING:
     from medtransfer.encoders.encoder import Encoder
 
-_MOST = 2 * 2**30  # bytes of activations that are kept
+_MOST = 2 * 2**30  # bytes of kept activations
 
 
 class KeptPrefix:
-    """Output of the frozen beginning of a network, computed once for each image.
+    """Output of the frozen first part of a network, computed once for each image.
 
-    It is what the first module that learns is called with. From then on the network is called with
-    one image, and that module is handed what was kept of the batch: so the beginning costs one
-    image a batch, whatever the family of the network is. Only for images that do not change.
+    It is the input of the first trainable module. From then on the network is called with
+    one image, and that module gets the kept output of the batch: the first part costs one
+    image a batch, for any family of networks. Only for images without augmentation.
 
     Attributes:
-        passed: Which images went through the beginning, bool (N,); of a run that goes on after a
-            stop also those of the earlier call, which are not paid for twice.
-        passes: How many passes were to be paid for.
+        passed: Images that ran through the first part, bool (N,); in a resumed run also those of
+            the earlier call, whose FLOPs are not counted twice.
+        passes: Number of passes to count.
     """
 
     def __init__(self, network: nn.Module, first: nn.Module, count: int) -> None:
-        """Keep nothing yet.
+        """Start with an empty cache.
 
         Args:
-            network: From images to anything.
-            first: The first of its modules that learns.
-            count: How many images there are.
+            network: Any module that takes images.
+            first: Its first trainable module.
+            count: Number of images.
         """
         self._network, self._first, self._count = network, first, count
         self._kept: Tensor | None = None
@@ -52,7 +52,7 @@ class KeptPrefix:
 
         Args:
             inputs: The images, (n, C, S, S).
-            places: Their numbers, (n,), below ``count``.
+            places: Numbers of the images, (n,), below ``count``.
         """
         self.passes += 1 if bool(self.passed[places].all()) else len(inputs)
         self.passed[places] = True
@@ -82,7 +82,7 @@ class KeptPrefix:
         return output
 
     def beginning(self) -> nn.Module:
-        """The beginning alone, from images to what is kept of them."""
+        """The first part alone, from images to the kept output."""
         return _Beginning(self._network, self._first)
 
 
@@ -117,11 +117,11 @@ def _arrange(images: Tensor) -> Tensor:
 def find_prefix(encoder: Encoder, count: int) -> KeptPrefix | None:
     """Find the frozen prefix of a network, or return ``None`` where nothing can be kept.
 
-    It is tried on random images: kept and computed outputs must be the same to the last bit.
+    It is tested on random images: kept and computed outputs must be equal to the last bit.
     ``None`` also with ``BENCH_ACCELERATION=0``.
 
     Args:
-        encoder: With its frozen parts.
+        encoder: The encoder, with frozen parts.
         count: Number of images.
     """
     network = encoder.network
@@ -136,7 +136,7 @@ def find_prefix(encoder: Encoder, count: int) -> KeptPrefix | None:
         with torch.no_grad(), encoder.autocast():
             expected = trial(images, torch.arange(2))
             repeated = trial(images, torch.arange(2))
-    except Exception:  # a network that is not one beginning and one end
+    except Exception:  # a network that cannot be cut in two
         return None
     kept = trial._kept
     if kept is None or not torch.equal(expected, repeated):
@@ -147,9 +147,9 @@ def find_prefix(encoder: Encoder, count: int) -> KeptPrefix | None:
 
 
 def _first_that_learns(encoder: Encoder) -> nn.Module | None:
-    """Find the largest module, first in the order of calls, of which everything learns.
+    """Find the first called, largest module whose parameters are all trainable.
 
-    ``None`` where something that learns is called before all that is frozen.
+    ``None`` if a trainable part is called before a frozen one.
     """
     whole: list[nn.Module] = []
 

@@ -11,19 +11,19 @@ from torch.nn import functional
 from medtransfer.acceleration.switch import accelerated
 
 _PIXELS = 4
-_KERNEL = 9  # larger ones have too many neighbours to gather
+_KERNEL = 9  # larger kernels have too many neighbours to gather
 
 
 def multiply_small_maps(network: nn.Module) -> None:
     """Train convolutions whose output has at most four pixels as one matrix product each.
 
-    A network that was made for 224 px has such maps at 64 px and less: the last stage of a ResNet
-    holds three quarters of its weights and sees 2 x 2 pixels. oneDNN's convolutions go through
+    A network for 224 px has such maps at 64 px and less: the last stage of a ResNet
+    holds three quarters of its weights and sees 2 x 2 pixels. oneDNN's convolutions process
     them image by image, and read all weights for two pixels at a time. The pixels of all images
     together are a matrix that is large enough for its matrix product, the sums are the same: a
     training step takes .82 (ResNet-18, 64 px) to .66 (ResNet-50, 28 px) of the time on a processor
-    in bf16. In fp32 it takes the same time, and stays as it is; so do prediction and GPUs.
-    With ``BENCH_ACCELERATION=0`` the network is left alone.
+    in bf16. In fp32 it takes the same time and is left alone, as are prediction and GPUs.
+    With ``BENCH_ACCELERATION=0`` the network is unchanged.
     """
     if not accelerated():
         return
@@ -51,7 +51,7 @@ def _worthwhile(images: Tensor) -> bool:
 def _multiply(
     layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor | None:
-    """Compute the output by one matrix product, or return ``None`` where it is not small."""
+    """Compute the output by one matrix product; ``None`` if it is not small."""
     (height, width), (down, right) = layer.kernel_size, layer.stride
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros" or height * width > _KERNEL:
         return None

@@ -1,4 +1,4 @@
-"""The switch of every trick in this package."""
+"""Switch of every trick in this package."""
 
 from __future__ import annotations
 

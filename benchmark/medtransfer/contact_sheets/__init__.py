@@ -1,1 +1,1 @@
-"""Contact sheets of predicted masks: which images to show, and drawing them."""
+"""Contact sheets of predicted masks: choose the images, and draw them."""

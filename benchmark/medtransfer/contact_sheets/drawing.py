@@ -14,7 +14,7 @@ from medtransfer.contact_sheets.selection import GROUPS, SHOWN, Mask, Sheet, Til
 from medtransfer.core.errors import unwritable
 from medtransfer.core.files import replacing
 
-# Yellow and blue differ in hue and in lightness to every kind of colour vision, and neither is a
+# Yellow and blue differ in hue and in lightness for every kind of colour vision, and neither is a
 # colour of the retina or of a stained tissue.
 _TRUTH, _PREDICTION = (255, 222, 33), (70, 170, 255)
 _GROUND, _TEXT, _FAINT = (22, 24, 28), (236, 236, 236), (158, 162, 170)
@@ -59,7 +59,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
 
 
 def save_sheet(sheet: Sheet, out: Path) -> Path:
-    """Draw a sheet into a folder; a reader never sees half a file.
+    """Draw a sheet into a folder, and write the file atomically.
 
     Raises:
         InputError: When it cannot be written.
@@ -78,7 +78,7 @@ def save_sheet(sheet: Sheet, out: Path) -> Path:
 def _paste(
     picture: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int]
 ) -> None:
-    """Put an image, centred in its square, and its caption at a place of the sheet."""
+    """Paste an image, centred in its square, and its caption."""
     image = _outline(tile)
     left, top = corner
     place = (left + (_IMAGE - image.width) // 2, top + (_IMAGE - image.height) // 2)
@@ -92,9 +92,9 @@ def _paste(
 def _outline(tile: Tile) -> Image.Image:
     """Enlarge an image, and draw the outlines of each class.
 
-    The truth's runs just outside its pixels and the prediction's just inside, so that where both
-    agree the two run side by side; where they share pixels, as between two classes that touch,
-    the colours alternate.
+    The outline of the truth runs just outside its pixels, that of the prediction just inside: where
+    both agree, they run side by side. Where they share pixels, as between classes that touch,
+    their colours alternate.
     """
     height, width = tile.truth.shape
     scale = _IMAGE / max(height, width)
@@ -113,7 +113,7 @@ def _outline(tile: Tile) -> Image.Image:
 
 
 def _areas(mask: Mask, size: tuple[int, int]) -> list[NDArray[np.bool_]]:
-    """The enlarged area of each foreground class."""
+    """Enlarge the area of each foreground class."""
     ids = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     return [ids == label for label in np.unique(ids) if label > 0]
 
@@ -127,7 +127,7 @@ def _write(
     width: int,
     fill: tuple[int, int, int] = _TEXT,
 ) -> int:
-    """Write one line, shortened in its middle to a width; returns the width it took."""
+    """Write one line, shortened in its middle to a width; return its width."""
     font = ImageFont.load_default(size=size)
     text = _plain(text)
     short, kept = text, len(text)
@@ -139,7 +139,7 @@ def _write(
 
 
 def _plain(text: str) -> str:
-    """The text in ASCII, which is what Pillow's own font can draw; accents are left out."""
+    """Convert text to ASCII, the characters of Pillow's own font; drop accents."""
     letters = (letter for letter in unicodedata.normalize("NFKD", " ".join(text.split())))
     return "".join(
         letter if letter.isascii() and letter.isprintable() else "?"

@@ -1,6 +1,6 @@
-"""What a contact sheet shows: the worst, the middling and the best of the kept masks. No torch.
+"""Choose the images of a contact sheet: worst, median and best Dice. Imports no torch.
 
-People should look before they believe a Dice. The masks may come from a stranger's submission: all
+Look at the masks before believing a Dice. They may come from a stranger's submission: all
 are checked here, before the first sheet is drawn.
 """
 
@@ -67,7 +67,7 @@ class Band:
 
     @property
     def label(self) -> str:
-        """What stands above the tiles."""
+        """Heading of the tiles."""
         label = f"{self.name}: {self.items} images, mean Dice over images {self.mean}"
         if left := self.items - len(self.dice):
             label += f"; {left} without a Dice (truth and prediction are empty) left out"
@@ -76,7 +76,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One cell of an encoder: its title, the name of its file, and its test splits."""
+    """Sheet of one cell: its title, file name and test splits."""
 
     title: str
     file: str
@@ -91,15 +91,15 @@ def read_sheets(
     data: Path | None = None,
     progress: Progress = SILENT,
 ) -> tuple[str, list[Sheet]]:
-    """Read what the sheets of a submission show: its segmentation cells of draw 0.
+    """Read the sheets of a submission: its segmentation cells of draw 0.
 
-    Nothing is downloaded. Corrupted splits have no kept predictions, and so no band.
+    Nothing is downloaded. Corrupted splits have no stored predictions, and so no band.
 
     Args:
         folder: The submission, ``<out>/<encoder>``.
         names: Only these tasks; all when empty.
         task_folder: The user's own task cards.
-        data: Where the cards' files are looked for.
+        data: Folder with the data files.
         progress: Shows decoding.
 
     Returns:
@@ -131,7 +131,7 @@ def read_sheets(
 
 
 def _find_records(folder: Path, records: Sequence[Record], names: Sequence[str]) -> list[Record]:
-    """The records of draw 0 that have predicted masks."""
+    """List the records of draw 0 with predicted masks."""
     kept = [
         record
         for record in records
@@ -164,7 +164,7 @@ def _read_sheet(folder: Path, record: Record, task: TaskData) -> Sheet:
             f"{record.task.name}; pass the --tasks and --data that it was made with"
         )
     assert record.predictions is not None
-    # In the record's order, in which the hash was made; the card's may have changed since.
+    # In the record's order, which the hash follows; the card's may have changed since.
     splits = {
         name: task.tests[name]
         for name in record.metrics
@@ -189,7 +189,7 @@ def _read_sheet(folder: Path, record: Record, task: TaskData) -> Sheet:
 def _read_predictions(
     folder: Path, reference: ArrayRef, splits: dict[str, Split], *, classes: int
 ) -> dict[str, Mask]:
-    """Read the predicted masks of every split, and refuse what the record does not describe."""
+    """Read the predicted masks of every split, and check them against the record."""
     path = folder / reference.file
     hasher = hashlib.sha256()
     try:
@@ -197,7 +197,7 @@ def _read_predictions(
             raise InputError(f"{path}: predictions.file: leads out of the submission")
         if not path.is_file():
             raise InputError(f"{path}: missing, but a record names it")
-    except (OSError, ValueError) as error:  # of a name that no file can have
+    except (OSError, ValueError) as error:  # a name that no file can have
         raise InputError(f"{path}: cannot be read, damaged: {error}") from None
     with Archive(path) as archive:
         masks: dict[str, Mask] = {
@@ -235,7 +235,7 @@ def _choose(name: str, split: Split, predicted: Mask, *, classes: int) -> Band:
         chosen = [order[:SHOWN], order[middle : middle + SHOWN], order[-SHOWN:]]
     groups = tuple(
         [
-            # A copy, so that the masks that are not shown need not stay in memory.
+            # Copied, so that masks that are not shown need not stay in memory.
             Tile(split.images[i], truth[i], predicted[i].copy(), float(dice[i]), split.ids[i])
             for i in group
         ]

@@ -1,16 +1,16 @@
-"""Energy, as a device's own counter has it; where there is none, nothing is said.
+"""Energy from the device's own counter; ``None`` without one.
 
 A GPU is read through NVML (NVIDIA, Volta or newer; the package ``nvidia-ml-py``): the board with
 its memory, not the processor beside it. A processor is read through RAPL (Linux on Intel or AMD;
 many systems let only root read it): its packages, not the main memory. Both count what the device
 draws when idle too, for as long as the work takes.
 
-A counter knows no processes. So nothing is said where others use the device: cells that run
-several at a time (``--jobs``), another process on the GPU, other work on the processor.
+A counter cannot tell processes apart. So no energy is reported if others use the device: cells that
+run several at a time (``--jobs``), another process on the GPU, other work on the processor.
 
-codecarbon reads the same two counters. Where it can read neither it goes on with an estimate from
-a processor's nominal power, which must not pass for a measurement; and it brings twenty packages
-for what is a call and a few small files.
+codecarbon reads the same two counters. If it can read neither, it falls back to an estimate from
+a processor's nominal power, which must not pass for a measurement; and it needs twenty packages
+to read a few small files.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _WATCH_SECONDS = 30.0  # the smallest counters wrap at 65 kJ: after 160 s at 400
 
 @dataclass
 class Energy:
-    """Energy of a stretch of work.
+    """Energy of a block of work.
 
     Attributes:
-        joules: ``None`` where no counter can be read, or where it counted the work of others.
-        source: Who counted: ``nvml`` the GPU, ``rapl`` the processor's packages.
+        joules: ``None`` if no counter can be read, or others used the device.
+        source: The counter: ``nvml`` (GPU) or ``rapl`` (packages of the processor).
     """
 
     joules: float | None = None
@@ -49,10 +49,10 @@ class Energy:
 
 @contextmanager
 def measure_energy(device: torch.device) -> Iterator[Energy]:
-    """Measure the energy of a ``with`` block's work; the values are there when it ends.
+    """Measure the energy of a ``with`` block; the values are set when it ends.
 
     Args:
-        device: Where the work is done; only this device is counted.
+        device: The device of the work; only this one is counted.
     """
     energy = Energy()
     counter = _start_counter(device)
@@ -64,18 +64,18 @@ def measure_energy(device: torch.device) -> Iterator[Energy]:
 
 
 def _start_counter(device: torch.device) -> _Board | _Packages | None:
-    if multiprocessing.parent_process() is not None:  # --jobs: others are at work beside this one
+    if multiprocessing.parent_process() is not None:  # --jobs: other processes work beside this one
         return None
     try:
         if device.type == "cuda":
             return _Board(device)
         return _Packages() if device.type == "cpu" else None
-    except Exception:  # no library, no driver, no permission, too old: all the same here
+    except Exception:  # no library, driver or permission, or too old
         return None
 
 
 class _Board:
-    """The counter of an NVIDIA GPU, in millijoules since its driver was loaded.
+    """Counter of an NVIDIA GPU, in millijoules since its driver was loaded.
 
     It moves in steps, so a short cell's energy is rough; the sum over many is not.
     """
@@ -104,22 +104,22 @@ class _Board:
         return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
 
     def _is_alone(self) -> bool:
-        """Return whether no other process computes; those of other containers may not count."""
+        """Return whether no other process computes; those of other containers may be invisible."""
         return len(self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)) <= 1
 
 
 class _Packages:
-    """The counters of the processor's packages, in microjoules, which wrap.
+    """Counters of the processor's packages, in microjoules, which wrap around.
 
     Raises:
-        OSError: Where they may not be read.
-        LookupError: Where there are none.
+        OSError: When they may not be read.
+        LookupError: When there are none.
     """
 
     source = "rapl"
 
     def __init__(self) -> None:
-        # A platform ("psys") and a package's parts ("core", "dram") are no packages, and
+        # A platform ("psys") and parts of a package ("core", "dram") are no packages, and
         # intel-rapl-mmio counts packages a second time. Dies ("package-0-die-1") are left alone
         # too: on AMD older kernels show the package's whole energy for each.
         self._folders = [
@@ -147,12 +147,12 @@ class _Packages:
         except (OSError, ValueError):
             return None
         others = busy - (time.process_time() - self._own)
-        # Beside every work there is a system's; a tenth of a second is what the kernel's ticks of
-        # 10 ms may err by.
+        # The system always does some work too; the kernel's ticks of 10 ms may err by a tenth of
+        # a second.
         return self._used / 1e6 if others <= 0.1 * busy + 0.1 else None
 
     def _watch(self) -> None:
-        """See every wrap: a cell may run for hours."""
+        """Notice every wrap-around: a cell may run for hours."""
         while not self._ended.wait(_WATCH_SECONDS):
             with suppress(OSError, ValueError):  # stop() will say so
                 self._advance()
@@ -172,6 +172,6 @@ def _read_number(path: Path) -> int:
 
 
 def _busy_seconds() -> float:
-    """Seconds that the machine's cores have worked, all processes together."""
+    """Sum the seconds that the machine's cores have worked for all processes."""
     user, nice, system = _STAT.read_text("ascii").split(maxsplit=4)[1:4]
     return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")

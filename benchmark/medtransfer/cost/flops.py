@@ -1,4 +1,4 @@
-"""Floating point operations, counted on the ``meta`` device: exact, and free of hardware.
+"""Floating point operations, counted on the ``meta`` device: exact, without hardware.
 
 A multiplication and an addition count as two. Matrix products and convolutions are counted,
 element-wise work is not, as in the published figures of architectures.
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-_ITEMS = 2  # batch-norm in train mode refuses a single 1 x 1 feature map
+_ITEMS = 2  # batch norm in train mode refuses a single 1 x 1 feature map
 
 
 def _convolution_backward(
@@ -32,10 +32,10 @@ def _convolution_backward(
     output_mask: list[bool],
     **_: Any,
 ) -> int:
-    """One forward convolution for each gradient that is asked for.
+    """Count one forward convolution for each requested gradient.
 
     torch's own formula ignores groups, and counts depth-wise convolutions 8 to 40 times too
-    high. A weight's shape (out, in / groups, ...) already has the groups in it, so the forward
+    high. A weight's shape (out, in / groups, ...) already accounts for groups, so the forward
     formula 2 * positions * prod(weight) is right for every number of groups.
     """
     positions = math.prod((x_shape if transposed else grad_out_shape)[2:])
@@ -47,7 +47,7 @@ _FORMULAS = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 
 def _on_meta(module: nn.Module) -> nn.Module:
-    """A copy of the module without its numbers."""
+    """Copy a module without its values."""
     memo: dict[int, torch.Tensor] = {id(b): b.to("meta") for b in module.buffers()}
     for p in module.parameters():
         memo[id(p)] = nn.Parameter(p.detach().to("meta"), p.requires_grad)
@@ -55,9 +55,9 @@ def _on_meta(module: nn.Module) -> nn.Module:
 
 
 def forward_flops(module: nn.Module, *, channels: int, size: int) -> int:
-    """FLOPs of one forward pass per image of ``channels`` x ``size`` x ``size``.
+    """Count the FLOPs of one forward pass per image of ``channels`` x ``size`` x ``size``.
 
-    A module without parameters and buffers has no products to count: zero.
+    A module without parameters and buffers has no products to count, so 0.
     """
     if not _countable(module):
         return 0
@@ -70,9 +70,9 @@ def forward_flops(module: nn.Module, *, channels: int, size: int) -> int:
 
 
 def training_flops(module: nn.Module, *, channels: int, size: int) -> int:
-    """FLOPs of a forward and a backward pass per image, for the parameters that need it.
+    """Count the FLOPs of a forward and a backward pass per image, for the trainable parameters.
 
-    A module that cannot be trained here is charged three forward passes, as theory has it.
+    A module that cannot be trained here counts as three forward passes, the usual estimate.
     """
     if not any(p.requires_grad for p in module.parameters()):
         return forward_flops(module, channels=channels, size=size)
@@ -82,7 +82,7 @@ def training_flops(module: nn.Module, *, channels: int, size: int) -> int:
 
     try:
         return _count(module, step, channels=channels, size=size)
-    except Exception:  # the cells that train it will say what is wrong
+    except Exception:  # the cells that train it will report the error
         return 3 * forward_flops(module, channels=channels, size=size)
 
 
@@ -93,7 +93,7 @@ def _count(
     channels: int,
     size: int,
 ) -> int:
-    """FLOPs per image of some work, on ``meta``, or on the CPU where a module reads its values."""
+    """Count FLOPs per image on ``meta``, or on the CPU where a module reads its values."""
     shape = (_ITEMS, channels, size, size)
     try:
         with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:

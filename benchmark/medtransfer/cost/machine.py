@@ -1,4 +1,4 @@
-"""The machine: its name, its memory, and the versions of what ran on it."""
+"""Name and memory of the machine, and versions of the software."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medtransfer.acceleration.malloc import glibc
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's with the number of threads in use."""
+    """Return the GPU's name, or the processor's with the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -35,7 +35,7 @@ def _processor() -> str:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of the peak."""
+    """Start a new measurement of peak memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -48,7 +48,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes since the last reset: allocated on a GPU, else resident in this process."""
+    """Return the peak bytes since the last reset: allocated on a GPU, else resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -62,7 +62,7 @@ def peak_memory(device: torch.device) -> int:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python, of the libraries that decide numbers, and of this code."""
+    """List the versions of Python, of the libraries that affect numbers, and of this code."""
     names = ["medtransfer", "torch", "torchvision", "timm", "monai", "numpy", "scikit-image"]
     names += ["peft"] if find_spec("peft") else []
     libraries = {name: importlib.metadata.version(name) for name in names}
@@ -71,9 +71,9 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this code runs from, marked where files differ from it."""
+    """Return the commit of this checkout, marked if files differ from it."""
     folder = Path(__file__).parents[3]
-    if not (folder / ".git").exists():  # installed; a repository further up is not this one
+    if not (folder / ".git").exists():  # installed; a repository above is not this one
         return None
     try:
         run = subprocess.run(

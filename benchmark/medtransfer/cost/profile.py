@@ -1,4 +1,4 @@
-"""Cost of one image, in an encoder and in the model built on it."""
+"""Cost per image of an encoder, and of the model built on it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Profile:
     """FLOPs per image, and the width of the embedding.
 
     Attributes:
-        forward: FLOPs of one image's forward pass.
-        training: FLOPs of one image's forward and backward pass, for what requires a gradient.
+        forward: FLOPs of a forward pass per image.
+        training: FLOPs of a forward and a backward pass per image, for trainable parameters.
         width: Dimensions of the embedding.
     """
 
@@ -30,7 +30,7 @@ def profile_encoder(encoder: Encoder, learner: nn.Module | None = None) -> Profi
 
     Args:
         encoder: The encoder.
-        learner: The encoder with what is built on it; default is the network alone.
+        learner: The encoder with its head. Default: the network alone.
     """
     module = learner or encoder.network
     shape = {"channels": encoder.card.input.channels, "size": encoder.size}

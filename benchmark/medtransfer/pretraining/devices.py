@@ -1,4 +1,4 @@
-"""One run on several devices: Lightning Fabric starts them and adds up their gradients."""
+"""Run on several devices: Lightning Fabric starts them and averages their gradients."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ from medtransfer.pretraining.options import Request
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_TOLD = ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS")  # by what starts the processes
+_TOLD = (
+    "MASTER_ADDR",
+    "TORCHELASTIC_RUN_ID",
+    "SLURM_NTASKS",
+)  # torchrun, SLURM
 
 
 def start_devices(request: Request, *, whole: bool) -> Fabric:
-    """Start the other processes, if there are to be any; each then goes on from here.
+    """Start the other processes, if any; each then continues from here.
 
-    Under ``torchrun`` or SLURM they are there already.
+    Under ``torchrun`` or SLURM they are running already.
 
     Args:
-        request: With the devices.
-        whole: Whether every parameter that is trained takes part in every step.
+        request: The options, with the number of devices.
+        whole: Whether every trainable parameter takes part in every step.
 
     Raises:
-        InputError: When there are not so many devices.
+        InputError: When the machine has fewer devices.
     """
     if request.nodes > 1 and not any(name in os.environ for name in _TOLD):
         raise InputError(
@@ -65,13 +69,13 @@ def start_devices(request: Request, *, whole: bool) -> Fabric:
 
 
 def share_statistics(network: nn.Module, device: torch.device) -> None:
-    """Have batch norms use the mean and variance of the images of all devices.
+    """Make batch norms use the mean and variance over the images of all devices.
 
-    A batch then gives the same result on any number of devices. torch has that for GPUs; on
-    processors the layers of torch's own classes are given it here.
+    A batch then gives the same result on any number of devices. torch implements it for GPUs; on
+    CPUs it is implemented here, for the layers of torch's own classes.
 
     Raises:
-        InputError: On processors, for batch norms of other classes.
+        InputError: On CPUs, for batch norms of other classes.
     """
     if device.type == "cuda":
         from timm.layers.norm_act import convert_sync_batchnorm
@@ -89,7 +93,7 @@ def share_statistics(network: nn.Module, device: torch.device) -> None:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all devices, through which gradients pass to all of them."""
+    """Sum over all devices; its backward pass sends the gradient to each of them."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -105,7 +109,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _normalise(layer: nn.BatchNorm2d, inputs: Tensor) -> Tensor:
-    """Apply a batch norm by the statistics of all devices' images."""
+    """Apply a batch norm with the statistics of the images of all devices."""
     if not layer.training:
         mean, variance = layer.running_mean, layer.running_var
         return functional.batch_norm(

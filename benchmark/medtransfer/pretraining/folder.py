@@ -1,4 +1,4 @@
-"""The folder of an encoder that was made here: what ``--encoder`` takes."""
+"""Folder of a pre-trained encoder, as ``--encoder`` takes it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Number = TypeVar("Number", int, float)
 
 
 def clear_folder(folder: Path, *, whole: bool) -> None:
-    """Remove what a killed run left half-written; or all that an earlier run wrote."""
+    """Remove half-written files of a killed run; with ``whole``, all files of earlier runs."""
     names = (CARD, STATE, _WEIGHTS, _LOSSES, HEAD)
     for checkpoint in folder.glob("checkpoints/epoch-*" if whole else "checkpoints/.epoch-*"):
         shutil.rmtree(checkpoint)
@@ -57,9 +57,9 @@ def clear_folder(folder: Path, *, whole: bool) -> None:
 def write_encoder(
     folder: Path, card: EncoderCard, objective: Objective, losses: list[float]
 ) -> EncoderCard:
-    """Write the weights, the loss of each step, and last the card, which makes it an encoder.
+    """Write the weights, the loss of each step and, last, the card that completes the folder.
 
-    The classifier of a single source is kept beside them, for scores that ask what it would say.
+    The classifier of a single source is kept beside them, for scores that use its predictions.
 
     Returns:
         The card as written, with the hash of the weights.
@@ -74,7 +74,7 @@ def write_encoder(
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Say what could not be written, and that nothing is lost."""
+    """Turn errors of writing into one line that says how to resume."""
     try:
         yield
     except OSError as error:
@@ -114,7 +114,7 @@ def _pack(module: nn.Module) -> bytes:
 def write_checkpoint(
     folder: Path, epoch: int, card: EncoderCard, objective: Objective, losses: list[float]
 ) -> None:
-    """Write an encoder of the trajectory, in one step; that of this very run stays.
+    """Write an encoder of the trajectory atomically; one that this run wrote before stays.
 
     Raises:
         RunError: When that is not possible.
@@ -128,20 +128,20 @@ def write_checkpoint(
     own = card.model_copy(update={"name": name, "title": f"{card.title}, after epoch {epoch}"})
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(target) as temporary:  # one that is there is of another run
+        with replacing_folder(target) as temporary:  # an existing one belongs to another run
             _write(temporary, own, objective, losses)
 
 
 def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> EncoderCard:
-    """The card of what training has come to.
+    """Describe the encoder as trained so far.
 
-    What the parent has seen and cost is added; where it does not say, the sum is unknown, too.
+    Data and cost of the parent are added; where they are unknown, so is the sum.
 
     Args:
         plan: The run.
-        encoder: On its device.
-        state: What was done.
-        processes: Devices that shared each step.
+        encoder: The encoder, on its device.
+        state: Steps and cost so far.
+        processes: Number of devices that shared each step.
     """
     recipe, cards = plan.recipe, [source.card for source in plan.pool.sources]
     parent = plan.parent.pretraining if plan.parent is not None else RANDOM_WEIGHTS
@@ -214,13 +214,13 @@ def _describe_run(plan: Plan, encoder: Encoder, state: State, *, processes: int)
 
 
 def _extras(plan: Plan) -> dict[str, str]:
-    """Versions of what only pre-training uses."""
+    """List the versions of the libraries that only pre-training uses."""
     names = ["pytorch-lightning", *(["lightly"] if plan.recipe.objective == "simclr" else [])]
     return {name: importlib.metadata.version(name) for name in names}
 
 
 def _join(before: list[str] | None, own: set[str]) -> list[str] | None:
-    """Both, sorted; unknown where what was before is."""
+    """Join two sets of names, sorted; ``None`` where the first is unknown."""
     return None if before is None else sorted({*before, *own})
 
 

@@ -15,15 +15,15 @@ Stages = int | tuple[str, ...] | None
 
 
 def choose_trainable(encoder: Encoder, stages: Stages) -> None:
-    """Freeze all of an encoder but some of its stages; what is frozen stays in eval mode.
+    """Freeze all but some stages of an encoder; frozen modules stay in eval mode.
 
     Args:
-        encoder: Is changed. What does not require a gradient stays frozen.
-        stages: ``None`` trains everything; a number the deepest of timm's coarse layer groups (a
-            ResNet's stages, a plain transformer's blocks); names the layers of these names.
+        encoder: Changed in place. Parameters that are frozen already stay so.
+        stages: ``None`` trains all; a number, that many deepest of timm's coarse layer groups (a
+            ResNet's stages, a plain transformer's blocks); names, the layers of these names.
 
     Raises:
-        InputError: When that names no layer, or all of them.
+        InputError: When it selects no layer, or all of them.
     """
     if stages is None:
         encoder.frozen_modules = []
@@ -43,7 +43,7 @@ def _is_inside(name: str, layer: str) -> bool:
 
 
 def _deepest(encoder: Encoder, count: int) -> set[str]:
-    """Names of the parameters of the deepest stages."""
+    """List the names of the parameters of the deepest stages."""
     network: Any = encoder.inner
     if not hasattr(network, "group_matcher"):
         raise InputError(

@@ -1,7 +1,7 @@
-"""`bench pretrain --grid`: many encoders under matched conditions, and their evaluation.
+"""`bench pretrain --grid`: pre-train and evaluate many encoders under matched conditions.
 
-What is finished is not done again. Several calls may work on one grid, on one machine or on many
-that share a disk: each takes the next encoder that no other is at work on.
+Finished work is not repeated. Several calls may share a grid, on one machine or on several
+with a common disk: each takes the next encoder that no other call is working on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from medtransfer.specs.pretraining import Grid, Trainable, load_recipe
 from medtransfer.specs.protocol import load_protocol
 from medtransfer.specs.task import find_task, load_suites, load_tasks
 
-_PAUSE = 2.0  # seconds between two looks at what others are at work on
+_PAUSE = 2.0  # seconds between two looks at the work of other calls
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Member:
 
     Attributes:
         name: The encoder's.
-        request: How it is made; ``None`` for an architecture with random weights.
+        request: Its pre-training; ``None`` for an architecture with random weights.
         parent: Name of the encoder that it starts from.
     """
 
@@ -53,8 +53,8 @@ class Finished:
     """Result of a grid.
 
     Attributes:
-        cards: Of the encoders that were made, now or earlier.
-        failures: What went wrong, one line each.
+        cards: Cards of the trained encoders, of this call and earlier ones.
+        failures: One line for each failure.
     """
 
     cards: list[EncoderCard] = field(default_factory=list)
@@ -71,11 +71,11 @@ def load_grid(path: Path) -> Grid:
 
 
 def list_members(grid: Grid, common: Request) -> list[Member]:
-    """All encoders of a grid, each after the one that it starts from.
+    """List the encoders of a grid, each after its parent.
 
     Args:
         grid: The grid.
-        common: What all runs share, such as where data are looked for.
+        common: Options that all runs share, such as the folder of data.
     """
     members = []
     for architecture in grid.architectures:
@@ -119,7 +119,7 @@ def _name(
 
 
 def check_grid(grid: Grid, task_folder: Path | None = None) -> None:
-    """Look for all that a grid names, before hours of work on a part of it.
+    """Check every name in a grid, before hours of work on a part of it.
 
     Raises:
         InputError: Naming the field and what would be right.
@@ -159,12 +159,12 @@ def check_grid(grid: Grid, task_folder: Path | None = None) -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """A grid, and how it is worked on.
+    """A grid and the options of its runs.
 
     Attributes:
         grid: The grid.
-        data: Where the tasks' files are looked for.
-        task_folder: Folder of task cards of one's own.
+        data: Folder with the data files of the tasks.
+        task_folder: Folder of the user's own task cards.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: Callbacks of training and evaluation.
     """
@@ -177,12 +177,12 @@ class Study:
 
     @property
     def members(self) -> list[Member]:
-        """Its encoders."""
+        """List the encoders of the grid."""
         common = Request("", (), data=self.data, task_folder=self.task_folder, device=self.device)
         return list_members(self.grid, common)
 
     def run(self) -> Finished:
-        """Make and evaluate all encoders. One that fails does not stop the others.
+        """Pre-train and evaluate all encoders. One that fails does not stop the others.
 
         Raises:
             InputError: When the grid's folder cannot be written.
@@ -193,17 +193,17 @@ class Study:
         waiting = {member.name: member for member in members}
         lost: set[str] = set()
         while waiting:
-            # From the start each time: a parent that is finished makes its children ready.
+            # Start again from the first: a finished parent makes its children ready.
             ready = (m for m in waiting.values() if m.parent not in waiting)
             done = next((m for m in ready if self._take(m, lost, finished)), None)
             if done is not None:
                 del waiting[done.name]
-            else:  # others are at work on all that is ready
+            else:  # other calls are working on all that is ready
                 time.sleep(_PAUSE)
         return finished
 
     def _take(self, member: Member, lost: set[str], finished: Finished) -> bool:
-        """Complete an encoder, unless another call is at work on it."""
+        """Complete an encoder, unless another call is working on it."""
         if member.parent in lost:
             lost.add(member.name)
             finished.failures.append(f"{member.name}: not made, as {member.parent} was not")
@@ -232,13 +232,13 @@ class Study:
         return FileLock(folder / f".{member.name.replace('/', '-')}.lock")
 
     def _complete(self, member: Member, finished: Finished) -> None:
-        """Make an encoder and evaluate it; what is there already is left."""
+        """Pre-train an encoder and evaluate it; skip finished parts."""
         encoder = member.name
         if member.request is None:
             encoder = self._find_random(encoder)
         else:
             plan = prepare(member.request)
-            # Here, and not above: a finished grid must not wait for torch.
+            # Imported late: a finished grid need not wait for torch.
             from medtransfer.pretraining.training import pretrain
 
             finished.cards.append(pretrain(plan, self.progress))
@@ -268,7 +268,7 @@ class Study:
             ]
 
     def _find_random(self, architecture: str) -> str:
-        """An architecture with random weights, at the grid's input size: listed, or a folder."""
+        """Find a network with random weights, at the grid's input size: a name or a folder."""
         card = resolve_untrained(architecture).card
         size = self.grid.size or card.input.size
         if architecture in registered() and size == card.input.size:

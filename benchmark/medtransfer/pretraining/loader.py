@@ -1,4 +1,4 @@
-"""The images of a step, with their random views."""
+"""Load the images of a step, with their random views."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def load_step(
     device: int = 0,
     devices: int = 1,
 ) -> list[Batch]:
-    """A device's share of a step's images, in equal parts.
+    """Load a device's share of the images of a step, in micro-batches.
 
-    All random numbers are drawn for the whole step, so that they do not depend on how it is shared
-    out.
+    All random numbers are drawn for the whole step, so that they do not depend on the number of
+    devices.
 
     Args:
         pool: The images.
-        objective: Says what it needs of an image.
+        objective: Declares the views and random numbers that it needs of an image.
         step: The step, counted from 0.
-        settings: Of the views; ``None`` leaves the images as they are.
-        parts: In how many parts the images go through.
+        settings: Settings of the views; ``None`` leaves the images unchanged.
+        parts: Number of micro-batches.
         device: Number of this device.
-        devices: How many there are.
+        devices: Number of devices.
     """
     places = pool.batch(step)
     generator = torch.Generator().manual_seed(seed_of("pretraining", pool.seed, "views", step))
@@ -56,9 +56,9 @@ def _load(
     places: NDArray[np.int64],
     draws: Tensor,
 ) -> Batch:
-    """Read images of the pool and make their views."""
+    """Read images of the pool and compute their views."""
     encoder = objective.encoder
-    order = np.argsort(places, kind="stable")  # source after source, as they lie in the files
+    order = np.argsort(places, kind="stable")  # source after source, in the order of the files
     places, draws = places[order], draws[:, torch.from_numpy(order)].to(encoder.device)
     number = np.searchsorted(pool.starts, places, side="right") - 1
     pixels, labels = [], []

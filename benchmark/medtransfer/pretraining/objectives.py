@@ -1,6 +1,6 @@
-"""Objectives: classes, two views of an image, or masked pixels.
+"""Objectives: supervised, SimCLR and SimMIM.
 
-One more objective is one more class here, one more entry of ``OBJECTIVES`` and its settings in
+To add one, add a class here, an entry to ``OBJECTIVES`` and its settings to
 `medtransfer.specs.pretraining.Recipe`.
 """
 
@@ -21,7 +21,7 @@ from medtransfer.specs.pretraining import Recipe
 
 
 class Batch(NamedTuple):
-    """Some images of a step.
+    """Images of a step, or of a micro-batch.
 
     Attributes:
         views: Random views of the images, ``Objective.views`` of them, each float (n, C, S, S),
@@ -40,18 +40,18 @@ class Batch(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """An encoder with what it needs to learn, which is dropped in the end.
+    """An encoder with a head for pre-training, which is dropped at the end.
 
-    The loss is a mean over images wherever images do not meet each other in it, so that a batch
-    may go through in parts and on several devices.
+    The loss is a mean over images unless it compares images with each other, so that a batch
+    may be split into micro-batches and over devices.
 
     Attributes:
-        encoder: Is kept.
-        head: Is dropped.
-        views: Random views of an image, each one pass through the network.
-        draws: Random numbers that an image takes beside those of its views.
+        encoder: The encoder, which is kept.
+        head: The head, which is dropped.
+        views: Number of random views of an image; each is one pass through the network.
+        draws: Number of random numbers per image, besides those of its views.
         whole: Whether all of the encoder takes part in the loss.
-        prefix: The frozen beginning of the network, where its output is kept.
+        prefix: The frozen first part of the network, where its output is kept.
     """
 
     views = 1
@@ -67,7 +67,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def classifier(self) -> nn.Module | None:
-        """The head, where it is linear and tells the classes of a single source."""
+        """The head, where it is a linear classifier of a single source."""
         return None
 
     @abstractmethod
@@ -76,14 +76,14 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """The loss."""
+        """Compute the loss."""
 
 
 class Supervised(Objective):
-    """A linear head for each source; of several labels each is a question of yes or no."""
+    """Linear classifier for each source; multi-label sources use binary cross-entropy."""
 
     def __init__(self, encoder: Encoder, recipe: Recipe, pool: Pool) -> None:
-        """Take over ``encoder``; the heads start at zero, so at uniform probabilities."""
+        """Wrap ``encoder``; the heads start at zero, so at uniform probabilities."""
         super().__init__(encoder)
         self._multilabel = [source.card.kind == "multilabel" for source in pool.sources]
         self._sizes = [len(source.card.classes) for source in pool.sources]
@@ -102,9 +102,9 @@ class Supervised(Objective):
         return logits
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean over the images of each one's cross-entropy under its own source's classes.
+        """Average the cross-entropy of each image over the classes of its source.
 
-        Of an image with several labels it is the mean over those that are known.
+        For a multi-label image it is the mean over its known labels.
         """
         inputs = self.encoder.normalise(batch.views[0])
         if self.prefix is None:
@@ -129,7 +129,7 @@ class Supervised(Objective):
 
 
 class Contrastive(Objective):
-    """SimCLR: two views of an image are alike, those of other images are not.
+    """SimCLR: two views of an image are similar, views of other images are not.
 
     Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020.
     """
@@ -157,14 +157,14 @@ class Contrastive(Objective):
         return projected
 
     def forward(self, batch: Batch) -> Tensor:
-        """NT-Xent over the images of all devices; the views go through together."""
+        """Compute NT-Xent over the images of all devices; the views share one forward pass."""
         first, second = self.predict(torch.cat(batch.views)).float().chunk(2)
         loss: Tensor = self._loss(first, second)
         return loss
 
 
 class _Reconstruction(nn.Module):
-    """A square that stands for what is masked, and a linear layer from features to pixels."""
+    """Learned mask token, and a linear layer from features to pixels."""
 
     def __init__(self, width: int, channels: int, *, stride: int, patch: int) -> None:
         super().__init__()
@@ -180,14 +180,14 @@ class _Reconstruction(nn.Module):
 
 
 class Masked(Objective):
-    """SimMIM: the pixels of masked squares, from the last feature map by one linear layer.
+    """SimMIM: predict the pixels of masked squares by one linear layer on the last feature map.
 
     Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, CVPR 2022. The squares are
-    masked in the image, by one learned patch: behind a patch embedding that is the learned token
-    of the paper, and networks without patches take it as well.
+    masked in the image, by one learned patch. After a patch embedding it is the learned token
+    of the paper; networks without patches accept it as well.
     """
 
-    whole = False  # what pools the last feature map does not take part
+    whole = False  # the pooling of the last feature map takes no part
 
     def __init__(self, encoder: Encoder, recipe: Recipe, pool: Pool) -> None:
         """Take over ``encoder``.
@@ -221,11 +221,11 @@ class Masked(Objective):
         ).to(encoder.device)
 
     def predict(self, pixels: Tensor) -> Tensor:
-        """Reconstructed pixels of images in which nothing is masked, (n, C, S, S)."""
+        """Reconstruct the pixels of unmasked images, (n, C, S, S)."""
         return self._reconstruct(self.encoder.normalise(pixels))
 
     def _reconstruct(self, inputs: Tensor) -> Tensor:
-        """From normalised images to all of their pixels."""
+        """Reconstruct all pixels of normalised images."""
         decoded = self.head(self._last_map(inputs))
         return functional.pixel_shuffle(decoded, self._stride)
 

@@ -1,4 +1,4 @@
-"""A run: what is asked for, what that comes to, and where it is kept. Imports no torch."""
+"""Plan of a run: its request, resolved inputs, length and folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Plan:
     Attributes:
         request: The request.
         recipe: Its recipe.
-        trainable: What is trained, and when.
+        trainable: The trainable stages, by phase.
         pool: The images.
-        start: The encoder that training begins from.
-        parent: Its card; ``None`` where its weights are random.
-        folder: Where the encoder goes.
+        start: The encoder at the start of training.
+        parent: The card of that encoder; ``None`` with random weights.
+        folder: Output folder of the encoder.
         fingerprint: SHA-256 of all that decides the weights.
         overlaps: Known tasks that share a source corpus with the images.
-        notes: What the user should know, one line each.
+        notes: Notes for the user, one line each.
     """
 
     request: Request
@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        """One line: encoder, recipe, sources, length, and what is trained."""
+        """One line: encoder, recipe, sources, length and trainable stages."""
         pool = self.pool
         tasks = ", ".join(f"{source.card.name} ({len(source.items)})" for source in pool.sources)
         return (
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def checkpoints(self) -> dict[int, int]:
-        """The epoch of each checkpoint of the trajectory by its step."""
+        """Epochs of the trajectory's checkpoints, by step."""
         return {self.pool.steps(epoch): epoch for epoch in sorted(self.request.checkpoints)}
 
 
@@ -94,7 +94,7 @@ def has_checkpoint(folder: Path, epoch: int, fingerprint: str) -> bool:
 
 
 def finished_card(plan: Plan) -> EncoderCard | None:
-    """The card of a run that was finished before, or ``None``.
+    """Return the card of a finished run, or ``None``.
 
     Raises:
         InputError: When the folder holds another run's encoder, or lacks checkpoints.
@@ -112,7 +112,9 @@ def finished_card(plan: Plan) -> EncoderCard | None:
                 f"--checkpoints: {plan.folder} was made without epoch {epoch}; --fresh makes it "
                 "anew"
             )
-    (plan.folder / STATE).unlink(missing_ok=True)  # of a call that was killed at its very end
+    (plan.folder / STATE).unlink(
+        missing_ok=True
+    )  # left by a call that was killed
     return card
 
 

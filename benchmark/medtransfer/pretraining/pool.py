@@ -1,4 +1,4 @@
-"""The images of a run: training splits, which of their items are used, and in which order."""
+"""Images of a run: the used items of the training splits, and their order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Source:
-    """A training split and the items of it that are used.
+    """A training split and its used items.
 
     Attributes:
         card: The task.
@@ -39,14 +39,14 @@ class Source:
         return self.split.labels[self.items]
 
 
-@dataclass(frozen=True, eq=False)  # it is itself: the passes of a pool are kept by it
+@dataclass(frozen=True, eq=False)  # hashed by identity, as the key of cached passes
 class Pool:
-    """The images of a run as one list, source after source.
+    """Images of a run as one list, source after source.
 
     Attributes:
-        sources: Where they come from.
+        sources: The training splits.
         batch_size: Images of a step.
-        balanced: Whether every class of every source is seen equally often.
+        balanced: Whether all classes of all sources are sampled equally often.
     """
 
     sources: tuple[Source, ...]
@@ -59,7 +59,7 @@ class Pool:
 
     @cached_property
     def starts(self) -> Integers:
-        """The place in the list at which each source begins."""
+        """Position in the list of each source's first image."""
         return np.cumsum([0, *(len(source.items) for source in self.sources[:-1])])
 
     @cached_property
@@ -68,14 +68,14 @@ class Pool:
         return "+".join(sorted(source.card.name for source in self.sources))
 
     def steps(self, epochs: float) -> int:
-        """Steps after so many passes over the images."""
+        """Compute the number of steps of some epochs."""
         return round(epochs * len(self) / self.batch_size)
 
     def batch(self, step: int) -> Integers:
-        """Places in the list of the images of a step, counted from 0.
+        """Return the positions in the list of the images of a step, counted from 0.
 
-        Shuffled passes over the list, one after the other, cut into equal batches. It depends on
-        nothing but the step, so that a run goes on after a stop where it was.
+        Shuffled passes over the list follow each other and are cut into equal batches. They depend
+        on the step alone, so that a run resumes exactly.
         """
         start = step * self.batch_size
         end = start + self.batch_size
@@ -86,7 +86,7 @@ class Pool:
 
     @cached_property
     def classes(self) -> list[Integers]:
-        """Places of each class of each source; of a multi-label item the class is its rarest."""
+        """Positions of each class of each source; a multi-label item counts as its rarest label."""
         found = []
         for start, source in zip(self.starts, self.sources, strict=True):
             labels = strata(source.labels)
@@ -99,8 +99,8 @@ def _shuffle(pool: Pool, number: int) -> Integers:
     rng = np.random.Generator(np.random.PCG64(seed_of("pretraining", pool.seed, "pass", number)))
     if not pool.balanced:
         return rng.permutation(len(pool))
-    # Every class gets an equal share of the pass: the whole class as often as it fits, and then
-    # some of it.
+    # Every class gets an equal share of the pass: the whole class as often as it fits, then a
+    # part of it.
     ends = np.arange(len(pool.classes) + 1) * len(pool) // len(pool.classes)
     chosen = []
     for members, share in zip(pool.classes, np.diff(ends), strict=True):
@@ -110,9 +110,9 @@ def _shuffle(pool: Pool, number: int) -> Integers:
 
 
 def choose_items(split: Split, count: int, *, task: str) -> Integers:
-    """The first items of a split in an order that keeps the shares of its classes.
+    """Choose the first items of a split in an order that keeps its class proportions.
 
-    Fewer items are always among more, on every machine: within each class the order is that of
+    Smaller subsets are nested in larger ones, on every machine: within a class the order is that of
     SHA-256(task, item id), as for few-shot draws, and the classes are merged evenly.
     """
     keys = [hashlib.sha256(f"pretraining/{task}/{name}".encode()).digest() for name in split.ids]
@@ -126,14 +126,14 @@ def choose_items(split: Split, count: int, *, task: str) -> Integers:
 
 
 def share_out(sizes: Sequence[int], images: int | float | None) -> list[int]:
-    """Share the images among the sources, in proportion to their sizes.
+    """Distribute the images over the sources, in proportion to their sizes.
 
     Args:
-        sizes: Of the sources.
-        images: In all; a fraction below 1 is one of all images; ``None`` takes them all.
+        sizes: Sizes of the sources.
+        images: Total number, or a fraction of all images; ``None`` takes all.
 
     Raises:
-        InputError: When there are not so many, or none would be left.
+        InputError: When there are fewer, or a source would get none.
     """
     total = sum(sizes)
     if images is None:
@@ -144,7 +144,7 @@ def share_out(sizes: Sequence[int], images: int | float | None) -> list[int]:
         wanted = images
     if wanted > total:
         raise InputError(f"--images: {wanted} are asked for, but the sources have {total}")
-    # All images in one order, of each source evenly spread: so fewer are among more.
+    # One order of all images, each source evenly spread: smaller subsets are nested.
     place = np.concatenate([(np.arange(size) + 0.5) / max(1, size) for size in sizes])
     source = np.repeat(np.arange(len(sizes)), sizes)
     chosen = source[np.argsort(place, kind="stable")[:wanted]]

@@ -1,4 +1,4 @@
-"""Before anything is trained or written: find every input and check it. Imports no torch."""
+"""Resolve and check every input before anything is trained or written. Imports no torch."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
 def _gather(
     request: Request, recipe: Recipe, cards: Sequence[TaskCard], progress: Progress
 ) -> Pool:
-    """Open the sources, choose of their images, and see that they make batches."""
+    """Open the sources, choose their images, and check the size of batches."""
     folder = data_folder(request.data)
     splits = [
         open_split(card, "train", folder=folder, progress=progress, fetch=True) for card in cards
@@ -118,7 +118,7 @@ def _gather(
 
 
 def _describe_source(source: Source) -> dict[str, Any]:
-    """Describe a source by all that decides the weights or stands in the card."""
+    """Describe a source by all fields that decide the weights or appear in the card."""
     card = source.card
     fields = card.model_dump(include={"name", "kind", "classes", "flip", "domain"})
     return {
@@ -145,7 +145,7 @@ def _check_numbers(request: Request) -> None:
 
 
 def _check_extra(recipe: Recipe) -> None:
-    """Say what to install before hours of decoding."""
+    """Check for the libraries to install, before hours of decoding."""
     needed = ["lightning_fabric", *(["lightly"] if recipe.objective == "simclr" else [])]
     if absent := [module for module in needed if find_spec(module) is None]:
         raise InputError(
@@ -154,7 +154,7 @@ def _check_extra(recipe: Recipe) -> None:
 
 
 def _find_source(name: str, known: Mapping[str, TaskCard]) -> TaskCard:
-    """The card of a source; only training splits are sources."""
+    """Find the card of a source; only training splits are sources."""
     task, found, split = name.partition(":") if ":" in name else name.partition("/")
     card = find_task(task, known)
     if card is None:
@@ -170,7 +170,7 @@ def _find_source(name: str, known: Mapping[str, TaskCard]) -> TaskCard:
 
 
 def _refuse_test_images(card: TaskCard, known: Mapping[str, TaskCard]) -> None:
-    """A training split of one card may be what another card tests on, in another size or number."""
+    """Refuse a training split that another card tests on, in whatever size or number."""
     own = _name_split(card.train)
     for other in known.values():
         for name, source in other.sources.items():
@@ -182,7 +182,7 @@ def _refuse_test_images(card: TaskCard, known: Mapping[str, TaskCard]) -> None:
 
 
 def _name_split(source: TaskSource) -> tuple[str, str, str | None]:
-    """A split of a corpus, whatever is made of its images."""
+    """Identify a split of a corpus, independent of its preparation."""
     return source.corpus, getattr(source, "split", ""), getattr(source, "table", None)
 
 
@@ -230,7 +230,7 @@ def _find_start(request: Request) -> tuple[EncoderSource, EncoderCard | None]:
 
 
 def _keep_parent(init: str | None, folder: Path) -> None:
-    """Refuse a start that lies in the folder of the result."""
+    """Refuse an initial encoder inside the output folder, or the reverse."""
     if init is not None and Path(init).exists():
         start, own = Path(init).resolve(), folder.resolve()
         if start.is_relative_to(own) or own.is_relative_to(start):

@@ -15,10 +15,10 @@ from medtransfer.specs.encoder import Weights
 
 
 class Predictor(nn.Module):
-    """The objective's pass through the network, for counting."""
+    """Forward pass of an objective, for counting its FLOPs."""
 
     def __init__(self, objective: Objective) -> None:
-        """Take over ``objective``."""
+        """Wrap ``objective``."""
         super().__init__()
         self.objective = objective
 
@@ -28,16 +28,16 @@ class Predictor(nn.Module):
 
 
 def price_training(objective: Objective) -> int:
-    """FLOPs of training on one image, all of its views included; exact for what is trained.
+    """Count the FLOPs of training on one image, all views included; exact for trained parts.
 
-    A frozen beginning whose output is kept is not among them, since images do not pass it again.
+    A frozen first part with kept output is not counted, since images pass it only once.
     """
     flops = objective.views * training_flops(Predictor(objective), **_shape(objective.encoder))
     return flops - price_beginning(objective)
 
 
 def price_beginning(objective: Objective) -> int:
-    """FLOPs of one image's pass through the beginning whose output is kept."""
+    """Count the FLOPs of one image's pass through the frozen first part with kept output."""
     if objective.prefix is None:
         return 0
     return forward_flops(objective.prefix.beginning(), **_shape(objective.encoder))
@@ -48,7 +48,7 @@ def _shape(encoder: Encoder) -> dict[str, int]:
 
 
 def price_whole(plan: Plan) -> int:
-    """FLOPs of training on one image with the stages that are left out."""
+    """Count the FLOPs of training on one image with the dropped stages."""
     card = plan.start.card
     dropped = card.architecture.drop_stages - plan.request.drop_stages
     whole = card.architecture.model_copy(update={"drop_stages": dropped})

@@ -15,14 +15,14 @@ from medtransfer.core.files import replace
 
 @dataclass
 class Measured:
-    """Cost of the steps so far; all of it adds up over stops but the peak.
+    """Cost of the steps so far, summed over interruptions; the peak is a maximum.
 
     Attributes:
-        flops: Of all steps.
-        full_flops: Of as many steps on all parameters.
+        flops: FLOPs of all steps.
+        full_flops: FLOPs of as many steps on all parameters.
         seconds: Wall time of the steps.
-        device_seconds: The same of all devices together.
-        peak_memory_bytes: The largest of one process.
+        device_seconds: Wall time summed over devices.
+        peak_memory_bytes: Largest peak of one process.
         energy_joules: ``None`` where the device's counter could not be read throughout.
     """
 
@@ -36,16 +36,16 @@ class Measured:
 
 @dataclass
 class State:
-    """A run between two steps. All random numbers follow from the step.
+    """State of a run between two steps. The step determines all random numbers.
 
     Attributes:
         fingerprint: SHA-256 of all that decides the weights.
-        step: Steps that are done.
+        step: Number of finished steps.
         objective: Weights of the encoder and its head.
-        optimiser: Its moments; empty between two phases.
+        optimiser: State of the optimiser; empty between two phases.
         losses: Mean loss of every step, over all devices.
-        measured: What it took.
-        passed: Which images went through a frozen beginning whose output is kept, bool (N,).
+        measured: Cost so far.
+        passed: Images that passed the frozen first part with kept output, bool (N,).
     """
 
     fingerprint: str
@@ -58,10 +58,10 @@ class State:
 
 
 def write_state(path: Path, state: State) -> None:
-    """Write a state in place of the last one.
+    """Write a state atomically over the last one.
 
     Raises:
-        RunError: When that is not possible; the last one is as it was.
+        RunError: When it cannot be written; the last state is unchanged.
     """
     buffer = io.BytesIO()
     content = {one.name: getattr(state, one.name) for one in fields(state)}
@@ -78,7 +78,7 @@ def write_state(path: Path, state: State) -> None:
 
 
 def read_state(path: Path) -> State | None:
-    """Read a state; ``None`` where there is none.
+    """Read a state; ``None`` without a file.
 
     Raises:
         InputError: When the file is damaged.
@@ -88,7 +88,7 @@ def read_state(path: Path) -> State | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return State(**{**content, "measured": Measured(**content["measured"])})
-    except Exception:  # whatever the unpickler makes of bytes that are no pickle
+    except Exception:  # the unpickler raises anything on damaged bytes
         raise InputError(
             f"{path}: damaged; --fresh starts again, or choose another --out"
         ) from None

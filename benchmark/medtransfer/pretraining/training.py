@@ -1,4 +1,4 @@
-"""`bench pretrain`: the loop, which can be stopped at any step and goes on to the same weights."""
+"""`bench pretrain`: the training loop; an interrupted run resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.wrappers import _FabricModule
 
-_LONGEST = 500  # steps between two looks at whether to save
-_SHARE = 0.05  # of the time may go into saving
+_LONGEST = 500  # steps between two decisions whether to save
+_SHARE = 0.05  # largest share of the time for saving
 _PATIENCE = 600.0  # seconds after which a state is saved in any case
 
 
 def pretrain(plan: Plan, progress: JobProgress | None = None) -> EncoderCard:
-    """Train an encoder and write its folder; what was begun before goes on.
+    """Train an encoder and write its folder; an interrupted run resumes.
 
     Returns:
         The encoder's card.
 
     Raises:
-        InputError: When the encoder cannot be trained so.
-        RunError: When the loss is no number any more, or the disk is full.
+        InputError: When the encoder cannot be trained with this plan.
+        RunError: When the loss is not finite, or the disk is full.
     """
     if (card := finished_card(plan)) is not None:
         return card
@@ -87,10 +87,10 @@ def pretrain(plan: Plan, progress: JobProgress | None = None) -> EncoderCard:
 
 
 class _Run:
-    """One call's run: the objective on its device, and the state."""
+    """Run of one call: the objective on its device, and the state."""
 
     def __init__(self, plan: Plan, fabric: Fabric) -> None:
-        """Build everything, and write nothing."""
+        """Build the objective and count its FLOPs; write nothing."""
         self.plan, self.fabric = plan, fabric
         self.path = plan.folder / STATE
         encoder = build_encoder(
@@ -103,8 +103,8 @@ class _Run:
         self.full = (
             price_whole(plan) if plan.request.drop_stages else price_training(self.objective)
         )
-        # Before batch norms are shared, which cannot be counted on meta. And a name that is no
-        # layer is found before hours of work.
+        # Counted before batch norms are shared, which cannot run on meta. A name that matches no
+        # layer is refused here, before hours of work.
         self.prices = []
         for stages, _ in plan.phases:
             self.freeze(stages)
@@ -112,22 +112,22 @@ class _Run:
         if fabric.world_size > 1:
             share_statistics(self.objective, fabric.device)
         self.state = State(plan.fingerprint, 0, {}, {}, [])
-        # When the state was last written, after which step, and how long that took.
+        # Time and step of the last saved state, and the seconds that saving took.
         self.saved, self.kept, self.effort = time.monotonic(), -1, 0.0
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder against other calls, mend what a killed one left, and read its state.
+        """Lock the folder, clean up after a killed call, and read the state.
 
         Raises:
-            InputError: When another call is at work there, or it holds another run.
+            InputError: When another call is writing there, or it holds another run.
             RunError: When it cannot be written.
         """
         folder = self.plan.folder
         lock = FileLock(folder / ".lock")
         try:
             self.on_first(lambda: self._open(lock))
-            # From the first device's disk, which the others may not see.
+            # Read from the first device's disk, which the others may not see.
             self.state = self.fabric.broadcast(self.state)
             if self.state.objective:
                 self.objective.load_state_dict(self.state.objective)
@@ -162,7 +162,7 @@ class _Run:
                 )
 
     def on_first(self, work: Callable[[], None]) -> None:
-        """Do what only the first device does; where it fails, all of them end."""
+        """Do work on the first device only; if it fails, all devices stop."""
         error: InputError | RunError | None = None
         if self.fabric.is_global_zero:
             try:
@@ -178,7 +178,7 @@ class _Run:
         return self.objective.encoder
 
     def freeze(self, stages: Stages) -> None:
-        """Train only some stages; where it can be, keep the output of what is frozen before."""
+        """Train only some stages; keep the output of the frozen first part where possible."""
         for parameter in self.free:
             parameter.requires_grad_(True)
         choose_trainable(self.encoder, stages)
@@ -225,7 +225,7 @@ class _Run:
         end: int,
         progress: JobProgress,
     ) -> None:
-        """Train some stages from their first step, or from where the state is, to ``end``."""
+        """Train some stages from their first step, or from the saved state, to ``end``."""
         state, recipe = self.state, self.plan.recipe
         self.freeze(stages)
         optimiser, schedule = build_optimiser(
@@ -257,7 +257,7 @@ class _Run:
     def _measure(
         self, price: tuple[int, int], steps: int, work: Callable[[], list[float]]
     ) -> list[float]:
-        """Do some steps, and add up what they take on all devices."""
+        """Do some steps, and add up their cost over all devices."""
         fabric, measured, prefix = self.fabric, self.state.measured, self.objective.prefix
         device, images = self.encoder.device, steps * self.plan.pool.batch_size
         reset_peak_memory(device)
@@ -285,7 +285,7 @@ class _Run:
         return losses
 
     def _stops(self, begin: int, end: int) -> Iterator[int]:
-        """Steps at which to look up: the ends of epochs, checkpoints, and every so many steps."""
+        """Yield the steps to pause at: ends of epochs, checkpoints and regular intervals."""
         plan = self.plan
         epochs = {plan.pool.steps(epoch) for epoch in range(plan.epochs + 1)}
         stops = {*epochs, *plan.checkpoints, *range(begin, end, _LONGEST), end}
@@ -298,7 +298,7 @@ class _Run:
         optimiser: ClippingAdamW,
         schedule: torch.optim.lr_scheduler.LambdaLR,
     ) -> list[float]:
-        """Do the steps up to ``until``; the mean loss over all devices of each of them.
+        """Do the steps up to ``until``, and return the mean loss of each over all devices.
 
         Raises:
             RunError: When a loss is not finite.
@@ -328,7 +328,7 @@ class _Run:
         mean = fabric.all_reduce(torch.stack(found))
         assert isinstance(mean, Tensor)
         losses: list[float] = mean.tolist()
-        # The last step's update is seen by no loss.
+        # No loss shows the update of the last step.
         tensors = [t for t in self.objective.state_dict().values() if t.is_floating_point()]
         finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
         wrong = [*np.flatnonzero(~np.isfinite(losses)), *([] if finite else [len(losses) - 1])]
@@ -342,7 +342,7 @@ class _Run:
         return losses
 
     def _visit(self, step: int) -> None:
-        """After a step: write the trajectory's encoder, and the state when it is time."""
+        """Write the trajectory's encoder after a step, and the state when it is due."""
         epoch = self.plan.checkpoints.get(step)
 
         def write() -> None:

@@ -1,4 +1,4 @@
-"""Random views of images, for a whole batch at once on its device, by given random numbers."""
+"""Random views of a batch of images, on its device, from given random numbers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3
 
 
 def make_view(pixels: Tensor, draws: Tensor, settings: Views, *, flip: Tensor) -> Tensor:
-    """Crop, flip, change brightness and contrast, and then colour.
+    """Crop, flip, and change brightness, contrast and colour.
 
     Args:
         pixels: float, (N, C, S, S), values 0 to 255.
         draws: Uniform between 0 and 1, (VIEW_DRAWS, N).
-        settings: The recipe's.
+        settings: Settings of the recipe.
         flip: Whether each image may be flipped, bool (N,).
 
     Returns:
