@@ -1,6 +1,6 @@
-"""Adaptations: the ways in which an encoder is brought to a task.
+"""Adaptations of an encoder to a task: probes, fine-tuning, LoRA, the decoder.
 
-One more adaptation is one more entry of ``ADAPTATIONS``.
+To add one, add an entry to ``ADAPTATIONS``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["ADAPTATIONS", "Adapter", "Job", "Outcome"]
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adaptation, and what it costs, known before it runs.
+    """An adaptation and its predicted cost.
 
     Attributes:
-        adapt: Brings the encoder to the task.
-        profile: What one image costs.
-        flops: FLOPs of the whole adaptation, by that profile.
-        inference_flops: FLOPs of one image's prediction, by that profile.
+        adapt: Runs the adaptation.
+        profile: Cost per image.
+        flops: FLOPs of the whole adaptation, from that profile.
+        inference_flops: FLOPs of predicting one image, from that profile.
     """
 
     adapt: Callable[[Job], Outcome]

@@ -1,4 +1,4 @@
-"""Random changes of training images, for a whole batch at once on its device."""
+"""Augmentation of training images, for a whole batch at once on its device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ DRAWS = 6
 def augment(
     pixels: Tensor, settings: Augmentation, *, flip: bool, generator: torch.Generator
 ) -> Tensor:
-    """Crop and resize back, change brightness and contrast, and flip where the card allows it.
+    """Crop and resize, change brightness and contrast, and flip if the card allows it.
 
     Args:
         pixels: float, (N, C, S, S), values 0 to 255.
         settings: The protocol's.
         flip: Whether a left-right flip keeps the label.
-        generator: On the CPU, so that every device gets the same random numbers.
+        generator: A CPU generator, so that every device gets the same random numbers.
 
     Returns:
         A tensor of the same shape and range.
@@ -33,13 +33,13 @@ def augment(
 def augment_by(
     pixels: Tensor, draws: Tensor, settings: Augmentation, *, flip: bool | Tensor
 ) -> Tensor:
-    """Like `augment`, by given random numbers.
+    """Like `augment`, from given random numbers.
 
     Args:
         pixels: float, (N, C, S, S), values 0 to 255.
         draws: Uniform between 0 and 1, (6, N), on any device.
         settings: The protocol's.
-        flip: Whether a left-right flip keeps the label; of all images, or of each, bool (N,).
+        flip: Whether a left-right flip keeps the label: for all images, or for each, bool (N,).
     """
     grid, light = _place(pixels, draws, settings, flip=flip)
     return _apply(pixels, grid, light)
@@ -53,7 +53,7 @@ def augment_pairs(
     flip: bool,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Like `augment`, and move class ids (N, S, S) with their images."""
+    """Like `augment`, and transform class ids (N, S, S) with their images."""
     draws = torch.rand((DRAWS, len(pixels)), generator=generator)
     grid, light = _place(pixels, draws, settings, flip=flip)
     moved = functional.grid_sample(
@@ -69,10 +69,10 @@ def augment_pairs(
 def _place(
     pixels: Tensor, draws: Tensor, settings: Augmentation, *, flip: bool | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Draw each pixel's origin, (N, S, S, 2), and factors of the light, (2, N, 1, 1, 1)."""
+    """Draw sampling grids (N, S, S, 2) and factors of brightness and contrast (2, N, 1, 1, 1)."""
     count = len(pixels)
     draws = draws.to(pixels.device)
-    # A square crop that keeps a share of the area, anywhere inside the image.
+    # A square crop with a share of the area, anywhere inside the image.
     side = (settings.crop + (1 - settings.crop) * draws[0]).sqrt()
     centre = (1 - side) * (2 * draws[1:3] - 1)
     allowed = torch.as_tensor(flip, device=pixels.device)

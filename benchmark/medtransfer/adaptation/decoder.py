@@ -10,7 +10,7 @@ from medtransfer.encoders.encoder import Encoder, extend
 _LEVEL = 64  # channels of each level of the pyramid after its projection
 _STEM = 32
 _BLOCKS = (384, 192, 96, 48, 24)
-# Group norm, and not batch norm: batches are small and shots few, and an image's mask must not
+# Group norm, not batch norm: batches are small and shots few, and an image's mask must not
 # depend on the images beside it.
 _GROUPS = 8
 
@@ -19,12 +19,12 @@ class Decoder(nn.Module):
     """A U-Net decoder (Ronneberger et al., MICCAI 2015) over an encoder's pyramid.
 
     Only the projections of the four levels to 64 channels depend on the encoder. A shallow stem
-    brings the image itself at stride 2, so that a coarse patch size alone does not decide.
+    adds the image itself at stride 2, so that a coarse patch size alone does not decide.
     """
 
     def __init__(self, pyramid_channels: list[int], *, image_channels: int, classes: int) -> None:
-        """Random weights, from torch's global generator."""
-        from monai.networks.nets.flexible_unet import UNetDecoder  # which takes seconds to import
+        """Draw random weights from torch's global generator."""
+        from monai.networks.nets.flexible_unet import UNetDecoder  # takes seconds to import
 
         super().__init__()
         self.stem = nn.Sequential(
@@ -45,15 +45,15 @@ class Decoder(nn.Module):
             bias=False,
             upsample="nontrainable",
             pre_conv="default",
-            interp_mode="nearest",  # whose gradient is deterministic on a GPU
+            interp_mode="nearest",  # its gradient is deterministic on a GPU
             align_corners=None,
             is_pad=False,
         )
-        # Not from zero weights: all 24 rectified features would first serve as one more bias, and
-        # a rare class would not be seen for as long as a short run lasts.
+        # Not zero weights: all 24 rectified features would first act as one more bias, and
+        # a short run would never learn a rare class.
         self.head = nn.Conv2d(_BLOCKS[-1], classes, 1)
-        # Last, so that the same seed gives all the rest the same weights under every encoder. The
-        # normalisation, with a small epsilon, makes up for features of any scale.
+        # Built last, so that the same seed gives all other layers the same weights for every
+        # encoder. The normalisation, with a small epsilon, adapts to features of any scale.
         self.projections = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, _LEVEL, 1, bias=False),
@@ -63,11 +63,11 @@ class Decoder(nn.Module):
         )
 
     def forward(self, images: Tensor, pyramid: list[Tensor]) -> Tensor:
-        """Logits (N, classes, H, W).
+        """Compute logits (N, classes, H, W).
 
         Args:
             images: (N, C, H, W), values -1 to 1; 32 divides H and W.
-            pyramid: Their maps at strides 4, 8, 16 and 32.
+            pyramid: Feature maps of the images at strides 4, 8, 16 and 32.
         """
         levels = [project(level) for project, level in zip(self.projections, pyramid, strict=True)]
         logits: Tensor = self.head(self.blocks([images, self.stem(images), *levels]))
@@ -75,20 +75,20 @@ class Decoder(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """An encoder with a decoder that gives a class to each pixel.
+    """An encoder with a decoder that classifies each pixel.
 
     Attributes:
-        encoder: What is tested.
-        decoder: The same for every encoder; it computes in float32.
+        encoder: The evaluated encoder.
+        decoder: The decoder, the same for every encoder; it computes in float32.
     """
 
     def __init__(self, encoder: Encoder, classes: int, *, seed: int) -> None:
         """Take over ``encoder``.
 
         Args:
-            encoder: One that gives feature maps; its parameters that require a gradient learn.
-            classes: The background among them.
-            seed: Of the decoder's weights.
+            encoder: An encoder with feature maps; parameters that require a gradient are trained.
+            classes: Number of classes, background included.
+            seed: Seed of the decoder's weights.
 
         Raises:
             InputError: When the encoder gives no feature maps.
@@ -107,11 +107,11 @@ class Segmenter(nn.Module):
 
     @property
     def decoder_parameters(self) -> int:
-        """Number of parameters of the decoder."""
+        """Count the parameters of the decoder."""
         return sum(parameter.numel() for parameter in self.decoder.parameters())
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, classes, H, W) of resampled images (N, C, H, W), values 0 to 255."""
+        """Compute logits (N, classes, H, W) of resampled images (N, C, H, W), values 0 to 255."""
         pyramid = self.encoder.pyramid(self.encoder.normalise(pixels))
         height, width = pixels.shape[-2:]
         logits: Tensor = self.decoder(extend(pixels) / 127.5 - 1, pyramid)

@@ -1,4 +1,4 @@
-"""Training by gradient: a fixed number of steps, one loop for classes and for masks."""
+"""Gradient training with a fixed number of steps; one loop for classes and masks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from medtransfer.specs.protocol import HELD_OUT
 
 
 def adapt_finetune(job: Job) -> Outcome:
-    """Train a head, and of the encoder what the adaptation says, at the best learning rate.
+    """Train a head and the adaptation's part of the encoder, at the best learning rate.
 
-    The choice is made inside the budget. Few-shot: each learning rate is trained on 80 % of the
-    shots and scored on the rest, then the best one is trained again on all. Full: each is scored
+    The learning rate is selected inside the budget. Few-shot: each one is trained on 80 % of the
+    shots and scored on the rest, then the best is trained again on all. Full: each is scored
     on the official validation split and the best run is the result; later draws reuse the
     learning rate of draw 0.
     """
@@ -74,7 +74,7 @@ def _rank(score: dict[str, float]) -> tuple[float, float]:
 
 
 def _build(job: Job) -> Learner:
-    """The learner of the task's kind, untrained, with an encoder of its own."""
+    """Build an untrained learner of the task's kind, with its own copy of the encoder."""
     card = job.data.card
     maps = card.kind == "segmentation"
     encoder = prepare_encoder(job.encoder, job.adaptation, job.protocol, maps=maps)
@@ -91,10 +91,10 @@ def _train(
 
     Args:
         job: The cell.
-        items: Of the training split.
+        items: Indices into the training split.
         rate: The learning rate.
-        micro_batch: Images that go through at a time, all of a batch by default; fewer where the
-            memory does not hold them.
+        micro_batch: Images per forward pass, by default all of a batch; fewer if the
+            memory is too small.
 
     Returns:
         The classifier, or ``None`` when its loss became NaN, and the number of images seen.
@@ -103,8 +103,8 @@ def _train(
     device = job.encoder.device
     micro_batch = micro_batch or batch_size(job)
     while True:
-        # Dropout and stochastic depth, which timm's Swin has by default, know only the global
-        # generator: seed it for this run, and give it back as it was.
+        # Dropout and stochastic depth, which timm's Swin has by default, use only the global
+        # generator: seed it for this run, and restore it afterwards.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
@@ -113,8 +113,8 @@ def _train(
             except Exception as error:
                 if not out_of_memory(error) or micro_batch == 1:
                     raise
-        # Here, where nothing holds the failed step's tensors any more. From the start again, for
-        # that step has moved running statistics; it is nearly always the first.
+        # Here nothing holds the failed step's tensors any more. Start again from the first step,
+        # since the failed one changed running statistics; it is nearly always the first.
         micro_batch //= 2
         release_memory()
 
@@ -158,13 +158,13 @@ def _train_seeded(
 
 
 def _backward(learner: Learner, pixels: Tensor, truth: Tensor) -> bool:
-    """Add up a batch's gradients over micro-batches; return whether its loss is finite.
+    """Accumulate a batch's gradients over micro-batches; return whether its loss is finite.
 
-    Batch norm sees the micro-batches one by one.
+    Batch norm uses the statistics of each micro-batch.
     """
     count = -(
         -len(pixels) // learner.micro_batch
-    )  # of equal parts: batch norm cannot do with one image
+    )  # of equal size: batch norm needs more than one image
     parts = (torch.tensor_split(tensor, count) for tensor in (pixels, truth))
     for images, labels in zip(*parts, strict=True):
         loss = learner.loss(learner(images), labels)
@@ -177,14 +177,14 @@ def _backward(learner: Learner, pixels: Tensor, truth: Tensor) -> bool:
 def _batches(
     items: NDArray[np.int64], size: int, steps: int, generator: torch.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Shuffled passes over the items, cut into equal batches; few shots are passed often."""
+    """Yield equal batches of shuffled passes over the items; few shots are repeated often."""
     queue = np.empty(0, np.int64)
     for _ in range(steps):
         while len(queue) < size:
             queue = np.concatenate(
                 [queue, items[torch.randperm(len(items), generator=generator).numpy()]]
             )
-        # Sorted rows are read faster from a memory map; a batch has no order.
+        # Sorted rows are read faster from a memory map; order within a batch does not matter.
         yield np.sort(queue[:size])
         queue = queue[size:]
 
@@ -207,19 +207,19 @@ def _outcome(
 
 
 def build_learner(job: Job) -> Learner:
-    """An untrained learner to look at; torch's global generator is left alone."""
+    """Build an untrained learner for inspection; leave torch's global generator alone."""
     with torch.random.fork_rng(devices=[]):
         return _build(job)
 
 
 def profile_learner(job: Job) -> Profile:
-    """FLOPs of the encoder with its head; what is frozen is not charged for backward."""
+    """Count the FLOPs of the encoder with its head; frozen parts have no backward pass."""
     learner = build_learner(job)
     return profile_encoder(learner.encoder, learner)
 
 
 def finetune_flops(job: Job, profile: Profile) -> int:
-    """Every training step of selection and of the result, and the scoring passes."""
+    """Count all training steps, of selection and of the result, and the scoring passes."""
     held_out = int(hold_out(strata(job.labels), HELD_OUT).sum()) if job.training.refits else 0
     validation = len(job.data.splits["validation"])
     trained, scored = job.training.count_images(
@@ -229,5 +229,5 @@ def finetune_flops(job: Job, profile: Profile) -> int:
 
 
 def batch_size(job: Job) -> int:
-    """Images of a training step."""
+    """Return the number of images of a training step."""
     return job.training.run.batch

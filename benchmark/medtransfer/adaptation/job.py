@@ -23,16 +23,16 @@ from medtransfer.specs.record import Cell
 
 @dataclass(frozen=True)
 class Job:
-    """One cell, with everything that it needs.
+    """Inputs of one cell.
 
     Attributes:
         encoder: The encoder, on its device, in eval mode. Never changed by an adaptation.
         data: The task.
         protocol: The protocol.
         budget: ``1-shot`` ... ``full``.
-        draw: The draw's number.
-        previous: What draw 0 of the same budget selected; empty for draw 0.
-        adaptation: What is to be done, for those that share code.
+        draw: Number of the draw.
+        previous: Hyperparameters selected by draw 0 of the same budget; empty for draw 0.
+        adaptation: Name of the adaptation, for those that share code.
     """
 
     encoder: Encoder
@@ -73,9 +73,9 @@ class Job:
 
     @property
     def counts(self) -> list[int]:
-        """Training items per class, or positives per label; for masks the number of images.
+        """Count training items per class, or positives per label; for masks the images.
 
-        Fewer than the shots where a class has no more; more of a label that comes with others.
+        A class may have fewer than the shots; a label that occurs with others may have more.
         """
         if self.data.card.kind == "segmentation":
             return [len(self.items)]
@@ -120,12 +120,12 @@ class Outcome:
     Attributes:
         predictions: Of every test split, probabilities (N, C) or class ids (N, H, W); empty when
             diverged.
-        selected: Chosen hyperparameters and how they scored.
-        images_seen: Training images, selection included; counted, not computed.
+        selected: Selected hyperparameters and their scores.
+        images_seen: Training images, selection included; counted as they are used.
         trainable_parameters: Number of parameters that were trained.
-        parameters: Encoder and head.
+        parameters: Number of parameters of encoder and head.
         diverged: Whether training went to NaN at every learning rate.
-        micro_batch: Images of a training step that went through at a time; 0 without training.
+        micro_batch: Images per forward pass in training; 0 without training.
     """
 
     predictions: Mapping[str, NDArray[Any]]

@@ -18,20 +18,20 @@ def minimise(
     curvature: Callable[[Tensor, Tensor], Tensor],
     start: Tensor,
 ) -> Tensor:
-    """Minimise P functions together, each with its own history, step and end.
+    """Minimise P functions together, each with its own history, step size and stopping.
 
-    The Hessian's diagonal scales the variables, anew every few iterations: where a classifier
-    grows sure, the curvature falls by orders of magnitude, and a diagonal of the start misleads
-    for the rest of the way (500 iterations were too few where 150 are enough).
+    The Hessian's diagonal scales the variables, renewed every few iterations. As a classifier
+    becomes confident, the curvature falls by orders of magnitude, and the initial diagonal misleads
+    for the rest of the run (500 iterations were too few where 150 are enough).
 
     Args:
-        evaluate: From points (P', R, C) of some of the problems and these problems' numbers (P',)
+        evaluate: Maps points (P', R, C) of some problems and the numbers (P',) of these problems
             to values (P',) and gradients (P', R, C).
-        curvature: From the same to the diagonals of the Hessians (P', R, C), above zero.
-        start: (P, R, C); a problem whose gradient is zero here ends here.
+        curvature: Maps the same to diagonals of the Hessians (P', R, C), above zero.
+        start: (P, R, C); a problem with zero gradient here stops at once.
 
     Returns:
-        The points (P, R, C) where no step promises a decrease that matters.
+        The points (P, R, C) at which no step promises a relevant decrease.
     """
     ends = start.clone()
     problems = torch.arange(len(start), device=start.device)
@@ -43,14 +43,14 @@ def minimise(
             history.scale_by(1 / curvature(x, problems))
         direction = -history.precondition(gradient)
         slope = _dot(direction, gradient)
-        # The quadratic model promises a decrease of -slope/2; where no length was left, rounding
-        # swallowed the last one.
+        # The quadratic model promises a decrease of -slope/2. If the line search failed, rounding
+        # hid the last decrease.
         going = (-slope > _TOLERANCE * value.clamp(min=1e-12)) & (length > 0)
         if not bool(going.all()):
             ends[problems] = x
             if not bool(going.any()):
                 return ends
-            # What has ended costs nothing from here on.
+            # Drop the problems that have converged.
             problems, x, value, slope = problems[going], x[going], value[going], slope[going]
             gradient, direction = gradient[going], direction[going]
             history.keep(going)
@@ -78,10 +78,10 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _History:
-    """The newest M steps and changes of the gradient, and the inverse Hessian that they imply.
+    """The last M steps and changes of the gradient, and the inverse Hessian that they imply.
 
-    It is kept in the compact form of Byrd, Nocedal and Schnabel (1994, theorem 2.2), a few
-    matrix products where the two-loop recursion needs 4 M operations, each of which would wait
+    It uses the compact form of Byrd, Nocedal and Schnabel (1994, theorem 2.2): a few
+    matrix products, where the two-loop recursion needs 4 M operations, each of which waits
     for the one before: with S and Y the steps and changes (M, D), Z the scaling of the variables,
     g their overall size, T the upper triangle of S Y' and E its diagonal,
 
@@ -89,7 +89,7 @@ class _History:
     """
 
     def __init__(self, like: Tensor) -> None:
-        """Begin with nothing known about problems (P, R, C)."""
+        """Start with an empty history of problems (P, R, C)."""
         count, size = len(like), like[0].numel()
         self.steps, self.changes = (like.new_zeros((count, _HISTORY, size)) for _ in range(2))
         # Their inner products: of steps with changes, and of changes with changes scaled.
@@ -102,16 +102,16 @@ class _History:
         return min(self.added, _HISTORY)
 
     def scale_by(self, scale: Tensor) -> None:
-        """Take an estimate (P, R, C) of the diagonal of the inverse Hessian."""
+        """Set an estimate (P, R, C) of the diagonal of the inverse Hessian."""
         self.scale = scale.flatten(1)
         known = self.changes[:, : self._filled]
         scaled = known * self.scale.unsqueeze(1)
         self.own[:, : self._filled, : self._filled] = known @ scaled.transpose(1, 2)
 
     def add(self, step: Tensor, change: Tensor) -> None:
-        """Remember a step and the change of the gradient, (P, R, C), in place of the oldest."""
+        """Store a step and the change of the gradient, (P, R, C), over the oldest."""
         step, change = step.flatten(1), change.flatten(1)
-        # Of a pair without curvature nothing is learnt.
+        # A pair without curvature carries no information.
         curved = ((step * change).sum(1, keepdim=True) > 1e-30).to(step)
         slot = self.added % _HISTORY
         self.steps[:, slot], self.changes[:, slot] = step * curved, change * curved
@@ -126,24 +126,24 @@ class _History:
         self.own[:, slot, : self._filled] = own
 
     def keep(self, problems: Tensor) -> None:
-        """Forget all but some problems, (P,) of bool."""
+        """Drop all but some problems, bool (P,)."""
         self.steps, self.changes = self.steps[problems], self.changes[problems]
         self.mixed, self.own = self.mixed[problems], self.own[problems]
         self.scale = self.scale[problems]
 
     def precondition(self, gradient: Tensor) -> Tensor:
-        """The inverse Hessian times gradients (P, R, C)."""
+        """Multiply gradients (P, R, C) by the inverse Hessian."""
         flat = gradient.flatten(1)
         if not self.added:
             return (self.scale * flat).view_as(gradient)
         filled = self._filled
         steps, changes = self.steps[:, :filled], self.changes[:, :filled]
-        # T is upper triangular in the order of time, which the slots need not follow.
+        # T is upper triangular in order of time, which the slots need not follow.
         oldest, newest = self.added % filled, (self.added - 1) % filled
         order = (torch.arange(filled, device=flat.device) - oldest) % filled
         mixed, own = self.mixed[:, :filled, :filled], self.own[:, :filled, :filled]
         diagonal = mixed.diagonal(dim1=1, dim2=2)
-        # An empty pair has zeros everywhere, and so no part in what follows.
+        # An empty pair is zero everywhere, so it has no effect below.
         solvable = mixed * (order.unsqueeze(1) <= order) + torch.diag_embed(
             (diagonal == 0).to(flat)
         )

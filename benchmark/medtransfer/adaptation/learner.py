@@ -26,9 +26,9 @@ class Learner(nn.Module, ABC):
     """An encoder with a head.
 
     Attributes:
-        encoder: Trained where its parameters require a gradient.
-        head: Trained at the full learning rate.
-        micro_batch: Images of a training step that go through at a time; 0 before training.
+        encoder: The encoder; parameters that require a gradient are trained.
+        head: The head, trained at the full learning rate.
+        micro_batch: Images per forward pass in training; 0 before training.
     """
 
     encoder: Encoder
@@ -49,23 +49,23 @@ class Learner(nn.Module, ABC):
         flip: bool,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Change images at random, and the truth with them."""
+        """Augment images, and transform the truth with them."""
 
     @abstractmethod
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """Mean loss of a batch."""
+        """Compute the mean loss of a batch."""
 
     @abstractmethod
     def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[Any]:
-        """Predictions for a split, or for some of its items."""
+        """Predict a split, or some of its items."""
 
     @abstractmethod
     def score(
         self, predicted: NDArray[Any], split: Split, items: NDArray[np.int64]
     ) -> dict[str, float] | None:
-        """The validation metric, then what decides between equals, both for the record.
+        """Compute the validation metric, then the tie-breaker, both for the record.
 
-        ``None`` where the last step went to NaN.
+        ``None`` if the last step went to NaN.
         """
 
     @torch.inference_mode()
@@ -88,7 +88,7 @@ class Learner(nn.Module, ABC):
 
 
 class Classifier(Learner):
-    """A linear head that starts at zero, so at uniform probabilities."""
+    """An encoder with a linear head that starts at zero, so at uniform probabilities."""
 
     def __init__(self, encoder: Encoder, classes: int, targets: Targets) -> None:
         """Take over ``encoder``."""
@@ -116,7 +116,7 @@ class Classifier(Learner):
         flip: bool,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Change the images; their labels stay."""
+        """Augment the images; labels stay."""
         return augment(pixels, settings, flip=flip, generator=generator), truth
 
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
@@ -145,22 +145,22 @@ class Classifier(Learner):
 
 
 class PixelClassifier(Learner):
-    """The decoder of segmentation tasks."""
+    """An encoder with the decoder of segmentation tasks."""
 
     def __init__(self, encoder: Encoder, classes: int, *, seed: int) -> None:
-        """Take over ``encoder``; the seed is that of the decoder's weights."""
+        """Wrap ``encoder``; the seed decides the decoder's weights."""
         super().__init__()
         self.segmenter = Segmenter(encoder, classes, seed=seed)
         self.classes = classes
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
-        """The segmenter's."""
+        """The encoder of the segmenter."""
         return self.segmenter.encoder
 
     @property
     def head(self) -> nn.Module:  # type: ignore[override]
-        """The segmenter's decoder."""
+        """The decoder of the segmenter."""
         return self.segmenter.decoder
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class PixelClassifier(Learner):
         flip: bool,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Move the masks with their images."""
+        """Augment the images, and transform the masks with them."""
         return augment_pairs(pixels, truth, settings, flip=flip, generator=generator)
 
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class PixelClassifier(Learner):
         return value
 
     def predict(self, split: Split, items: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-        """Class ids (N, H, W) at the masks' own size; what is not finite is background."""
+        """Class ids (N, H, W) at the size of the masks; non-finite logits give background."""
         size = split.class_maps.shape[1:]
 
         def finish(logits: Tensor) -> Tensor:

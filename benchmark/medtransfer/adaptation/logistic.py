@@ -1,15 +1,15 @@
-"""Logistic regression, multinomial or one-vs-rest, many problems at once.
+"""Logistic regression, multinomial or one-vs-rest, for many problems at once.
 
 A linear probe is fitted for every L2 value and every cross-validation fold of the same features.
-Together they are one batch: with P problems, N items, rank R and C classes, a gradient is two
+Together they form one batch: with P problems, N items, rank R and C classes, a gradient is two
 matrix products of N x R by R x PC. With several labels an item every label is a problem
 of its own (one-vs-rest).
 
 Two exact changes of variables make the batch small and well conditioned. The bias is free, so
-the features may be centred. The penalty does not change under rotation, so they may be turned to
-their principal axes, and axes on which all items are zero dropped: R <= min(N, D). On those axes
-the Hessian is nearly diagonal, about s^2/N * p(1-p) + l2; its diagonal is what L-BFGS scales the
-variables by.
+the features may be centred. The penalty is invariant under rotation, so they may be rotated to
+their principal axes, dropping axes on which all items are zero: R <= min(N, D). On those axes
+the Hessian is nearly diagonal, about s^2/N * p(1-p) + l2; L-BFGS scales the variables by its
+diagonal.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Axes:
 def rotate(features: Tensor) -> Axes:
     """Principal axes of features (N, D), in float64 on their device."""
     items, width = features.shape
-    # By chunks, so that many features need not be held in float64 beside their coordinates.
+    # In chunks, so that many features need not be held in float64 beside their coordinates.
     chunks = torch.split(features, _ROWS)
     mean = torch.stack([chunk.double().sum(dim=0) for chunk in chunks]).sum(dim=0) / items
     if items < width:
@@ -153,8 +153,8 @@ def fit_logistic(
 ) -> Tensor:
     """Minimise `objective` for every mask and every L2 value.
 
-    Of two classes of which a mask has one only there is no minimum; `fit_one_vs_rest` says what
-    stands for it.
+    With two classes of which a mask has only one there is no minimum; `fit_one_vs_rest` documents
+    the value used instead.
 
     Args:
         coordinates: (N, R + 1), from `Axes.project`.
@@ -167,7 +167,7 @@ def fit_logistic(
         Weights (M, L, R + 1, C); the last row is the bias.
     """
     if classes == 2:
-        # Only the difference w = w1 - w0 counts, of which each has half (see `fit_one_vs_rest`).
+        # Only the difference w = w1 - w0 matters; each class has half (see `fit_one_vs_rest`).
         halved = [value / 2 for value in l2]
         both = fit_one_vs_rest(coordinates, targets.unsqueeze(1), l2=halved, masks=masks) / 2
         return torch.cat([-both, both], dim=-1)
@@ -205,9 +205,9 @@ def fit_one_vs_rest(
     w1 = -w0 = w/2, so its penalty l2/2 (|w0|^2 + |w1|^2) is l2/4 |w|^2: a softmax needs twice the
     l2 for the same probabilities.
 
-    A label of which a mask has no positive or no negative item has no finite minimum. It gets
+    A label without a positive or without a negative item in a mask has no finite minimum. It gets
     w = 0 and the bias of the probability (positives + 1/2) / (known + 1), the mean of Jeffreys'
-    prior updated with the items: 1/2 where none is known.
+    prior updated with the items: 1/2 if none is known.
 
     Args:
         coordinates: (N, R + 1), from `Axes.project`.
@@ -222,7 +222,7 @@ def fit_one_vs_rest(
     labels = targets.T
     counted = masks.unsqueeze(1) & (labels >= 0)  # (M, K, N)
     known, positives = counted.sum(2), (counted & (labels == 1)).sum(2)
-    # Without any share an objective is flat, and its start is its end.
+    # Without any share an objective is flat, and stops at its start.
     both = (positives > 0) & (positives < known)
     signs = torch.where(labels == 1, 1.0, -1.0).double()
     share = signs * counted * (both / known.clamp(min=1).double()).unsqueeze(2)
@@ -264,9 +264,9 @@ def _penalise(
 
 
 def _curve(diagonal: Tensor, l2: Tensor) -> Tensor:
-    """Add the penalty's part to diagonals of Hessians (P, R + 1, C); the least is above zero.
+    """Add the penalty to diagonals of Hessians (P, R + 1, C); keep them above zero.
 
-    Where every probability is 0 or 1 in floating point, the bias has no curvature left.
+    If every probability is 0 or 1 in floating point, the bias has no curvature.
     """
     penalised = diagonal[:, :-1] + l2.view(-1, 1, 1)
     return torch.cat([penalised, diagonal[:, -1:]], dim=1).clamp(min=1e-12)

@@ -18,23 +18,23 @@ class Trained(Protocol):
 
     @property
     def encoder(self) -> Encoder:
-        """Trained where its parameters require a gradient, deeper layers at higher rates."""
+        """The encoder: parameters that require a gradient are trained, deeper layers faster."""
 
     @property
     def head(self) -> nn.Module:
-        """Trained at the full learning rate."""
+        """The head, trained at the full learning rate."""
 
 
 def build_optimiser(
     learner: Trained, settings: Optimisation, rate: float, steps: int
 ) -> tuple[ClippingAdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW with layer-wise decay (Clark et al. 2020; BEiT), warm-up, then the schedule.
+    """Build AdamW with layer-wise rate decay (Clark et al. 2020; BEiT), warm-up and schedule.
 
     Args:
-        learner: What requires a gradient of it is trained.
-        settings: The protocol's, or a recipe's.
+        learner: The model; its parameters that require a gradient are trained.
+        settings: Settings of the protocol or of a recipe.
         rate: Learning rate of the head.
-        steps: Length of the schedule.
+        steps: Length of the schedule, in steps.
     """
     from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 
@@ -49,7 +49,7 @@ def build_optimiser(
         groups += param_groups_layer_decay(
             network, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
         )
-    elif learns:  # a network that does not tell its layers apart has one
+    elif learns:  # a network without layer groups is one layer
         groups += param_groups_weight_decay(network, weight_decay=settings.weight_decay)
     for group in groups:
         group["lr"] = rate * group.pop("lr_scale", 1.0)

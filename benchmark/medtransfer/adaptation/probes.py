@@ -23,16 +23,16 @@ from medtransfer.adaptation.targets import Targets
 from medtransfer.cost.profile import Profile
 from medtransfer.data.draws import strata, stratified_folds
 
-# The solver stops where the data let it. The count that the ranking uses must not depend on
-# that, so it charges this many gradients for each problem.
+# The solver stops when it has converged. The count that the ranking uses must not depend on
+# that, so each problem counts as this many gradients.
 _CHARGED_GRADIENTS = 100
 
 
 def adapt_knn(job: Job) -> Outcome:
-    """Weighted nearest neighbours by cosine similarity.
+    """Classify by weighted nearest neighbours with cosine similarity.
 
     The k nearest shots vote with weight exp(cosine / temperature), as in Wu et al. (2018) and in
-    DINO's evaluation; k is at most the smallest class's count, so that no class is outvoted by
+    DINO's evaluation; k is at most the size of the smallest class, so that no class loses by
     its size alone.
     """
     train = job.shot_features()
@@ -53,7 +53,7 @@ def adapt_knn(job: Job) -> Outcome:
 
 
 def _votes(job: Job) -> tuple[Tensor, Tensor]:
-    """Return each shot's votes, (n, C) of 0 and 1, and where its label is known."""
+    """Return the votes of each shot, (n, C) of 0 and 1, and a mask of its known labels."""
     labels = torch.from_numpy(job.labels)
     if labels.ndim == 1:
         onehot = torch.nn.functional.one_hot(labels, job.classes).float()
@@ -62,14 +62,14 @@ def _votes(job: Job) -> tuple[Tensor, Tensor]:
 
 
 def _count_votes(votes: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """Share (N, C) of the votes (N, k) of neighbours who know; .5 where none does."""
+    """Average the votes (N, k) of neighbours with a known label, (N, C); .5 without any."""
     cast = torch.einsum("nk,nkc->nc", votes, known)
     won = torch.einsum("nk,nkc->nc", votes, truth)
     return torch.where(cast > 0, won / cast.clamp(min=1e-12), 0.5)
 
 
 def adapt_linear(job: Job) -> Outcome:
-    """Logistic regression whose L2 is selected inside the budget.
+    """Fit a logistic regression whose L2 is selected inside the budget.
 
     Multinomial for classes; for labels one binary regression each, with one L2 for all.
 
@@ -122,7 +122,7 @@ def _solver(job: Job) -> tuple[Callable[..., Tensor], Callable[[Tensor, Tensor],
 def _select(
     targets: Targets, l2: list[float], scored: Tensor, labels: NDArray[np.int64]
 ) -> tuple[int, dict[str, Any]]:
-    """Choose the L2 with the least log loss; of equals the larger (why: protocols/v1.yaml)."""
+    """Select the L2 with the least log loss; if tied, the larger (reason: protocols/v1.yaml)."""
     losses = [targets.log_loss(fold, labels) for fold in scored.cpu().numpy()]
     best = max(range(len(l2)), key=lambda i: (-losses[i], l2[i]))
     return best, {
@@ -154,12 +154,12 @@ def _array(probabilities: Tensor) -> NDArray[np.float32]:
 
 
 def knn_flops(job: Job, profile: Profile) -> int:
-    """The shots' features; a neighbour search has no training."""
+    """Count the FLOPs of the shots' features; a neighbour search has no training."""
     return profile.forward * len(job.items)
 
 
 def linear_flops(job: Job, profile: Profile) -> int:
-    """The features of shots (at full also of validation), and a nominal number of gradients."""
+    """Count the FLOPs of features (at full also of validation) and of nominal gradients."""
     settings = job.protocol.linear
     assert settings is not None
     items = len(job.items)

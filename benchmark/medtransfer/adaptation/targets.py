@@ -22,7 +22,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Targets:
-    """A kind of classification. N items, C classes or labels.
+    """Functions of a kind of classification, for N items and C classes or labels.
 
     Attributes:
         loss: Mean loss of logits (N, C) for labels.
@@ -44,7 +44,7 @@ class Targets:
 
 
 def _binary_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean binary cross-entropy over what is known of the labels (N, L), 1, 0 or -1."""
+    """Average the binary cross-entropy over the known labels, (N, L) of 1, 0 or -1."""
     known = labels >= 0
     losses = functional.binary_cross_entropy_with_logits(
         logits, labels.clamp(min=0).to(logits.dtype), reduction="none"

@@ -20,20 +20,20 @@ _targets: WeakKeyDictionary[Encoder, dict[bool, list[str]]] = WeakKeyDictionary(
 def prepare_encoder(
     encoder: Encoder, adaptation: str, protocol: Protocol, *, maps: bool
 ) -> Encoder:
-    """Make a copy whose parameters require a gradient where the adaptation trains them.
+    """Copy an encoder and freeze all parameters that the adaptation does not train.
 
     Args:
-        encoder: Stays as it is.
+        encoder: The encoder; it is not changed.
         adaptation: ``decoder``, ``partial``, ``lora`` or ``finetune``.
-        protocol: With the settings of the adaptation.
-        maps: Whether feature maps are used, and not the embedding.
+        protocol: The protocol, with the settings of the adaptation.
+        maps: Whether feature maps are used instead of the embedding.
 
     Returns:
         The copy; its frozen modules stay in eval mode.
 
     Raises:
-        InputError: When the encoder gives no maps, has no layers that could be told apart or added
-            to, or nothing to train.
+        InputError: When the encoder has no feature maps, no layer groups, no layers for LoRA, or
+            nothing to train.
     """
     if maps:
         _ = encoder.pyramid_channels
@@ -58,7 +58,7 @@ def prepare_encoder(
 
 
 def _freeze_shallow_layers(encoder: Encoder, settings: Partial) -> None:
-    """Leave the deepest layer groups trainable, at least one."""
+    """Keep the deepest layer groups trainable, at least one."""
     network: Any = encoder.inner
     groups: dict[str, int] = {}
     if hasattr(network, "group_matcher"):
@@ -79,7 +79,7 @@ def train_only(encoder: Encoder, chosen: Callable[[str], bool]) -> None:
     """Freeze the parameters of other names; frozen modules stay in eval mode.
 
     Args:
-        encoder: Is changed. Parameters that are frozen already stay so.
+        encoder: Changed in place. Parameters that are frozen already stay so.
         chosen: Whether the parameter of this name inside the network is trained.
     """
     for name, parameter in encoder.inner.named_parameters():
@@ -100,10 +100,10 @@ def _find_frozen(module: nn.Module) -> list[nn.Module]:
 
 
 def _add_updates(encoder: Encoder, settings: Lora, targets: Sequence[str]) -> None:
-    """Freeze the encoder and add a low-rank update to each of the named layers."""
-    from peft import LoraConfig, inject_adapter_in_model  # an extra, which takes seconds to import
+    """Freeze the encoder and add a low-rank update to each named layer."""
+    from peft import LoraConfig, inject_adapter_in_model  # an extra; takes seconds to import
 
-    # A list would match the ends of names, layer3.conv1 by conv1; without a name nothing matches.
+    # A list would match ends of names, conv1 also layer3.conv1; an empty pattern matches nothing.
     exactly = "|".join(map(re.escape, targets))
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=exactly)  # type: ignore[arg-type]
     inject_adapter_in_model(config, encoder.inner)
@@ -111,13 +111,13 @@ def _add_updates(encoder: Encoder, settings: Lora, targets: Sequence[str]) -> No
 
 
 def _find_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
-    """Names of the layers whose updates take part, found by trying them all.
+    """List the layers whose updates affect the output, by trying all of them.
 
-    Attention may read the weight of a layer without calling it (torch's MultiheadAttention, BEiT's
-    qkv), and a layer may stand under two names: an update there would be counted and never learn.
+    Attention may use the weight of a layer without calling it (torch's MultiheadAttention, BEiT's
+    qkv), and a layer may have two names: an update there would be counted but never trained.
 
     Raises:
-        InputError: When there is none, or training would not see the network that predicts.
+        InputError: When there is none, or training would use another network than prediction.
     """
     known = _targets.setdefault(encoder, {})
     if maps not in known:
@@ -166,10 +166,10 @@ def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Return whether peft's update of a layer computes the layer's own operation.
+    """Return whether peft's update of a layer has the same operation as the layer.
 
-    It knows no groups and no dilation, and builds its factors of the layer's own class: one that
-    standardises its weights would do so to an update, too.
+    peft ignores groups and dilation, and builds its factors of the layer's own class: one that
+    standardises its weights would standardise an update, too.
     """
     if type(module) is nn.Conv2d:
         return module.groups == 1 and set(module.dilation) == {1}

@@ -112,9 +112,7 @@ def finished_card(plan: Plan) -> EncoderCard | None:
                 f"--checkpoints: {plan.folder} was made without epoch {epoch}; --fresh makes it "
                 "anew"
             )
-    (plan.folder / STATE).unlink(
-        missing_ok=True
-    )  # left by a call that was killed
+    (plan.folder / STATE).unlink(missing_ok=True)  # left by a call that was killed
     return card
 
 
