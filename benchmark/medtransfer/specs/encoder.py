@@ -57,7 +57,7 @@ class Weights(Spec):
 
     @property
     def random(self) -> bool:
-        """Whether there are no weights to load."""
+        """No weights to load."""
         return not (self.path or self.url or self.hub)
 
 

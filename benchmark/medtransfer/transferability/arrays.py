@@ -1,4 +1,4 @@
-"""Linear algebra that several scores share. N items, D dimensions, C classes."""
+"""Linear algebra shared by several scores, for N items, D dimensions and C classes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Spectrum of a matrix F (N, D), from the smaller one of F'F and FF'.
+    """Spectrum of a matrix F (N, D), from the smaller of F'F and FF'.
 
-    A full singular value decomposition of F would take many times as long.
+    A full singular value decomposition of F would take many times longer.
 
     Attributes:
-        squares: Its k squared singular values that are not zero, descending.
+        squares: The k non-zero squared singular values, descending.
         right: The right singular vectors, (D, k), where D is not above N; else ``None``.
         left: The left singular vectors, (N, k), where N is below D; else ``None``.
     """
@@ -32,7 +32,7 @@ class Spectrum:
     left: Floats | None
 
     def turn(self, targets: Floats) -> Floats:
-        """U'y of vectors y (N, C), (k, C)."""
+        """Compute U'y for vectors y (N, C), (k, C)."""
         if self.left is not None:
             return np.asarray(self.left.T @ targets)
         assert self.right is not None
@@ -40,7 +40,7 @@ class Spectrum:
         return np.asarray(projected / np.sqrt(self.squares)[:, None])
 
     def scores(self, count: int) -> Floats:
-        """F's rows in the first ``count`` right singular vectors, (N, count)."""
+        """Project F's rows on the first ``count`` right singular vectors, (N, count)."""
         if self.left is not None:
             return np.asarray(self.left[:, :count] * np.sqrt(self.squares[:count]))
         assert self.right is not None
@@ -48,7 +48,7 @@ class Spectrum:
 
 
 def decompose(matrix: Floats) -> Spectrum:
-    """The spectrum of a matrix (N, D); what is zero to within rounding counts as zero."""
+    """Compute the spectrum of a matrix (N, D); values within rounding of zero count as zero."""
     items, width = matrix.shape
     wide = items < width
     gram = matrix @ matrix.T if wide else matrix.T @ matrix
@@ -61,15 +61,15 @@ def decompose(matrix: Floats) -> Spectrum:
 
 
 def spread(items: int, most: int) -> Integers:
-    """At most so many of N items: of more every so many-th, the first and the last among them."""
+    """Choose at most ``most`` of N items, evenly spaced, with the first and the last."""
     return np.linspace(0, items - 1, min(items, most)).round().astype(np.int64)
 
 
 def centre(features: Floats) -> Floats:
-    """Features less their mean.
+    """Subtract the mean of features.
 
     Raises:
-        Undefined: For features that are all the same, to within the rounding of single precision.
+        Undefined: For constant features, to within the rounding of single precision.
     """
     centred = features - features.mean(axis=0)
     if np.square(centred).sum() <= 1e-13 * np.square(features).sum():
@@ -78,12 +78,12 @@ def centre(features: Floats) -> Floats:
 
 
 def principal_components(features: Floats, *, most: int | None = None, share: float = 1) -> Floats:
-    """Centred features in their principal axes.
+    """Project centred features on their principal axes.
 
     Args:
         features: (N, D).
-        most: At most so many axes.
-        share: As few axes as hold this share of the variance.
+        most: Largest number of axes.
+        share: Keep the fewest axes with this share of the variance.
 
     Raises:
         Undefined: For features that are all the same.
@@ -97,18 +97,18 @@ def principal_components(features: Floats, *, most: int | None = None, share: fl
 def classes_of(
     labels: Integers, *, least: int = 1, among: bool = False
 ) -> tuple[Integers, Integers]:
-    """The classes that are there, numbered from 0, and how many items each has.
+    """Number the present classes from 0, and count their items.
 
     Args:
         labels: (N,).
-        least: Items that a class needs.
-        among: Whether these are some of the items, for the message.
+        least: Smallest number of items of a class.
+        among: Whether these are a subset of the items, for the message.
 
     Returns:
-        Each item's class, (N,), and the counts, (C,).
+        The class of each item, (N,), and the counts, (C,).
 
     Raises:
-        Undefined: With fewer than two classes, or one that is too small.
+        Undefined: With fewer than two classes, or a class that is too small.
     """
     _, own, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(counts) < 2:

@@ -1,4 +1,4 @@
-"""CC-FV: whether a structure looks the same in all images, and images differ from each other."""
+"""CC-FV: consistency of a structure's features over images, and variety of the images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Pixels = Sequence[Mapping[int, Sequence[Floats]]]
     kinds=("segmentation",),
 )
 def ccfv(pixels: Pixels, *, least: int = 2) -> float:
-    """Mean over levels of log(variety / inconsistency).
+    """Compute the mean over levels of log(variety / inconsistency).
 
-    Inconsistency: the mean over classes but background, and pairs of images, of the 2-Wasserstein
+    Inconsistency: the mean over foreground classes and pairs of images of the 2-Wasserstein
     distance between the Gaussians of a class's pixels, in units of the pixels' root mean squared
     length, as encoders differ in scale. Variety: one over the mean hyperspherical energy of the
     images' means over the given pixels. (The released code has no such unit, adds up distances
@@ -33,7 +33,7 @@ def ccfv(pixels: Pixels, *, least: int = 2) -> float:
         least: Pixels of a class that an image needs to count.
 
     Raises:
-        Undefined: When no class is in two images, or there is nothing to tell apart.
+        Undefined: When no class is in two images, or all features are equal.
     """
     return float(np.mean([_of_level(level, least) for level in pixels]))
 
@@ -59,7 +59,7 @@ def _of_level(level: Mapping[int, Sequence[Floats]], least: int) -> float:
 
 
 def wasserstein(first: Floats, second: Floats) -> float:
-    """2-Wasserstein distance of the Gaussians of two samples (m, C) and (n, C).
+    """Compute the 2-Wasserstein distance of Gaussians fitted to samples (m, C) and (n, C).
 
     |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2, the last being the nuclear norm of
     the m x n matrix of products of the centred samples: no C x C root is needed.
@@ -73,7 +73,7 @@ def wasserstein(first: Floats, second: Floats) -> float:
 
 
 def feature_variety(vectors: Floats, *, least: float = 1e-6) -> float:
-    """One over the mean over pairs of 1 / distance, of vectors (n, C) on the unit sphere.
+    """Compute the harmonic mean distance of pairs of vectors (n, C) on the unit sphere.
 
     Raises:
         Undefined: For fewer than two vectors, or one of length zero.

@@ -1,4 +1,4 @@
-"""`bench score`: transferability scores of encoders on tasks, kept beside their records."""
+"""`bench score`: transferability scores of encoders on tasks, stored beside their records."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Scoring:
     Attributes:
         request: The request.
         protocol: Its protocol.
-        encoders: Found, not yet built.
+        encoders: The resolved encoders, not yet built.
         data: The tasks, decoded.
-        scores: What is computed.
-        sources: The tasks that encoders were pre-trained on, where their accuracy is wanted.
-        notes: What the user should know, one line each.
+        scores: The scores to compute.
+        sources: Tasks that encoders were pre-trained on, if their accuracy is requested.
+        notes: Notes for the user, one line each.
     """
 
     request: Request
@@ -71,7 +71,7 @@ def prepare(
     Args:
         request: The options.
         progress: Callbacks of downloads and decoding.
-        with_sources: Whether the tasks that encoders were pre-trained on are scored, too.
+        with_sources: Whether tasks that encoders were pre-trained on are scored, too.
 
     Raises:
         InputError: For the first thing that is wrong with it.
@@ -128,18 +128,18 @@ def _list_kinds(scores: Sequence[Score]) -> str:
 
 
 def _open(card: TaskCard, folder: Path | None, progress: Progress) -> TaskData:
-    """A task; no score looks at corrupted images."""
+    """Open a task without corruptions, which no score uses."""
     return open_task(card, folder=folder, progress=progress, corruptions=False)
 
 
 def _sources(encoders: Sequence[EncoderSource]) -> list[str]:
-    """Names of the tasks that encoders were pre-trained on."""
+    """List the tasks that encoders were pre-trained on."""
     runs = [located.card.pretraining.run for located in encoders]
     return list(dict.fromkeys(name for run in runs if run is not None for name in run.tasks))
 
 
 def find_trajectory(folder: Path) -> list[Path]:
-    """The encoders that ``bench pretrain --checkpoints`` left in a folder, the first first.
+    """List the checkpoints of ``bench pretrain --checkpoints`` in a folder, by epoch.
 
     Raises:
         InputError: When there are fewer than two.
@@ -149,7 +149,7 @@ def find_trajectory(folder: Path) -> list[Path]:
         file = path / "encoder.yaml"
         if file.is_file():
             run = EncoderCard.parse(read_yaml(file), origin=str(file)).pretraining.run
-            if run is not None:  # the last checkpoint is the encoder itself
+            if run is not None:  # the encoder itself is the last checkpoint
                 found[run.steps] = path
     if not folder.is_dir():
         raise InputError(f"--trajectory: {folder}: no such folder")
@@ -163,10 +163,10 @@ def find_trajectory(folder: Path) -> list[Path]:
 
 
 def _check_folder(folder: Path, located: EncoderSource) -> None:
-    """Refuse to add to what stands there of another encoder.
+    """Refuse to add scores to the folder of another encoder.
 
     Raises:
-        InputError: When the folder holds one, or cannot be written.
+        InputError: When the folder holds another encoder, or cannot be written.
         RunError: When the disk is full.
     """
     name = located.card.name
@@ -189,10 +189,10 @@ def _check_folder(folder: Path, located: EncoderSource) -> None:
 
 
 def score(scoring: Scoring, progress: JobProgress | None = None) -> list[ScoreRecord]:
-    """Compute what is not there yet, and write each score down as it is done.
+    """Compute missing scores, and write each one when it is done.
 
     Returns:
-        The scores that were asked for, of every encoder and task.
+        The requested scores of every encoder and task.
 
     Raises:
         RunError: When a score fails in another way than by having no value.
@@ -215,7 +215,7 @@ def score(scoring: Scoring, progress: JobProgress | None = None) -> list[ScoreRe
 
 
 class _Work:
-    """The scores of one encoder, which is built when the first one is missing."""
+    """Scores of one encoder, which is built when the first score is missing."""
 
     def __init__(self, scoring: Scoring, located: EncoderSource) -> None:
         self.scoring, self.located = scoring, located
@@ -259,13 +259,13 @@ class _Work:
 
 
 def _append(folder: Path, card: EncoderCard, record: ScoreRecord) -> None:
-    """Add a line to an encoder's scores; the card is written where there is none.
+    """Append a line to an encoder's scores; write its card if missing.
 
-    Several processes may do so at a time. Their lock is not in the submission's folder, where it
-    would stay: who deletes a lock's file takes it from those that wait.
+    Several processes may do so at a time. Their lock is outside the submission's folder, where it
+    would remain: deleting the file of a lock breaks it for those that wait.
 
     Raises:
-        InputError: When that is not possible.
+        InputError: When the folder cannot be written.
     """
     path = folder / FILE
     lock = cache_folder() / "locks" / f"{digest(str(path.resolve()))}.lock"
@@ -278,7 +278,7 @@ def _append(folder: Path, card: EncoderCard, record: ScoreRecord) -> None:
             if record.key in {one.key for one in read_scores(folder)}:
                 return
             content = path.read_bytes() if path.exists() else b""
-            whole = content[: content.rfind(b"\n") + 1]  # without what a killed writer left
+            whole = content[: content.rfind(b"\n") + 1]  # without the torn line of a killed writer
             replace(path, whole + record.line().encode() + b"\n")
     except OSError as error:
         raise unwritable(f"--out: {folder}", error) from None

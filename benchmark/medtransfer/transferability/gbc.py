@@ -1,4 +1,4 @@
-"""GBC: how far classes overlap as Gaussians."""
+"""GBC: overlap of classes as Gaussians."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from medtransfer.transferability.registry import register_score
     "CVPR 2022",
 )
 def gbc(features: Floats, labels: Integers, *, most: int = 64, floor: float = 1e-4) -> float:
-    """Minus the sum over ordered pairs of classes of exp(-Bhattacharyya distance).
+    """Compute minus the sum over ordered pairs of classes of exp(-Bhattacharyya distance).
 
     Gaussians with diagonal covariances, of the first principal components, as in the paper.
 
     Args:
         features: (N, D).
         labels: (N,).
-        most: Principal components that are kept.
-        floor: Least variance.
+        most: Number of principal components.
+        floor: Smallest variance.
 
     Raises:
-        Undefined: With one class only, a class of one image, or features that are all the same.
+        Undefined: With one class only, a class of one image, or constant features.
     """
     own, counts = classes_of(labels, least=2)
     reduced = principal_components(features, most=most)

@@ -1,4 +1,4 @@
-"""H-score: how much of the features' variance lies between classes."""
+"""H-score: share of the features' variance between classes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from medtransfer.transferability.registry import register_score
     "after Ibrahim, Ponomareva, Mazumder: Newer is not always better, ECML PKDD 2022",
 )
 def hscore(features: Floats, labels: Integers) -> float:
-    """tr(pinv(cov f) cov(E[f|y])), of at most C - 1.
+    """Compute tr(pinv(cov f) cov(E[f|y])), at most C - 1.
 
     With fewer items than dimensions it is tr(S^-1 (1 - a) cov(E[f|y])) with S the covariance and a
-    the shrinkage of Ledoit and Wolf (2004), after Ibrahim et al.: the pseudo-inverse would give
-    C - 1 whatever the labels are. It nearly does so with few more items than dimensions, too:
-    encoders of very different width are hardly comparable on a small task.
+    the shrinkage of Ledoit and Wolf (2004), as in Ibrahim et al.: the pseudo-inverse would give
+    C - 1 for any labels. With few more items than dimensions it nearly does so, too:
+    encoders of very different widths are hardly comparable on a small task.
 
     Args:
         features: (N, D).
         labels: (N,).
 
     Raises:
-        Undefined: With one class only, or features that are all the same.
+        Undefined: With one class only, or constant features.
     """
     own, counts = classes_of(labels)
     items, width = features.shape
@@ -36,7 +36,7 @@ def hscore(features: Floats, labels: Integers) -> float:
     means = onehot.T @ centred / counts[:, None]
     weighted = means * np.sqrt(counts / items)[:, None]  # cov(E[f|y]) = weighted' weighted
     if items < width:
-        # Takes a second to import.
+        # Imported late: takes a second.
         from sklearn.covariance import ledoit_wolf
 
         covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)

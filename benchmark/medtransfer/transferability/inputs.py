@@ -29,9 +29,9 @@ Vectors = NDArray[np.float32]
 
 
 class ScoreInputs:
-    """Arrays by the names of `INPUTS`, each made when it is first asked for and then kept.
+    """Arrays by the names of `INPUTS`, each computed on first use and then kept.
 
-    Only the training split is ever looked at.
+    Only the training split is used.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ScoreInputs:
         *,
         find_head: Callable[[], SourceHead | None] = lambda: None,
     ) -> None:
-        """Name what the arrays are of; ``find_head`` reads the classifier of pre-training."""
+        """Set encoder, task and settings; ``find_head`` reads the classifier of pre-training."""
         self.encoder, self.data, self.settings = encoder, data, settings
         self._find_head = find_head
         self._views: dict[tuple[int, bool], tuple[Vectors, Vectors]] = {}
@@ -53,10 +53,10 @@ class ScoreInputs:
         return self.data.splits["train"]
 
     def get(self, name: str) -> Any:
-        """An input by its name.
+        """Return an input by its name.
 
         Raises:
-            Undefined: Where the encoder or the task has no such thing.
+            Undefined: When the encoder or the task has no such input.
         """
         if name == "views":
             return self.views(self.settings.level, pooled=self.settings.pooled)
@@ -69,7 +69,7 @@ class ScoreInputs:
         return min(len(self.train), least.get(name, len(self.train)))
 
     def flops(self, name: str, *, pooled: bool = True) -> int:
-        """Return the FLOPs of the encoder's passes for an input, also where it was kept."""
+        """Return the FLOPs of the encoder's passes for an input, even if it was kept."""
         passes = {"labels": 0, "views": 2}.get(name, 1)
         return passes * self.images(name, pooled=pooled) * self._forward
 
@@ -79,17 +79,17 @@ class ScoreInputs:
 
     @cached_property
     def features(self) -> NDArray[np.float64]:
-        """Frozen features, (N, D)."""
+        """Return frozen features, (N, D)."""
         return np.asarray(frozen_features(self.encoder, self.train), np.float64)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """Classes (N,), or labels (N, L)."""
+        """Return classes (N,), or labels (N, L)."""
         return self.train.labels
 
     @cached_property
     def source_probabilities(self) -> NDArray[np.float64]:
-        """Probabilities of the classes of pre-training, (N, S)."""
+        """Return probabilities of the classes of pre-training, (N, S)."""
         head = self._find_head()
         if head is None:
             raise Undefined("the encoder comes without the classifier of its pre-training")
@@ -106,11 +106,11 @@ class ScoreInputs:
             return encoder.represent(encoder.normalise(encoder.resample(images)))
 
     def views(self, level: int, *, pooled: bool) -> tuple[Vectors, Vectors]:
-        """Features of two jittered copies of some images at a level of the pyramid.
+        """Compute features of two jittered copies of some images at a level of the pyramid.
 
         Args:
             level: 0 to 3.
-            pooled: Whether they are averaged over space, or all taken.
+            pooled: Whether features are averaged over space.
 
         Returns:
             Two arrays (n, C).
@@ -120,9 +120,9 @@ class ScoreInputs:
         return self._views[level, pooled]
 
     def _see(self, level: int, *, pooled: bool) -> None:
-        """Keep the views of a level; averaged ones of all levels, which are seen at once."""
+        """Compute the views of a level; if averaged, of all levels at once."""
         if not pooled:
-            self._views.clear()  # maps of one level may be a gigabyte
+            self._views.clear()  # maps of one level may take a gigabyte
         levels = range(4) if pooled else [level]
         items = self._choose(self.settings.images if pooled else self.settings.maps)
         generator = torch.Generator().manual_seed(seed_of(self.data.card.name, "jitter"))
@@ -149,7 +149,7 @@ class ScoreInputs:
 
     @cached_property
     def pixels(self) -> Sequence[Mapping[int, Sequence[NDArray[np.float64]]]]:
-        """Vectors of some pixels of some images, by level, class and image."""
+        """Return features of some pixels of some images, by level, class and image."""
         if self.train.masks is None:
             raise Undefined("the task has no masks")
         items = self._choose(self.settings.masks)
@@ -173,11 +173,11 @@ class ScoreInputs:
     def _read(
         self, features: Tensor, places: NDArray[np.int64], shape: tuple[int, ...]
     ) -> NDArray[np.float64]:
-        """A map (1, C, h, w) at some pixels (m, 2) of a mask, (m, C), bilinearly."""
+        """Sample a map (1, C, h, w) at pixels (m, 2) of a mask, (m, C), bilinearly."""
         if not len(places):
             return np.empty((0, features.shape[1]))
         covered = math.ceil(self.encoder.size / 32) * 32 / self.encoder.size
-        # From pixels of the mask to -1 ... 1 over what the map covers.
+        # From pixels of the mask to -1 ... 1 over the area of the map.
         relative = (places + 0.5) / np.array(shape) / covered * 2 - 1
         grid = torch.from_numpy(relative[:, ::-1].copy()).float().to(features.device)
         read = functional.grid_sample(
@@ -193,11 +193,11 @@ class ScoreInputs:
             return encoder.pyramid(encoder.normalise(pixels))
 
     def _choose(self, most: int) -> NDArray[np.int64]:
-        """At most so many training images, always the same."""
+        """Choose at most ``most`` training images, always the same."""
         train = self.train
         if len(train) <= most:
             return np.arange(len(train))
-        none = np.empty((len(train), 0), np.int64)  # by hash alone, whatever their labels
+        none = np.empty((len(train), 0), np.int64)  # by hash alone, without labels
         return draw_items(none, train.ids, shots=most, task=self.data.card.name, draw=0)
 
 
@@ -205,9 +205,9 @@ _LUMA = (0.2989, 0.587, 0.114)  # torchvision's
 
 
 def jitter(pixels: Tensor, draws: Tensor, settings: ScoreSettings) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each image by its own amount.
+    """Change brightness, contrast, saturation and hue of each image by a random amount.
 
-    They are torchvision's changes, in this order; the first three of all images at once.
+    As in torchvision, in this order; the first three for all images at once.
 
     Args:
         pixels: (N, C, S, S), values 0 to 255.
@@ -234,7 +234,7 @@ def jitter(pixels: Tensor, draws: Tensor, settings: ScoreSettings) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """The luma of colour images, (N, 1, S, S)."""
+    """Compute the luma of colour images, (N, 1, S, S)."""
     if images.shape[1] != 3:
         return images
     weights = images.new_tensor(_LUMA).view(1, 3, 1, 1)

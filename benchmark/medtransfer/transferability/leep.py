@@ -1,4 +1,4 @@
-"""LEEP and NLEEP: how well labels follow from soft clusters of the images."""
+"""LEEP and NLEEP: prediction of labels from soft clusters of the images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medtransfer.transferability.registry import Undefined, register_score
     paper="Nguyen, Hassner, Seeger, Archambeau: LEEP, ICML 2020",
 )
 def leep(source_probabilities: Floats, labels: Integers) -> float:
-    """Mean over items of log sum_z P(y|z) theta_z, with P(y|z) from the items themselves.
+    """Compute the mean over items of log sum_z P(y|z) theta_z, with P(y|z) from the items.
 
     Args:
         source_probabilities: theta, (N, S), rows that sum to 1.
@@ -53,15 +53,15 @@ def nleep(
     most: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """LEEP with the posteriors of a mixture over the principal components as theta.
+    """Compute LEEP with the posteriors of a mixture over principal components as theta.
 
     Args:
         features: (N, D).
         labels: (N,).
-        share: Of the variance that the principal components keep.
-        components_per_class: Of the mixture.
-        most: Items, evenly spread; each pass of the mixture takes a product of D x D of each.
-        seed: Of the mixture's start.
+        share: Share of the variance that the principal components keep.
+        components_per_class: Components of the mixture per class.
+        most: Largest number of items, evenly spaced; each iteration takes a D x D product of each.
+        seed: Seed of the mixture's start.
 
     Raises:
         Undefined: With one class only, fewer items than components, or equal features.
@@ -74,12 +74,12 @@ def nleep(
     if len(features) < components:
         raise Undefined(f"{len(features)} images for {components} components")
     reduced = principal_components(features, share=share)
-    # Take a second to import.
+    # Imported late: takes a second.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     mixture = GaussianMixture(components, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of duplicated items
+        warnings.simplefilter("ignore", ConvergenceWarning)  # from duplicate items
         posteriors = mixture.fit(reduced).predict_proba(reduced)
     return leep(posteriors, labels)

@@ -1,4 +1,4 @@
-"""LogME: the evidence of a linear model of the labels."""
+"""LogME: evidence of a linear model of the labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medtransfer.transferability.registry import Undefined, register_score
 def logme(
     features: Floats, labels: Integers, *, tolerance: float = 1e-9, iterations: int = 1000
 ) -> float:
-    """Mean over classes of the log evidence per item, at the precisions that maximise it.
+    """Compute the log evidence per item at its maximising precisions, averaged over classes.
 
     The fixed point of You et al., section 4.2, for all classes at once. Where the rank k of the
     features is below D, the D - k directions without data contribute ln(alpha) each to the
@@ -25,10 +25,10 @@ def logme(
         features: (N, D).
         labels: (N,).
         tolerance: Relative change of alpha / beta at which the iteration ends.
-        iterations: At most so many.
+        iterations: Largest number of iterations.
 
     Raises:
-        Undefined: With one class only, or features that are all zero.
+        Undefined: With one class only, or zero features.
     """
     own, counts = classes_of(labels)
     items, width = features.shape

@@ -1,4 +1,4 @@
-"""Nearest neighbours: the accuracy of a classifier that needs no training."""
+"""Nearest neighbours: accuracy of a classifier without training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _ROWS = 2048
     "Rokach: Source model selection for deep learning in the time series domain, 2020",
 )
 def neighbours(features: Floats, labels: Integers, *, most: int = 10_000) -> float:
-    """Mean over classes of the share of images whose nearest other image is of their class.
+    """Compute the balanced accuracy of leave-one-out nearest neighbours.
 
-    By cosine; of equally near ones the first counts.
+    By cosine similarity; of equally near images the first counts.
 
     Args:
         features: (N, D).
         labels: (N,).
-        most: Images that are classified, evenly spread, each by all others.
+        most: Largest number of classified images, evenly spaced; each has all others as neighbours.
 
     Raises:
         Undefined: With one class only, or features of length zero.
@@ -33,7 +33,7 @@ def neighbours(features: Floats, labels: Integers, *, most: int = 10_000) -> flo
     lengths = np.linalg.norm(features, axis=1)
     if (lengths == 0).any():
         raise Undefined("an image's features are all zero")
-    # Half the time of double precision, which decides only between neighbours as good as equal.
+    # Half the time of double precision, which matters only between nearly equal neighbours.
     unit: NDArray[np.float32] = (features / lengths[:, None]).astype(np.float32)
     asked = spread(len(own), most)
     right = np.zeros(len(own), bool)

@@ -1,4 +1,4 @@
-"""PARC: whether images that differ in their features differ in their labels."""
+"""PARC: rank correlation of distances of features with distances of labels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from medtransfer.transferability.registry import Undefined, register_score
     paper="Bolya, Mittapalli, Hoffman: Scalable diverse model selection, NeurIPS 2021",
 )
 def parc(features: Floats, labels: Integers, *, most: int = 1000) -> float:
-    """Spearman of the lower triangles of 1 - corr(f) and 1 - corr(onehot y), over pairs of items.
+    """Compute Spearman's correlation of 1 - corr(f) with 1 - corr(onehot y) over pairs of items.
 
     Args:
         features: (N, D).
         labels: (N,).
-        most: Items, evenly spread; the pairs grow with the square (the paper takes 500).
+        most: Largest number of items, evenly spaced; pairs grow with its square (paper: 500).
 
     Raises:
-        Undefined: With one class only, or where a correlation is undefined.
+        Undefined: With one class only, or an undefined correlation.
     """
     classes_of(labels)
     chosen = spread(len(labels), most)
@@ -33,7 +33,7 @@ def parc(features: Floats, labels: Integers, *, most: int = 1000) -> float:
         raise Undefined("an image's features are all the same number")
     centred /= lengths[:, None]
     lower = np.tril_indices(len(chosen), -1)
-    # Of the same image twice the distances tie, whatever the rounding of a sum.
+    # Round, so that distances to two copies of an image tie.
     distance = (1 - (centred @ centred.T)[lower]).round(12)
     # 1 - corr of two one-hot vectors takes two values: 0 within a class, one more between two.
     differs = own[lower[0]] != own[lower[1]]

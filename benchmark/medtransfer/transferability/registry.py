@@ -1,8 +1,8 @@
-"""Transferability scores by name. One more score is one function with `register_score` on it.
+"""Registry of transferability scores. To add one, decorate a function with `register_score`.
 
-A score is a pure function of arrays that says how well an encoder will transfer to a task, without
-adapting it; the higher, the better. Its positional parameters name what it is computed from (see
-:data:`INPUTS`); those behind the ``*`` are its fixed values, which stand in its fingerprint.
+A score is a pure function of arrays that predicts how well an encoder transfers to a task, without
+adapting it; higher is better. Its positional parameters name its inputs (see
+:data:`INPUTS`); those after the ``*`` are fixed values, which are part of its fingerprint.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Function = TypeVar("Function", bound=Callable[..., float])
 
 
 class Undefined(Exception):
-    """A score has no value for these arrays; the message says why."""
+    """A score has no value for these arrays; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Score:
 
     Attributes:
         name: What ``--score`` takes.
-        title: One line for people.
-        paper: Who proposed it, and where.
+        title: One line for readers.
+        paper: The publication that proposed it.
         kinds: Kinds of tasks that it is defined for.
-        function: Computes it.
-        revision: Raised when the function comes to give other numbers.
+        function: Computes the score.
+        revision: Number to raise when the function gives other numbers.
     """
 
     name: str
@@ -73,19 +73,19 @@ class Score:
         return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
     def options(self, settings: ScoreSettings) -> dict[str, Any]:
-        """The function's fixed values: its own, or the protocol's where it has them."""
+        """Return the fixed values: the protocol's if it has them, else the defaults."""
         parameters = inspect.signature(self.function).parameters.values()
         own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         fixed = settings.options(self.name)
         return {name: fixed.get(name, value) for name, value in own.items()}
 
     def fingerprint(self, settings: ScoreSettings, *, max_size: int, head: str | None) -> str:
-        """SHA-256 of all but the encoder's vectors and the task that decides the number.
+        """Hash all that decides the number, except the encoder's vectors and the task.
 
         Args:
-            settings: The protocol's.
-            max_size: Largest input size, the protocol's.
-            head: SHA-256 of the classifier of pre-training that the encoder comes with.
+            settings: Settings of the protocol.
+            max_size: Largest input size of the protocol.
+            head: SHA-256 of the encoder's classifier of pre-training, if any.
         """
         needs = set(self.needs)
         inputs = settings.model_dump() if needs & _OWN_PASSES else {}
@@ -95,7 +95,7 @@ class Score:
 
     @property
     def _source(self) -> str | None:
-        """Source text of a user's score, whose revision nobody raises."""
+        """Return the source text of a user's score, which has no revisions."""
         module = inspect.getmodule(self.function)
         if module is None or module.__name__.startswith("medtransfer."):
             return None
@@ -116,17 +116,17 @@ def register_score(
     name: str | None = None,
     revision: int = 1,
 ) -> Callable[[Function], Function]:
-    """Make a function known as a score, under its own name unless another is given.
+    """Register a function as a score, under its own name unless another is given.
 
     Args:
-        title: One line for people.
-        paper: Who proposed it, and where.
+        title: One line for readers.
+        paper: The publication that proposed it.
         kinds: Kinds of tasks that it is defined for.
-        name: What ``--score`` takes.
-        revision: To be raised when the function comes to give other numbers.
+        name: Name for ``--score``.
+        revision: Number to raise when the function gives other numbers.
 
     Raises:
-        InputError: When the name is taken, or a parameter is none of :data:`INPUTS`.
+        InputError: When the name is taken, or a parameter is not one of :data:`INPUTS`.
 
     Examples:
         >>> import numpy as np
@@ -173,26 +173,26 @@ def register_score(
 
 @cache
 def _load_all() -> None:
-    """Import the shipped scores and the packages that offer some."""
+    """Import the shipped scores and those of installed packages."""
     for family in _FAMILIES:
         importlib.import_module(f"medtransfer.transferability.{family}")
     load_entry_points("medtransfer.scores")
 
 
 def registered_scores() -> dict[str, Score]:
-    """All known scores by name, the shipped ones first, in their order."""
+    """Return all registered scores by name, the shipped ones first, in their order."""
     _load_all()
     return dict(_REGISTRY)
 
 
 def choose_scores(wanted: Sequence[str]) -> list[Score]:
-    """The scores of these names, or all.
+    """Look up scores by name; without names, return all.
 
     Args:
-        wanted: Names, or ``.py`` files that register some; none means all that are known.
+        wanted: Names, or ``.py`` files that register scores.
 
     Raises:
-        InputError: For an unknown name, or a file that registers none.
+        InputError: For an unknown name, or a file that registers no score.
     """
     known = registered_scores()
     chosen: dict[str, Score] = {}

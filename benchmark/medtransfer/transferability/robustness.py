@@ -1,4 +1,4 @@
-"""Contrastive robustness: whether an image stays itself when its light changes."""
+"""Contrastive robustness: features stay closer under jitter than to other images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def robustness(
     permutations: int = 8,
     seed: int = 0,
 ) -> float:
-    """-mean_i max(0, d(z1_i, z2_i) - d(z1_i, z2_pi(i)) + margin), over several derangements pi.
+    """Compute -mean_i max(0, d(z1_i, z2_i) - d(z1_i, z2_pi(i)) + margin) over derangements pi.
 
     No labels are used. The authors' score has the other sign.
 
@@ -39,14 +39,14 @@ def robustness(
         views: Features of two jittered copies, two arrays (n, C).
         distance: ``cosine`` (1 - cosine), ``mse`` (mean squared error) or ``pearson``
             (1 - Pearson's correlation).
-        margin: Of the hinge.
-        permutations: Derangements that are averaged; n - 1 where there are no more.
-        seed: Of the derangements.
+        margin: Margin of the hinge.
+        permutations: Number of averaged derangements, at most n - 1.
+        seed: Seed of the derangements.
 
     Raises:
-        Undefined: With one image, or where a distance is undefined.
+        Undefined: With one image, or an undefined distance.
     """
-    # Maps of a whole sweep are a gigabyte: they stay in single precision.
+    # Maps of a whole sweep take a gigabyte, so they stay in single precision.
     kind = np.float64 if views[0].size < _LARGE else views[0].dtype
     first, second = (_prepare(np.asarray(view, kind), distance) for view in views)
     if len(first) < 2:
@@ -60,7 +60,7 @@ def robustness(
 
 
 def derangements(items: int, count: int, *, seed: int) -> list[NDArray[np.int64]]:
-    """Permutations that leave no item at its place: turns of one random circle of all items."""
+    """Draw permutations without fixed points: rotations of one random cycle of all items."""
     generator = np.random.default_rng(seed)
     circle = generator.permutation(items)
     turns = generator.permutation(np.arange(1, items))[:count]
@@ -73,7 +73,7 @@ def derangements(items: int, count: int, *, seed: int) -> list[NDArray[np.int64]
 
 
 def _prepare(vectors: Vectors, distance: Distance) -> Vectors:
-    """Unit vectors, of which a product is the correlation; for ``mse`` the vectors themselves."""
+    """Scale vectors so that products are correlations; for ``mse`` return them unchanged."""
     if distance == "mse":
         return vectors
     centred = vectors - vectors.mean(axis=1, keepdims=True) if distance == "pearson" else vectors
@@ -84,7 +84,7 @@ def _prepare(vectors: Vectors, distance: Distance) -> Vectors:
 
 
 def _distances(first: Vectors, second: Vectors, distance: Distance) -> Vectors:
-    """Distance of each row of one to the same row of the other, (n,)."""
+    """Compute the distance of matching rows, (n,)."""
     if distance == "mse":
         return np.asarray(((first - second) ** 2).mean(axis=1))
     return np.asarray(1 - (first * second).sum(axis=1))

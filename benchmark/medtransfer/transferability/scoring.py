@@ -1,4 +1,4 @@
-"""Scores of one encoder on one task, as records."""
+"""Compute the scores of one encoder on one task, as records."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _SOURCE_ACCURACY = "source_accuracy"
 
 @dataclass(frozen=True)
 class Planned:
-    """One number that is to be computed.
+    """A number to compute.
 
     Attributes:
-        name: Of the score.
-        fingerprint: Of all but the encoder's vectors and the task that decides it.
-        compute: Computes it; raises `Undefined` where it has no value.
+        name: Name of the score.
+        fingerprint: Hash of all that decides the number, except the encoder's vectors and the task.
+        compute: Computes the number; raises `Undefined` if it has no value.
         options: Fixed values, for the record.
-        needs: The inputs whose passes of the encoder it pays for.
+        needs: Inputs whose encoder passes count as its cost.
         pooled: Whether views are averaged over space.
     """
 
@@ -52,16 +52,16 @@ class Planned:
 def plan_scores(
     scores: Sequence[Score], protocol: Protocol, *, kind: str, head: str | None
 ) -> list[Planned]:
-    """The scores that a kind of task has."""
+    """Plan the scores that are defined for a kind of task."""
     return [
         _plan(score, protocol.scores, protocol, head) for score in scores if kind in score.kinds
     ]
 
 
 def plan_sweep(score: Score, protocol: Protocol) -> list[Planned]:
-    """The contrastive robustness at every level, pooled or not, distance and margin.
+    """Plan contrastive robustness at every level, pooled or not, distance and margin.
 
-    The values of the protocol are not among them: they are the score itself.
+    The values of the protocol are left out: they are the score itself.
     """
     found = []
     fixed = protocol.scores
@@ -87,7 +87,7 @@ def plan_sweep(score: Score, protocol: Protocol) -> list[Planned]:
 
 
 def plan_source(protocol: Protocol) -> Planned:
-    """Plan the accuracy on the classes of pre-training, which is no score of any target."""
+    """Plan the accuracy on the classes of pre-training, which is no score of a target."""
     return Planned(
         name=_SOURCE_ACCURACY,
         fingerprint=digest([_SOURCE_ACCURACY, 1, protocol.max_size]),
@@ -112,15 +112,15 @@ def _plan(score: Score, settings: ScoreSettings, protocol: Protocol, head: str |
 
 
 def compute(score: Score, inputs: dict[str, Any], options: dict[str, Any]) -> float:
-    """A score of given arrays; of several labels the mean over those that have one.
+    """Compute a score of given arrays; for several labels, the mean of the defined ones.
 
     Args:
         score: The score.
-        inputs: By the names of its parameters; labels (N,), or (N, L) with 1, 0 and -1 for unknown.
-        options: Its fixed values.
+        inputs: Arrays by parameter; labels are (N,), or (N, L) with 1, 0 and -1 for unknown.
+        options: The fixed values.
 
     Raises:
-        Undefined: Where it has no finite value.
+        Undefined: When it has no finite value.
     """
     labels = inputs.get("labels")
     if labels is None or labels.ndim == 1:
@@ -148,7 +148,7 @@ def _finite(value: object) -> float:
 
 
 def _measure_source(material: ScoreInputs) -> float:
-    """Balanced accuracy on validation images, each by its nearest training image."""
+    """Compute the balanced accuracy on validation images by the nearest training image."""
     if material.data.card.kind != "multiclass":
         raise Undefined("the images of the source have no single class")
     train, validation = (material.data.splits[name] for name in ("train", "validation"))
@@ -163,7 +163,7 @@ def _measure_source(material: ScoreInputs) -> float:
 def score_all(
     material: ScoreInputs, planned: Sequence[Planned], protocol: Protocol
 ) -> Iterator[ScoreRecord]:
-    """Compute what was planned, one after another.
+    """Compute planned numbers, one after another.
 
     Raises:
         RunError: When a score fails in another way than by having no value.

@@ -1,4 +1,4 @@
-"""TransRate: the mutual information of features and labels, by coding rates."""
+"""TransRate: mutual information of features and labels, by coding rates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medtransfer.transferability.registry import register_score
     paper="Huang et al.: Frustratingly easy transferability estimation, ICML 2022",
 )
 def transrate(features: Floats, labels: Integers, *, distortion: float = 1e-4) -> float:
-    """R(Z) - sum_c n_c / N R(Z_c) of centred Z, R(Z) = 1/2 logdet(I + Z'Z / (N eps)).
+    """Compute R(Z) - sum_c n_c / N R(Z_c) of centred Z, R(Z) = 1/2 logdet(I + Z'Z / (N eps)).
 
     Args:
         features: (N, D).
@@ -21,7 +21,7 @@ def transrate(features: Floats, labels: Integers, *, distortion: float = 1e-4) -
         distortion: eps.
 
     Raises:
-        Undefined: With one class only, or features that are all the same.
+        Undefined: With one class only, or constant features.
     """
     own, counts = classes_of(labels)
     centred = centre(features)
@@ -33,7 +33,7 @@ def transrate(features: Floats, labels: Integers, *, distortion: float = 1e-4) -
 
 
 def _rate(vectors: Floats, distortion: float) -> float:
-    """The coding rate, by the smaller one of Z'Z and ZZ', which have the same determinant."""
+    """Compute the coding rate from the smaller of Z'Z and ZZ', which share the determinant."""
     items, width = vectors.shape
     gram = vectors @ vectors.T if items < width else vectors.T @ vectors
     gram /= items * distortion
