@@ -104,9 +104,9 @@ class _History:
     def scale_by(self, scale: Tensor) -> None:
         """Set an estimate (P, R, C) of the diagonal of the inverse Hessian."""
         self.scale = scale.flatten(1)
-        known = self.changes[:, : self._filled]
-        scaled = known * self.scale.unsqueeze(1)
-        self.own[:, : self._filled, : self._filled] = known @ scaled.transpose(1, 2)
+        changes = self.changes[:, : self._filled]
+        scaled = changes * self.scale.unsqueeze(1)
+        self.own[:, : self._filled, : self._filled] = changes @ scaled.transpose(1, 2)
 
     def add(self, step: Tensor, change: Tensor) -> None:
         """Store a step and the change of the gradient, (P, R, C), over the oldest."""

@@ -138,13 +138,13 @@ def _outcome(
     selected: dict[str, Any],
     trainable: int,
 ) -> Outcome:
-    own = sum(p.numel() for p in job.encoder.network.parameters())
+    encoder_parameters = sum(p.numel() for p in job.encoder.network.parameters())
     return Outcome(
         predictions=probabilities,
         selected=selected,
         images_seen=len(job.items),
         trainable_parameters=trainable,
-        parameters=own + trainable,
+        parameters=encoder_parameters + trainable,
     )
 
 

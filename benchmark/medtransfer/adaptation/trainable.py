@@ -119,12 +119,12 @@ def _find_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
     Raises:
         InputError: When there is none, or training would use another network than prediction.
     """
-    known = _targets.setdefault(encoder, {})
-    if maps not in known:
+    cached = _targets.setdefault(encoder, {})
+    if maps not in cached:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            known[maps] = _try_targets(encoder, settings, maps=maps)
-    return known[maps]
+            cached[maps] = _try_targets(encoder, settings, maps=maps)
+    return cached[maps]
 
 
 def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
@@ -133,7 +133,7 @@ def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
         name for name, module in encoder.inner.named_modules() if name and _is_plain(module)
     ]
     trial = encoder.duplicate()
-    found: list[str] = []
+    trained_targets: list[str] = []
     if candidates:
         _add_updates(trial, settings, candidates)
         shape = (2, encoder.card.input.channels, encoder.size, encoder.size)
@@ -150,19 +150,21 @@ def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
         except Exception as error:
             line = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(f"{name}: fails with low-rank updates, so no lora: {line}") from error
-        found = [n.partition(".lora_B.")[0] for n, p in second.items() if p.grad is not None]
+        trained_targets = [
+            n.partition(".lora_B.")[0] for n, p in second.items() if p.grad is not None
+        ]
         moved, apart = (trained - before).abs().mean(), (trained - predicted).abs().mean()
-        if found and not apart < 0.1 * moved:
+        if trained_targets and not apart < 0.1 * moved:
             raise InputError(
                 f"{name}: takes another way through its layers in training than in prediction "
                 "(torch's fused TransformerEncoderLayer does), so no lora"
             )
-    if not found:
+    if not trained_targets:
         raise InputError(
             f"{name}: calls no plain linear layer and no plain ungrouped convolution, one of which "
             "lora needs"
         )
-    return found
+    return trained_targets
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -141,10 +141,10 @@ def _find_records(folder: Path, records: Sequence[Record], names: Sequence[str])
     ]
     tasks = {record.task.name for record in kept}
     if not kept:
-        found = sorted({f"{record.task.name} ({record.task.kind})" for record in records})
+        available = sorted({f"{record.task.name} ({record.task.kind})" for record in records})
         raise InputError(
-            f"{folder}: no predicted masks of draw 0 are kept there, only records of "
-            f"{', '.join(found) or 'no task'}; `bench evaluate` on a segmentation task makes them"
+            f"{folder}: holds no predicted masks of draw 0, only records of "
+            f"{', '.join(available) or 'no task'}; run `bench evaluate` on a segmentation task"
         )
     for name in names:
         if name not in tasks:

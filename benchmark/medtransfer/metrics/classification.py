@@ -99,11 +99,11 @@ def score_average_precision(
         plans.append((column, items, bounds, order[: ends[-1]], np.append(0, ends[:-1])))
     for rows, block in _split_replicates(weights):
         for column, items, bounds, order, starts in plans:
-            found = _accumulate(block, items).take(bounds, axis=1)
+            hits = _accumulate(block, items).take(bounds, axis=1)
             chosen = np.add.reduceat(block.take(order, axis=1), starts, axis=1).cumsum(axis=1)
             # Where nothing is chosen nothing is found either, so 1 stands in for 0.
-            precision = found[:, 1:] / np.where(chosen > 0, chosen, 1)
-            total[rows, column] = np.einsum("bm,bm->b", np.diff(found), precision)
+            precision = hits[:, 1:] / np.where(chosen > 0, chosen, 1)
+            total[rows, column] = np.einsum("bm,bm->b", np.diff(hits), precision)
     return divide(total, weights @ targets)
 
 

@@ -65,18 +65,18 @@ def score_overlap(predicted: Numbers, truth: Numbers, *, classes: int) -> dict[s
     Returns:
         ``dice``, ``iou``, ``sensitivity`` and ``precision``, [N, C - 1] each, NaN where undefined.
     """
-    found, actual, hits = np.zeros((3, len(truth), classes - 1))
+    predictions, actual, hits = np.zeros((3, len(truth), classes - 1))
     for column, label in enumerate(range(1, classes)):
         here, there = predicted == label, truth == label
-        found[:, column] = np.count_nonzero(here, axis=(1, 2))
+        predictions[:, column] = np.count_nonzero(here, axis=(1, 2))
         actual[:, column] = np.count_nonzero(there, axis=(1, 2))
         hits[:, column] = np.count_nonzero(here & there, axis=(1, 2))
     # The rule for empty masks is where these denominators are 0.
     return {
-        "dice": divide(2 * hits, found + actual),
-        "iou": divide(hits, found + actual - hits),
+        "dice": divide(2 * hits, predictions + actual),
+        "iou": divide(hits, predictions + actual - hits),
         "sensitivity": divide(hits, actual),
-        "precision": divide(hits, found),
+        "precision": divide(hits, predictions),
     }
 
 

@@ -45,10 +45,11 @@ def start_devices(request: Request, *, whole: bool) -> Fabric:
         )
     device = resolve_device(request.device)
     if device.type == "cuda":
-        there = torch.cuda.device_count()
-        if request.devices > there or (device.index or 0) >= there:
+        available = torch.cuda.device_count()
+        if request.devices > available or (device.index or 0) >= available:
             raise InputError(
-                f"--device {request.device}, --devices {request.devices}: this machine has {there}"
+                f"--device {request.device}, --devices {request.devices}: this machine has "
+                f"{available}"
             )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's own remarks about its environment

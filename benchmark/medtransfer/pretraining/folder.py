@@ -125,11 +125,13 @@ def write_checkpoint(
         return
     end = f"-epoch-{epoch}"
     name = card.name[: 80 - len(end)].rstrip("-._") + end
-    own = card.model_copy(update={"name": name, "title": f"{card.title}, after epoch {epoch}"})
+    checkpoint = card.model_copy(
+        update={"name": name, "title": f"{card.title}, after epoch {epoch}"}
+    )
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(target) as temporary:  # an existing one belongs to another run
-            _write(temporary, own, objective, losses)
+            _write(temporary, checkpoint, objective, losses)
 
 
 def describe(plan: Plan, encoder: Encoder, state: State, *, processes: int) -> EncoderCard:
@@ -219,10 +221,10 @@ def _extras(plan: Plan) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def _join(before: list[str] | None, own: set[str]) -> list[str] | None:
+def _join(before: list[str] | None, added: set[str]) -> list[str] | None:
     """Join two sets of names, sorted; ``None`` where the first is unknown."""
-    return None if before is None else sorted({*before, *own})
+    return None if before is None else sorted({*before, *added})
 
 
-def _add(before: Number | None, own: Number | None) -> Number | None:
-    return None if before is None or own is None else before + own
+def _add(before: Number | None, added: Number | None) -> Number | None:
+    return None if before is None or added is None else before + added

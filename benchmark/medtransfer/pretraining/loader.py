@@ -42,10 +42,10 @@ def load_step(
     generator = torch.Generator().manual_seed(seed_of("pretraining", pool.seed, "views", step))
     numbers = objective.views * VIEW_DRAWS + objective.draws
     draws = torch.rand((numbers, len(places)), generator=generator)
-    own = np.arange(device, len(places), devices)
+    share = np.arange(device, len(places), devices)
     return [
         _load(pool, objective, settings, places[chosen], draws[:, torch.from_numpy(chosen)])
-        for chosen in np.array_split(own, parts)
+        for chosen in np.array_split(share, parts)
     ]
 
 
@@ -72,8 +72,8 @@ def _load(
     flip = torch.from_numpy(flips[number]).to(encoder.device)
     views = [images] * objective.views
     if settings is not None:
-        own = draws[: objective.views * VIEW_DRAWS].chunk(objective.views)
-        views = [make_view(images, numbers, settings, flip=flip) for numbers in own]
+        view_draws = draws[: objective.views * VIEW_DRAWS].chunk(objective.views)
+        views = [make_view(images, numbers, settings, flip=flip) for numbers in view_draws]
     return Batch(
         views=tuple(views),
         source=torch.from_numpy(number).to(encoder.device),

@@ -115,13 +115,13 @@ class Supervised(Objective):
         heads = self.head(vectors).split(self._sizes, dim=1)
         total = heads[0].new_zeros(())
         for number, (logits, labels) in enumerate(zip(heads, batch.labels, strict=True)):
-            own = logits[batch.source == number]
+            source_logits = logits[batch.source == number]
             if not self._multilabel[number]:
-                total = total + functional.cross_entropy(own, labels, reduction="sum")
+                total = total + functional.cross_entropy(source_logits, labels, reduction="sum")
                 continue
             known = labels >= 0
             losses = functional.binary_cross_entropy_with_logits(
-                own, labels.clamp(min=0).to(own.dtype), reduction="none"
+                source_logits, labels.clamp(min=0).to(source_logits.dtype), reduction="none"
             )
             total = total + ((losses * known).sum(1) / known.sum(1).clamp(min=1)).sum()
         mean: Tensor = total / len(batch.source)
@@ -247,8 +247,8 @@ class Masked(Objective):
         mask = squares.view(count, 1, grid, grid)
         mask = mask.repeat_interleave(self._patch, 2).repeat_interleave(self._patch, 3)
         token = self.head.token.repeat(1, grid, grid)
-        found = self._reconstruct(torch.lerp(inputs, token.expand_as(inputs), mask))
-        differences = ((found - inputs).abs() * mask).sum() / inputs.shape[1]
+        reconstructed = self._reconstruct(torch.lerp(inputs, token.expand_as(inputs), mask))
+        differences = ((reconstructed - inputs).abs() * mask).sum() / inputs.shape[1]
         return differences / mask.sum()
 
 

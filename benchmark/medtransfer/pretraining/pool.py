@@ -87,11 +87,11 @@ class Pool:
     @cached_property
     def classes(self) -> list[Integers]:
         """Positions of each class of each source; a multi-label item counts as its rarest label."""
-        found = []
+        positions = []
         for start, source in zip(self.starts, self.sources, strict=True):
             labels = strata(source.labels)
-            found += [start + np.flatnonzero(labels == label) for label in np.unique(labels)]
-        return found
+            positions += [start + np.flatnonzero(labels == label) for label in np.unique(labels)]
+        return positions
 
 
 @lru_cache(maxsize=4)

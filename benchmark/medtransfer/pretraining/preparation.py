@@ -46,10 +46,10 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
     trainable.check(epochs)
     if late := [epoch for epoch in request.checkpoints if epoch > epochs]:
         raise InputError(f"--checkpoints: {late[0]} is after the last epoch, {epochs}")
-    known = load_tasks(request.task_folder)
-    cards = [_find_source(name, known) for name in dict.fromkeys(request.tasks)]
+    all_cards = load_tasks(request.task_folder)
+    cards = [_find_source(name, all_cards) for name in dict.fromkeys(request.tasks)]
     for card in cards:
-        _refuse_test_images(card, known)
+        _refuse_test_images(card, all_cards)
         if recipe.objective == "supervised" and card.kind == "segmentation":
             raise InputError(
                 f"--task: {card.name}: has masks and no classes, which supervised pre-training "
@@ -83,7 +83,7 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
         parent=parent,
         folder=folder_of_run,
         fingerprint=digest(decisive),
-        overlaps=sorted(name for name, task in known.items() if corpora & set(task.corpora)),
+        overlaps=sorted(name for name, task in all_cards.items() if corpora & set(task.corpora)),
         notes=start.notes,
     )
 
@@ -153,15 +153,15 @@ def _check_extra(recipe: Recipe) -> None:
         )
 
 
-def _find_source(name: str, known: Mapping[str, TaskCard]) -> TaskCard:
+def _find_source(name: str, all_cards: Mapping[str, TaskCard]) -> TaskCard:
     """Find the card of a source; only training splits are sources."""
-    task, found, split = name.partition(":") if ":" in name else name.partition("/")
-    card = find_task(task, known)
+    task, separator, split = name.partition(":") if ":" in name else name.partition("/")
+    card = find_task(task, all_cards)
     if card is None:
         raise InputError(
-            f"--task: unknown task '{task}'{suggest(task, known)} (cards of your own: --tasks)"
+            f"--task: unknown task '{task}'{suggest(task, all_cards)} (cards of your own: --tasks)"
         )
-    if found and split != "train":
+    if separator and split != "train":
         raise InputError(
             f"--task: {name}: only training images are a source, never '{split}'; name the task "
             "alone"
@@ -169,12 +169,12 @@ def _find_source(name: str, known: Mapping[str, TaskCard]) -> TaskCard:
     return card
 
 
-def _refuse_test_images(card: TaskCard, known: Mapping[str, TaskCard]) -> None:
+def _refuse_test_images(card: TaskCard, all_cards: Mapping[str, TaskCard]) -> None:
     """Refuse a training split that another card tests on, in whatever size or number."""
-    own = _name_split(card.train)
-    for other in known.values():
+    trained_on = _name_split(card.train)
+    for other in all_cards.values():
         for name, source in other.sources.items():
-            if name not in ("train", "validation") and _name_split(source) == own:
+            if name not in ("train", "validation") and _name_split(source) == trained_on:
                 raise InputError(
                     f"--task: {card.name}: its training images are the test split {name} of "
                     f"{other.name}; nothing is ever trained on a test split"
@@ -192,28 +192,27 @@ def _find_start(request: Request) -> tuple[EncoderSource, EncoderCard | None]:
         raise InputError("--architecture: name one (timm's name, or a listed encoder's), or --init")
     if request.init is None:
         assert request.architecture is not None
-        found = resolve_untrained(request.architecture)
+        source = resolve_untrained(request.architecture)
     else:
         checkpoint = Path(request.init).is_file() and Path(request.init).suffix != ".py"
-        found = resolve_encoder(
+        source = resolve_encoder(
             request.init, architecture=request.architecture if checkpoint else None
         )
         if request.architecture is not None and not checkpoint:
             wanted = resolve_untrained(request.architecture).card.architecture
-            given = found.card.architecture
+            given = source.card.architecture
             if (wanted.timm, wanted.options) != (given.timm, given.options):
                 raise InputError(
                     f"--init: {request.init} is not of the --architecture {request.architecture}: "
                     f"it is timm's {given.timm}, perhaps with other options; leave --architecture "
                     "out"
                 )
-    if found.builder is not None:
+    if source.builder is not None:
         raise InputError(
-            f"--{'init' if request.init else 'architecture'}: {found.card.name} is built by Python "
-            "code, which the folder of an encoder cannot name; a network that timm builds is "
-            "expected"
+            f"--{'init' if request.init else 'architecture'}: {source.card.name} is built by "
+            "Python code, which the folder of an encoder cannot name; use a network of timm"
         )
-    card = found.card
+    card = source.card
     architecture = card.architecture
     if request.drop_stages:
         dropped = architecture.drop_stages + request.drop_stages
@@ -226,14 +225,14 @@ def _find_start(request: Request) -> tuple[EncoderSource, EncoderCard | None]:
     update: dict[str, Any] = {"architecture": architecture, "input": seen}
     card = card.model_copy(update=update)
     trained = card.pretraining.objective != "none"
-    return EncoderSource(card, None, found.weights, found.notes), found.card if trained else None
+    return EncoderSource(card, None, source.weights, source.notes), source.card if trained else None
 
 
 def _keep_parent(init: str | None, folder: Path) -> None:
     """Refuse an initial encoder inside the output folder, or the reverse."""
     if init is not None and Path(init).exists():
-        start, own = Path(init).resolve(), folder.resolve()
-        if start.is_relative_to(own) or own.is_relative_to(start):
+        start, target = Path(init).resolve(), folder.resolve()
+        if start.is_relative_to(target) or target.is_relative_to(start):
             raise InputError(f"--out: {folder} and --init {init} must not lie in each other")
 
 

@@ -64,7 +64,7 @@ def write_state(path: Path, state: State) -> None:
         RunError: When it cannot be written; the last state is unchanged.
     """
     buffer = io.BytesIO()
-    content = {one.name: getattr(state, one.name) for one in fields(state)}
+    content = {field.name: getattr(state, field.name) for field in fields(state)}
     torch.save({**content, "measured": vars(state.measured)}, buffer)
     try:
         replace(path, buffer.getvalue())

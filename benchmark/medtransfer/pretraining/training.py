@@ -268,8 +268,8 @@ class _Run:
         seconds = time.perf_counter() - clock
         joules = energy.joules if energy.joules is not None else float("nan")
         passes = prefix.passes - before if prefix is not None else 0
-        own = torch.tensor([seconds, joules, passes], dtype=torch.float64, device=device)
-        total = fabric.all_reduce(own, reduce_op="sum")
+        local = torch.tensor([seconds, joules, passes], dtype=torch.float64, device=device)
+        total = fabric.all_reduce(local, reduce_op="sum")
         assert isinstance(total, Tensor)
         device_seconds, joules, passes = total.tolist()
         measured.seconds += seconds
@@ -306,7 +306,7 @@ class _Run:
         fabric, plan, first = self.fabric, self.plan, self.state.step
         parts = plan.request.accumulate
         self.objective.train()
-        found = []
+        step_losses = []
         for step in range(first, until):
             torch.manual_seed(seed_of("pretraining", plan.pool.seed, step, fabric.global_rank))
             batches = load_step(
@@ -324,8 +324,8 @@ class _Run:
                 total += loss.detach()
             optimiser.step()
             schedule.step()
-            found.append(total)
-        mean = fabric.all_reduce(torch.stack(found))
+            step_losses.append(total)
+        mean = fabric.all_reduce(torch.stack(step_losses))
         assert isinstance(mean, Tensor)
         losses: list[float] = mean.tolist()
         # No loss shows the update of the last step.
@@ -347,8 +347,8 @@ class _Run:
 
         def write() -> None:
             if epoch is not None:
-                own = (self._describe(), self.objective, self.state.losses)
-                write_checkpoint(self.plan.folder, epoch, *own)
+                arguments = (self._describe(), self.objective, self.state.losses)
+                write_checkpoint(self.plan.folder, epoch, *arguments)
             now = time.monotonic()
             waited = now - self.saved
             due = waited * _SHARE >= self.effort or waited > _PATIENCE or epoch is not None

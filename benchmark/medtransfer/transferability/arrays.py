@@ -110,10 +110,10 @@ def classes_of(
     Raises:
         Undefined: With fewer than two classes, or a class that is too small.
     """
-    _, own, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(counts) < 2:
         where = f"among the {len(labels)} images that are taken" if among else "there"
         raise Undefined(f"only one class is {where}")
     if counts.min() < least:
         raise Undefined(f"a class has fewer than {least} images")
-    return own.ravel(), counts
+    return classes.ravel(), counts

@@ -44,8 +44,8 @@ def _of_level(level: Mapping[int, Sequence[Floats]], least: int) -> float:
     if not images or not (unit := float(np.sqrt(np.mean(np.concatenate(images) ** 2)))):
         raise Undefined("there are no pixels, or all their features are zero")
     distances = []
-    for number, found in level.items():
-        enough = [vectors / unit for vectors in found if len(vectors) >= least]
+    for number, samples in level.items():
+        enough = [vectors / unit for vectors in samples if len(vectors) >= least]
         if number and len(enough) > 1:
             pairs = combinations(enough, 2)
             distances.append(np.mean([wasserstein(one, other) for one, other in pairs]))
@@ -64,11 +64,11 @@ def wasserstein(first: Floats, second: Floats) -> float:
     |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2, the last being the nuclear norm of
     the m x n matrix of products of the centred samples: no C x C root is needed.
     """
-    one, other = first - first.mean(axis=0), second - second.mean(axis=0)
-    one, other = one / np.sqrt(len(first) - 1), other / np.sqrt(len(second) - 1)
+    left, right = first - first.mean(axis=0), second - second.mean(axis=0)
+    left, right = left / np.sqrt(len(first) - 1), right / np.sqrt(len(second) - 1)
     shift = np.square(first.mean(axis=0) - second.mean(axis=0)).sum()
-    cross = np.linalg.svd(one @ other.T, compute_uv=False).sum()
-    squared = shift + np.square(one).sum() + np.square(other).sum() - 2 * cross
+    cross = np.linalg.svd(left @ right.T, compute_uv=False).sum()
+    squared = shift + np.square(left).sum() + np.square(right).sum() - 2 * cross
     return float(np.sqrt(max(squared, 0)))
 
 

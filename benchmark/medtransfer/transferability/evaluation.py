@@ -80,7 +80,7 @@ def prepare(
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     protocol = load_protocol(request.protocol)
     scores = choose_scores(request.scores)
-    if request.sweep and "robustness" not in {one.name for one in scores}:
+    if request.sweep and "robustness" not in {score.name for score in scores}:
         raise InputError("--sweep: is of the score robustness, which --score leaves out")
     if not request.encoders:
         raise InputError("--encoder: name at least one, or --trajectory")
@@ -90,7 +90,7 @@ def prepare(
     notes = [
         f"{name}: nothing to compute: it is of kind {card.kind}, and {_list_kinds(scores)}"
         for name, card in cards.items()
-        if not any(card.kind in one.kinds for one in scores)
+        if not any(card.kind in score.kinds for score in scores)
     ]
     if len(notes) == len(cards):
         raise InputError(f"--score: {notes[0]}")
@@ -111,9 +111,9 @@ def prepare(
     folder = data_folder(request.data)
     data = {name: _open(card, folder, progress) for name, card in cards.items()}
     sources: dict[str, TaskData] = {}
-    known = {**load_tasks(), **(load_tasks(request.task_folder) if request.task_folder else {})}
+    all_cards = {**load_tasks(), **(load_tasks(request.task_folder) if request.task_folder else {})}
     for name in _sources(encoders) if with_sources else ():
-        card = find_task(name, known)
+        card = find_task(name, all_cards)
         try:
             if card is None:
                 raise InputError(f"{name}: no such task is known; its card is in --tasks?")
@@ -124,7 +124,7 @@ def prepare(
 
 
 def _list_kinds(scores: Sequence[Score]) -> str:
-    return "; ".join(f"{one.name} is for {', '.join(one.kinds)}" for one in scores)
+    return "; ".join(f"{score.name} is for {', '.join(score.kinds)}" for score in scores)
 
 
 def _open(card: TaskCard, folder: Path | None, progress: Progress) -> TaskData:
@@ -144,22 +144,22 @@ def find_trajectory(folder: Path) -> list[Path]:
     Raises:
         InputError: When there are fewer than two.
     """
-    found: dict[int, Path] = {}
+    by_epoch: dict[int, Path] = {}
     for path in (folder, *sorted(folder.glob("checkpoints/epoch-*"))):
         file = path / "encoder.yaml"
         if file.is_file():
             run = EncoderCard.parse(read_yaml(file), origin=str(file)).pretraining.run
             if run is not None:  # the encoder itself is the last checkpoint
-                found[run.steps] = path
+                by_epoch[run.steps] = path
     if not folder.is_dir():
         raise InputError(f"--trajectory: {folder}: no such folder")
-    if len(found) < 2:
+    if len(by_epoch) < 2:
         raise InputError(
-            f"--trajectory: {folder}: holds {len(found) or 'no'} checkpoint"
-            f"{'' if len(found) == 1 else 's'} of bench pretrain --checkpoints; at least two are "
-            "needed"
+            f"--trajectory: {folder}: holds {len(by_epoch) or 'no'} checkpoint"
+            f"{'' if len(by_epoch) == 1 else 's'} of bench pretrain --checkpoints; two or more "
+            "are needed"
         )
-    return [found[steps] for steps in sorted(found)]
+    return [by_epoch[steps] for steps in sorted(by_epoch)]
 
 
 def _check_folder(folder: Path, located: EncoderSource) -> None:
@@ -175,7 +175,7 @@ def _check_folder(folder: Path, located: EncoderSource) -> None:
         EncoderCard.parse(read_yaml(card), origin=str(card))
     first = next(iterate_records(folder / "records.jsonl"), None)
     identities = {first.encoder.sha256} if first is not None else set()
-    identities |= {one.encoder.sha256 for one in read_scores(folder)}
+    identities |= {record.encoder.sha256 for record in read_scores(folder)}
     if identities - {located.identity}:
         raise InputError(
             f"{folder}: made with another encoder of the name {name} (weights, architecture or "
@@ -198,20 +198,24 @@ def score(scoring: Scoring, progress: JobProgress | None = None) -> list[ScoreRe
         RunError: When a score fails in another way than by having no value.
     """
     progress = progress or JobProgress()
-    found: list[ScoreRecord] = []
+    records: list[ScoreRecord] = []
     tasks = {**scoring.data, **scoring.sources}
     progress.begin(len(scoring.encoders) * len(tasks), unit="sets of scores")
     try:
         for located in scoring.encoders:
             work = _Work(scoring, located)
             for name, data in tasks.items():
-                own, made = work.of(name, data)
-                found += own
-                kept = f", {len(own) - made} kept from before" if len(own) > made else ""
+                task_records, made = work.of(name, data)
+                records += task_records
+                kept = (
+                    f", {len(task_records) - made} kept from before"
+                    if len(task_records) > made
+                    else ""
+                )
                 progress.finished(f"{located.card.name}, {name}: {made} new{kept}")
     finally:
         progress.end()
-    return found
+    return records
 
 
 class _Work:
@@ -226,16 +230,16 @@ class _Work:
         """Return the requested records of one task, and how many of them are new."""
         planned = self._plan(name, data.card.kind)
         prefix = (self.located.identity, name, data.fingerprint, self.scoring.protocol.name)
-        wanted = {(*prefix, one.fingerprint): one for one in planned}
-        known = {record.key: record for record in read_scores(self.folder)}
-        if missing := [one for key, one in wanted.items() if key not in known]:
+        wanted = {(*prefix, plan.fingerprint): plan for plan in planned}
+        stored = {record.key: record for record in read_scores(self.folder)}
+        if missing := [plan for key, plan in wanted.items() if key not in stored]:
             encoder, protocol = self._build(), self.scoring.protocol
             find_head = partial(find_source_head, self.located, encoder)
             material = ScoreInputs(encoder, data, protocol.scores, find_head=find_head)
             for record in score_all(material, missing, protocol):
                 _append(self.folder, self.located.card, record)
-                known[record.key] = record
-        return [known[key] for key in wanted], len(missing)
+                stored[record.key] = record
+        return [stored[key] for key in wanted], len(missing)
 
     def _plan(self, name: str, kind: Kind) -> list[Planned]:
         scoring, planned = self.scoring, []
@@ -243,7 +247,7 @@ class _Work:
             head = head_identity(self.located)
             planned = plan_scores(scoring.scores, scoring.protocol, kind=kind, head=head)
             if scoring.request.sweep:
-                [robust] = [one for one in scoring.scores if one.name == "robustness"]
+                [robust] = [score for score in scoring.scores if score.name == "robustness"]
                 planned += plan_sweep(robust, scoring.protocol)
         run = self.located.card.pretraining.run
         if name in scoring.sources and run is not None and name in run.tasks:
@@ -275,7 +279,7 @@ def _append(folder: Path, card: EncoderCard, record: ScoreRecord) -> None:
         with FileLock(lock):
             if not (folder / "encoder.yaml").exists():
                 replace(folder / "encoder.yaml", dump_card(card).encode())
-            if record.key in {one.key for one in read_scores(folder)}:
+            if record.key in {stored.key for stored in read_scores(folder)}:
                 return
             content = path.read_bytes() if path.exists() else b""
             whole = content[: content.rfind(b"\n") + 1]  # without the torn line of a killed writer

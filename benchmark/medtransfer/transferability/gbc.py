@@ -27,10 +27,10 @@ def gbc(features: Floats, labels: Integers, *, most: int = 64, floor: float = 1e
     Raises:
         Undefined: With one class only, a class of one image, or constant features.
     """
-    own, counts = classes_of(labels, least=2)
+    classes, counts = classes_of(labels, least=2)
     reduced = principal_components(features, most=most)
-    means = np.stack([reduced[own == c].mean(axis=0) for c in range(len(counts))])
-    variances = np.stack([reduced[own == c].var(axis=0) for c in range(len(counts))])
+    means = np.stack([reduced[classes == c].mean(axis=0) for c in range(len(counts))])
+    variances = np.stack([reduced[classes == c].var(axis=0) for c in range(len(counts))])
     variances = np.maximum(variances, floor)
     middle = (variances[:, None] + variances) / 2
     logs = np.log(variances)

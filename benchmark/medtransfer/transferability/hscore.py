@@ -29,10 +29,10 @@ def hscore(features: Floats, labels: Integers) -> float:
     Raises:
         Undefined: With one class only, or constant features.
     """
-    own, counts = classes_of(labels)
+    classes, counts = classes_of(labels)
     items, width = features.shape
     centred = centre(features)
-    onehot = np.eye(len(counts))[own]
+    onehot = np.eye(len(counts))[classes]
     means = onehot.T @ centred / counts[:, None]
     weighted = means * np.sqrt(counts / items)[:, None]  # cov(E[f|y]) = weighted' weighted
     if items < width:
@@ -41,8 +41,8 @@ def hscore(features: Floats, labels: Integers) -> float:
 
         covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
         factor = linalg.cho_factor(covariance, overwrite_a=True, check_finite=False)
-        found = (weighted * linalg.cho_solve(factor, weighted.T).T).sum()
-        return float((1 - shrinkage) * found)
+        trace = (weighted * linalg.cho_solve(factor, weighted.T).T).sum()
+        return float((1 - shrinkage) * trace)
     spectrum = decompose(centred)
     assert spectrum.right is not None
     turned = weighted @ spectrum.right

@@ -135,15 +135,15 @@ class ScoreInputs:
             return torch.cat(seen, dim=1)
 
         widths: list[int] = []
-        found: tuple[list[Vectors], list[Vectors]] = ([], [])
+        copies: tuple[list[Vectors], list[Vectors]] = ([], [])
         for start in range(0, len(items), self.encoder.batch):
             rows = slice(start, start + self.encoder.batch)
             pixels = self.encoder.resample(torch.from_numpy(self.train.images[items[rows]]))
-            for copy, own in zip(found, draws, strict=True):
-                jittered = jitter(pixels, own[rows], self.settings)
+            for copy, draw in zip(copies, draws, strict=True):
+                jittered = jitter(pixels, draw[rows], self.settings)
                 copy.append(halve_on_oom(see, jittered).cpu().numpy())
         ends = np.cumsum(widths)[:-1]
-        parts = zip(*(np.split(np.concatenate(copy), ends, axis=1) for copy in found), strict=True)
+        parts = zip(*(np.split(np.concatenate(copy), ends, axis=1) for copy in copies), strict=True)
         for number, (first, second) in zip(levels, parts, strict=True):
             self._views[number, pooled] = first, second
 
@@ -216,8 +216,8 @@ def jitter(pixels: Tensor, draws: Tensor, settings: ScoreSettings) -> Tensor:
     """
     spread = 2 * draws.to(pixels.device) - 1
     brightness, contrast, saturation = (
-        (1 + amount * own).view(-1, 1, 1, 1)
-        for amount, own in zip(
+        (1 + amount * draw).view(-1, 1, 1, 1)
+        for amount, draw in zip(
             (settings.brightness, settings.contrast, settings.saturation), spread.T, strict=False
         )
     )

@@ -30,12 +30,12 @@ def leep(source_probabilities: Floats, labels: Integers) -> float:
     Raises:
         Undefined: With one class only.
     """
-    own, counts = classes_of(labels)
-    joint = np.eye(len(counts))[own].T @ source_probabilities  # N P(y, z), (C, S)
+    classes, counts = classes_of(labels)
+    joint = np.eye(len(counts))[classes].T @ source_probabilities  # N P(y, z), (C, S)
     marginal = joint.sum(axis=0)
-    known = marginal > 0
-    conditional = joint[:, known] / marginal[known]
-    likelihood = (source_probabilities[:, known] * conditional[own]).sum(axis=1)
+    used = marginal > 0
+    conditional = joint[:, used] / marginal[used]
+    likelihood = (source_probabilities[:, used] * conditional[classes]).sum(axis=1)
     with np.errstate(divide="ignore"):
         return float(np.log(likelihood).mean())
 

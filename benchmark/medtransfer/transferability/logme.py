@@ -30,13 +30,13 @@ def logme(
     Raises:
         Undefined: With one class only, or zero features.
     """
-    own, counts = classes_of(labels)
+    classes, counts = classes_of(labels)
     items, width = features.shape
     spectrum = decompose(features)
     squares = spectrum.squares[:, None]
     if not len(squares):
         raise Undefined("all features are zero")
-    targets = np.eye(len(counts))[own]
+    targets = np.eye(len(counts))[classes]
     turned = spectrum.turn(targets) ** 2  # x^2, (k, C)
     total = targets.sum(axis=0)  # |y|^2: of ones and zeros their sum
     outside = np.maximum(total - turned.sum(axis=0), 0)

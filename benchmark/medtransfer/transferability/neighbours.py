@@ -29,19 +29,19 @@ def neighbours(features: Floats, labels: Integers, *, most: int = 10_000) -> flo
     Raises:
         Undefined: With one class only, or features of length zero.
     """
-    own, counts = classes_of(labels)
+    classes, counts = classes_of(labels)
     lengths = np.linalg.norm(features, axis=1)
     if (lengths == 0).any():
         raise Undefined("an image's features are all zero")
     # Half the time of double precision, which matters only between nearly equal neighbours.
     unit: NDArray[np.float32] = (features / lengths[:, None]).astype(np.float32)
-    asked = spread(len(own), most)
-    right = np.zeros(len(own), bool)
+    asked = spread(len(classes), most)
+    right = np.zeros(len(classes), bool)
     for start in range(0, len(asked), _ROWS):
         rows = asked[start : start + _ROWS]
         cosine = unit[rows] @ unit.T
         cosine[np.arange(len(rows)), rows] = -np.inf
-        right[rows] = own[cosine.argmax(axis=1)] == own[rows]
-    counts = np.bincount(own[asked], minlength=len(counts))
-    found = np.bincount(own[asked], weights=right[asked], minlength=len(counts))
-    return float((found[counts > 0] / counts[counts > 0]).mean())
+        right[rows] = classes[cosine.argmax(axis=1)] == classes[rows]
+    counts = np.bincount(classes[asked], minlength=len(counts))
+    hits = np.bincount(classes[asked], weights=right[asked], minlength=len(counts))
+    return float((hits[counts > 0] / counts[counts > 0]).mean())

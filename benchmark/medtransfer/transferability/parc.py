@@ -26,7 +26,7 @@ def parc(features: Floats, labels: Integers, *, most: int = 1000) -> float:
     """
     classes_of(labels)
     chosen = spread(len(labels), most)
-    own, _ = classes_of(labels[chosen], among=True)
+    classes, _ = classes_of(labels[chosen], among=True)
     centred = features[chosen] - features[chosen].mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1)
     if (lengths <= 1e-12 * np.abs(features[chosen]).max(axis=1)).any():
@@ -36,7 +36,7 @@ def parc(features: Floats, labels: Integers, *, most: int = 1000) -> float:
     # Round, so that distances to two copies of an image tie.
     distance = (1 - (centred @ centred.T)[lower]).round(12)
     # 1 - corr of two one-hot vectors takes two values: 0 within a class, one more between two.
-    differs = own[lower[0]] != own[lower[1]]
+    differs = classes[lower[0]] != classes[lower[1]]
     if np.ptp(distance) <= 1e-12 or differs.all() or not differs.any():
         raise Undefined("all pairs are equally far apart")
     return float(stats.spearmanr(distance, differs).statistic)

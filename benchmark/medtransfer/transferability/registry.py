@@ -75,9 +75,9 @@ class Score:
     def options(self, settings: ScoreSettings) -> dict[str, Any]:
         """Return the fixed values: the protocol's if it has them, else the defaults."""
         parameters = inspect.signature(self.function).parameters.values()
-        own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         fixed = settings.options(self.name)
-        return {name: fixed.get(name, value) for name, value in own.items()}
+        return {name: fixed.get(name, value) for name, value in defaults.items()}
 
     def fingerprint(self, settings: ScoreSettings, *, max_size: int, head: str | None) -> str:
         """Hash all that decides the number, except the encoder's vectors and the task.
@@ -142,30 +142,33 @@ def register_score(
     """
 
     def decorate(function: Function) -> Function:
-        own = name or str(getattr(function, "__name__", "score"))
-        if own in _REGISTRY:
-            raise InputError(f"score '{own}' is registered twice; choose another name")
-        if not _NAME.fullmatch(own):
-            raise InputError(f"score '{own}': letters, digits, '.', '_' and '-' make a name")
+        score_name = name or str(getattr(function, "__name__", "score"))
+        if score_name in _REGISTRY:
+            raise InputError(f"score '{score_name}' is registered twice; choose another name")
+        if not _NAME.fullmatch(score_name):
+            raise InputError(f"score '{score_name}': letters, digits, '.', '_' and '-' make a name")
         for kind in kinds:
             if kind not in get_args(Kind):
-                raise InputError(f"score '{own}': kinds: '{kind}'{suggest(kind, get_args(Kind))}")
-        score = Score(own, title, paper, tuple(kinds), function, revision)
+                raise InputError(
+                    f"score '{score_name}': kinds: '{kind}'{suggest(kind, get_args(Kind))}"
+                )
+        score = Score(score_name, title, paper, tuple(kinds), function, revision)
         for need in score.needs:
             if need not in INPUTS:
                 raise InputError(
-                    f"score '{own}': unknown parameter '{need}'{suggest(need, INPUTS)}; fixed "
-                    "values stand behind a *"
+                    f"score '{score_name}': unknown parameter '{need}'{suggest(need, INPUTS)}; "
+                    "put fixed values after a *"
                 )
         if len(score.needs) > 1 and (apart := sorted(_OWN_PASSES & set(score.needs))):
             raise InputError(
-                f"score '{own}': {apart[0]} are of some images only, and go with nothing else"
+                f"score '{score_name}': {apart[0]} cover some images only, so they cannot be "
+                "combined with other inputs"
             )
         parameters = inspect.signature(function).parameters.values()
         for parameter in parameters:
             if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-                raise InputError(f"score '{own}': '{parameter.name}' needs a default")
-        _REGISTRY[own] = score
+                raise InputError(f"score '{score_name}': '{parameter.name}' needs a default")
+        _REGISTRY[score_name] = score
         return function
 
     return decorate
@@ -194,16 +197,16 @@ def choose_scores(wanted: Sequence[str]) -> list[Score]:
     Raises:
         InputError: For an unknown name, or a file that registers no score.
     """
-    known = registered_scores()
+    scores = registered_scores()
     chosen: dict[str, Score] = {}
     for name in wanted:
         if name.endswith(".py"):
             chosen |= _run_file(Path(name))
-        elif name in known:
-            chosen[name] = known[name]
+        elif name in scores:
+            chosen[name] = scores[name]
         else:
-            raise InputError(f"--score: unknown score '{name}'{suggest(name, known)}")
-    return list((chosen or known).values())
+            raise InputError(f"--score: unknown score '{name}'{suggest(name, scores)}")
+    return list((chosen or scores).values())
 
 
 def _run_file(path: Path) -> dict[str, Score]:

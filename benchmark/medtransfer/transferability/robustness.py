@@ -64,12 +64,12 @@ def derangements(items: int, count: int, *, seed: int) -> list[NDArray[np.int64]
     generator = np.random.default_rng(seed)
     circle = generator.permutation(items)
     turns = generator.permutation(np.arange(1, items))[:count]
-    found = []
+    permutations = []
     for turn in turns:
         other = np.empty(items, np.int64)
         other[circle] = np.roll(circle, -turn)
-        found.append(other)
-    return found
+        permutations.append(other)
+    return permutations
 
 
 def _prepare(vectors: Vectors, distance: Distance) -> Vectors:

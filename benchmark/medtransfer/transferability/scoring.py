@@ -63,17 +63,17 @@ def plan_sweep(score: Score, protocol: Protocol) -> list[Planned]:
 
     The values of the protocol are left out: they are the score itself.
     """
-    found = []
+    plans = []
     fixed = protocol.scores
     for pooled, level, distance, margin in product((True, False), range(4), DISTANCES, MARGINS):
-        own = {"level": level, "pooled": pooled, "distance": distance, "margin": margin}
-        settings = fixed.model_copy(update=own)
+        changed = {"level": level, "pooled": pooled, "distance": distance, "margin": margin}
+        settings = fixed.model_copy(update=changed)
         if settings == fixed:
             continue
         where = "pooled" if pooled else "map"
         planned = _plan(score, settings, protocol, None)
         name = f"{score.name}[{level},{where},{distance},{margin:g}]"
-        found.append(
+        plans.append(
             Planned(
                 name=name,
                 fingerprint=planned.fingerprint,
@@ -83,7 +83,7 @@ def plan_sweep(score: Score, protocol: Protocol) -> list[Planned]:
                 pooled=pooled,
             )
         )
-    return found
+    return plans
 
 
 def plan_source(protocol: Protocol) -> Planned:
@@ -127,11 +127,11 @@ def compute(score: Score, inputs: dict[str, Any], options: dict[str, Any]) -> fl
         return _finite(score.function(**inputs, **options))
     values = []
     for column in labels.T:
-        own = {**inputs, "labels": column}
+        arrays = {**inputs, "labels": column}
         if (column < 0).any():
-            own = {name: array[column >= 0] for name, array in own.items()}
+            arrays = {name: array[column >= 0] for name, array in arrays.items()}
         try:
-            values.append(_finite(score.function(**own, **options)))
+            values.append(_finite(score.function(**arrays, **options)))
         except Undefined as error:
             reason = error
     if not values:
@@ -152,9 +152,11 @@ def _measure_source(material: ScoreInputs) -> float:
     if material.data.card.kind != "multiclass":
         raise Undefined("the images of the source have no single class")
     train, validation = (material.data.splits[name] for name in ("train", "validation"))
-    own, others = (frozen_features(material.encoder, split) for split in (train, validation))
+    train_vectors, others = (
+        frozen_features(material.encoder, split) for split in (train, validation)
+    )
     parts = np.array_split(others, -(-len(others) // 2048))
-    nearest = np.concatenate([(part @ own.T).argmax(axis=1) for part in parts])
+    nearest = np.concatenate([(part @ train_vectors.T).argmax(axis=1) for part in parts])
     right = train.labels[nearest] == validation.labels
     classes = np.unique(validation.labels)
     return float(np.mean([right[validation.labels == label].mean() for label in classes]))
@@ -168,31 +170,31 @@ def score_all(
     Raises:
         RunError: When a score fails in another way than by having no value.
     """
-    for one in planned:
+    for plan in planned:
         clock, value, reason = time.perf_counter(), None, None
         try:
-            value = one.compute(material)
+            value = plan.compute(material)
         except Undefined as error:
             reason = str(error)
         except Exception as error:
             raise RunError(
-                f"{material.encoder.card.name}: score {one.name} of {material.data.card.name} "
+                f"{material.encoder.card.name}: score {plan.name} of {material.data.card.name} "
                 f"failed: {describe(error)}"
             ) from error
-        yield _record(material, protocol, one, value, reason, time.perf_counter() - clock)
+        yield _record(material, protocol, plan, value, reason, time.perf_counter() - clock)
 
 
 def _record(
     material: ScoreInputs,
     protocol: Protocol,
-    one: Planned,
+    plan: Planned,
     value: float | None,
     reason: str | None,
     seconds: float,
 ) -> ScoreRecord:
     encoder, card = material.encoder, material.data.card
-    images = [material.images(name, pooled=one.pooled) for name in one.needs]
-    flops = sum(material.flops(name, pooled=one.pooled) for name in one.needs)
+    images = [material.images(name, pooled=plan.pooled) for name in plan.needs]
+    flops = sum(material.flops(name, pooled=plan.pooled) for name in plan.needs)
     return ScoreRecord(
         encoder=EncoderRef(name=encoder.card.name, sha256=encoder.identity),
         task=TaskRef(
@@ -204,9 +206,9 @@ def _record(
             chance=card.chance,
         ),
         protocol=protocol.name,
-        score=one.name,
-        fingerprint=one.fingerprint,
-        options=one.options,
+        score=plan.name,
+        fingerprint=plan.fingerprint,
+        options=plan.options,
         value=value,
         undefined=reason,
         images=min(images, default=0),

@@ -267,12 +267,12 @@ def read_published(path: Path, study: Study) -> list[PublishedRecord]:
             )
         if record.cell not in expected:
             raise InputError(f"{where}: {record.cell} is no cell of study.yaml; import it again")
-        for field, names, source, known in (
+        for field, names, source, allowed in (
             ("marks", record.marks, "marked", study.marked),
             ("metrics", record.metrics, "metrics", study.metrics.values()),
         ):
             for name in names:
-                if name not in known:
+                if name not in allowed:
                     raise InputError(f"{where}: {field}: '{name}' is not in study.yaml's {source}")
         if record.cell in seen:
             raise InputError(f"{where}: {record.cell} is on line {seen[record.cell]}, too")
@@ -289,12 +289,12 @@ def _once(where: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _known(where: str, name: str, known: Iterable[str]) -> None:
-    names = list(known)
+def _known(where: str, name: str, allowed: Iterable[str]) -> None:
+    names = list(allowed)
     if name not in names:
         raise ValueError(f"{where}: '{name}' is not in the study{suggest(name, names)}")
 
 
 def _shots(budget: str) -> float:
-    found = re.match(r"\d+", budget)
-    return float(found[0]) if found else float("inf")
+    match = re.match(r"\d+", budget)
+    return float(match[0]) if match else float("inf")
