@@ -193,13 +193,21 @@ def freeze(network: nn.Module) -> nn.Module:
     ("network", "adaptation", "message"),
     [
         (Layers(), "partial", "toy: does not tell its layers apart"),
-        (nn.Flatten(), "lora", "toy: calls no plain linear layer and no plain ungrouped"),
-        (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Flatten()), "lora", "toy: calls no plain"),
-        (nn.Sequential(nn.Conv2d(3, 2, 3, dilation=2), nn.Flatten()), "lora", "calls no plain"),
-        (nn.Sequential(StdConv2d(3, 2, 3), nn.Flatten()), "lora", "toy: calls no plain"),
+        (nn.Flatten(), "lora", "toy: no plain linear layer and no plain ungrouped"),
+        (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Flatten()), "lora", "toy: no plain"),
+        (nn.Sequential(nn.Conv2d(3, 2, 3, dilation=2), nn.Flatten()), "lora", "no plain linear"),
+        (nn.Sequential(StdConv2d(3, 2, 3), nn.Flatten()), "lora", "toy: no plain"),
         (Attention(), "lora", "toy: takes another way through its layers in training"),
-        (freeze(ToldLayers()), "partial", "toy: all that partial would train is frozen"),
-        (freeze(Layers()), "finetune", "toy: all that finetune would train is frozen"),
+        (
+            freeze(ToldLayers()),
+            "partial",
+            "toy: nothing to train: all parameters of partial are frozen",
+        ),
+        (
+            freeze(Layers()),
+            "finetune",
+            "toy: nothing to train: all parameters of finetune are frozen",
+        ),
         (Layers(), "decoder", "toy: no feature maps, which segmentation needs"),
     ],
 )

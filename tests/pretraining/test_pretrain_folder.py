@@ -38,11 +38,11 @@ def test_what_decides_the_weights_is_compared(small: Small, tmp_path: Path, benc
     first = arguments(small, out, epochs=1)
     assert bench("pretrain", *first, "--task", "other").code == 0
     swapped = arguments(small, out, epochs=1, task="other")
-    assert "another command made" in bench("pretrain", *swapped, "--task", "small").err
+    assert "the encoder of another command" in bench("pretrain", *swapped, "--task", "small").err
     parts = arguments(small, out, epochs=1, accumulate=2)
-    assert "another command made" in bench("pretrain", *parts, "--task", "other").err
+    assert "the encoder of another command" in bench("pretrain", *parts, "--task", "other").err
     write_card(small.cards, "other", "other.npz", flip=True)
-    assert "another command made" in bench("pretrain", *first, "--task", "other").err
+    assert "the encoder of another command" in bench("pretrain", *first, "--task", "other").err
 
 
 def test_checkpoints_of_another_run_are_made_anew(
@@ -105,7 +105,7 @@ def test_a_folder_of_another_run_is_left_alone(small: Small, tmp_path: Path, ben
     before = hash_weights(out)
     other = bench("pretrain", *arguments(small, out, epochs=5))
     assert other.code == 2
-    assert "holds what another command made" in other.err
+    assert "holds the encoder of another command" in other.err
     late = bench("pretrain", *arguments(small, out, checkpoints="3"))
     assert late.code == 2
     assert "was made without epoch 3" in late.err
@@ -122,6 +122,6 @@ def test_a_damaged_state_is_said(small: Small, tmp_path: Path, bench: Bench) -> 
     (out / "state.pt").write_bytes(b"no state")
     run = bench("pretrain", *arguments(small, out))
     assert run.code == 2
-    assert "state.pt: damaged; --fresh starts again" in run.err
+    assert "state.pt: damaged; use --fresh to start again" in run.err
     assert (out / "state.pt").read_bytes() == b"no state"
     assert bench("pretrain", *arguments(small, out, fresh=True)).code == 0

@@ -25,7 +25,7 @@ def write_recipe(path: Path, **changes: object) -> Path:
     [
         ({"recipe": "simcrl"}, "--recipe: unknown recipe 'simcrl'; did you mean 'simclr'?"),
         ({"recipe": None}, "--recipe: name one of simclr, simmim, supervised, or use --grid"),
-        ({"task": None}, "--task: name at least one task"),
+        ({"task": None}, "--task: required; the training images"),
         (
             {"task": "smal"},
             "unknown task 'smal'; did you mean 'small'? (cards of your own: --tasks)",
@@ -43,7 +43,7 @@ def write_recipe(path: Path, **changes: object) -> Path:
         ({"images": "0"}, "--images: 0; a positive number"),
         ({"images": "0.001"}, "would leave a source without any image"),
         ({"images": "many"}, "--images: 'many'; a number of images, or a fraction"),
-        ({"images": "61"}, "--images: 61 are asked for, but the sources have 60"),
+        ({"images": "61"}, "--images: 61 requested, but the sources have 60"),
         ({"images": "1"}, "--images: 1 is too few"),
         ({"trainable": "partial:layer9"}, "'layer9' names no layer with weights; did you mean"),
         ({"trainable": "partial:9"}, "9 stages, but resnet18 has 5"),
@@ -55,11 +55,11 @@ def write_recipe(path: Path, **changes: object) -> Path:
         ({"epochs": 0}, "--epochs: 0; a positive number"),
         ({"size": 4}, "--size: 4; 8 to 2048 pixels"),
         ({"device": "tpu"}, "--device: 'tpu' is not supported"),
-        ({"nodes": 2}, "--nodes: 2, but nothing says where the others are"),
-        ({"devices": 7}, "a batch of 60 images cannot be shared out evenly to 7"),
+        ({"nodes": 2}, "--nodes: 2, but the addresses of the others are not set"),
+        ({"devices": 7}, "a batch of 60 images cannot be split evenly into 7 parts"),
         ({"recipe": "simclr", "accumulate": 2}, "compares all images of a batch"),
         ({"recipe": "own-simclr.yaml", "accumulate": 2}, "compares all images of a batch"),
-        ({"accumulate": 60}, "--images: 60 is too few: 1 would go through at a time"),
+        ({"accumulate": 60}, "--images: 60 is too few: 1 images per micro-batch"),
         ({"epochs": 10**9}, "--epochs: 1000000000; 1000000 at most"),
         ({"task": "resized"}, "resized: its training images are the test split in_domain of phan"),
         ({"grid": "grid.yaml"}, "not with --grid; only --data, --tasks and --device go with it"),
@@ -106,7 +106,7 @@ def test_a_loss_that_is_no_number_ends_the_run(small: Small, tmp_path: Path, ben
     out = tmp_path / "wild"
     run = bench("pretrain", *arguments(small, out, recipe=own, epochs=30))
     assert run.code == 1
-    assert "the loss or a weight is no finite number at step" in run.err
+    assert "the loss or a weight is not finite at step" in run.err
     assert "1e+30" in run.err
     assert len(run.err.strip().splitlines()) == 1
     assert not (out / "encoder.yaml").exists()
@@ -121,6 +121,6 @@ def test_weights_that_are_no_numbers_are_no_encoder(
     out = tmp_path / "wild"
     run = bench("pretrain", *arguments(small, out, recipe=own, epochs=1, checkpoints="0,1"))
     assert run.code == 1
-    assert "no finite number at step 1 of 1" in run.err
+    assert "not finite at step 1 of 1" in run.err
     assert not (out / "encoder.yaml").exists()
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["epoch-0000"]

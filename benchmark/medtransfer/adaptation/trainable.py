@@ -51,7 +51,7 @@ def prepare_encoder(
         _add_updates(copy, protocol.lora, _find_targets(encoder, protocol.lora, maps=maps))
     if parameters and not any(parameter.requires_grad for parameter in copy.parameters()):
         raise InputError(
-            f"{encoder.card.name}: all that {adaptation} would train is frozen "
+            f"{encoder.card.name}: nothing to train: all parameters of {adaptation} are frozen "
             "(requires_grad is False)"
         )
     return copy
@@ -161,7 +161,7 @@ def _try_targets(encoder: Encoder, settings: Lora, *, maps: bool) -> list[str]:
             )
     if not trained_targets:
         raise InputError(
-            f"{name}: calls no plain linear layer and no plain ungrouped convolution, one of which "
+            f"{name}: no plain linear layer and no plain ungrouped convolution, one of which "
             "lora needs"
         )
     return trained_targets

@@ -40,8 +40,8 @@ def start_devices(request: Request, *, whole: bool) -> Fabric:
     """
     if request.nodes > 1 and not any(name in os.environ for name in _TOLD):
         raise InputError(
-            f"--nodes: {request.nodes}, but nothing says where the others are; start it on each by "
-            "torchrun, or under SLURM by srun"
+            f"--nodes: {request.nodes}, but the addresses of the others are not set; start it on "
+            "each by torchrun, or under SLURM by srun"
         )
     device = resolve_device(request.device)
     if device.type == "cuda":

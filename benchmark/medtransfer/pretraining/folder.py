@@ -79,8 +79,8 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"{folder}: cannot be written: {reason(error)}; the same command goes on when there "
-            "is room"
+            f"{folder}: cannot be written: {reason(error)}; free some space and "
+            "run the same command again to resume"
         ) from None
 
 

@@ -35,7 +35,7 @@ def choose_trainable(encoder: Encoder, stages: Stages) -> None:
     _check_layers(encoder, stages)
     train_only(encoder, lambda name: any(_is_inside(name, stage) for stage in stages))
     if all(parameter.requires_grad for parameter in encoder.inner.parameters()):
-        raise InputError("--trainable: these stages are the whole network; full trains it all")
+        raise InputError("--trainable: these stages are the whole network; use full")
 
 
 def _is_inside(name: str, layer: str) -> bool:
@@ -47,7 +47,8 @@ def _deepest(encoder: Encoder, count: int) -> set[str]:
     network: Any = encoder.inner
     if not hasattr(network, "group_matcher"):
         raise InputError(
-            f"--trainable: {encoder.card.name} does not tell its stages apart; name its layers"
+            f"--trainable: {encoder.card.name} has no layer groups (timm's group_matcher); name "
+            "its layers"
         )
     groups: dict[str, int] = group_parameters(
         network, network.group_matcher(coarse=True), reverse=True

@@ -139,7 +139,7 @@ def check_grid(grid: Grid, task_folder: Path | None = None) -> None:
         except InputError as error:
             raise InputError(f"adapt.{number}: {error}") from None
     if len({recipe.name for recipe in recipes}) < len(recipes):
-        raise InputError("recipes: two have the same name, which the encoders' names are made of")
+        raise InputError("recipes: two have the same name, which is part of the encoders' names")
     if grid.evaluate is not None:
         protocol = load_protocol(grid.evaluate.protocol)
         suites = load_suites()
@@ -206,7 +206,7 @@ class Study:
         """Complete an encoder, unless another call is working on it."""
         if member.parent in lost:
             lost.add(member.name)
-            finished.failures.append(f"{member.name}: not made, as {member.parent} was not")
+            finished.failures.append(f"{member.name}: skipped: its parent {member.parent} failed")
             return True
         lock = self._lock(member)
         try:

@@ -109,8 +109,8 @@ def finished_card(plan: Plan) -> EncoderCard | None:
     for epoch in sorted(plan.request.checkpoints):
         if not has_checkpoint(plan.folder, epoch, plan.fingerprint):
             raise InputError(
-                f"--checkpoints: {plan.folder} was made without epoch {epoch}; --fresh makes it "
-                "anew"
+                f"--checkpoints: {plan.folder} was trained without epoch {epoch}; use "
+                "--fresh to start again"
             )
     (plan.folder / STATE).unlink(missing_ok=True)  # left by a call that was killed
     return card
@@ -119,6 +119,6 @@ def finished_card(plan: Plan) -> EncoderCard | None:
 def refuse_other(folder: Path) -> InputError:
     """Describe the conflict with a folder that another command wrote."""
     return InputError(
-        f"--out: {folder} holds what another command made (recipe, tasks, data, epochs or start "
-        "differ); choose another --out, or --fresh, which makes it anew"
+        f"--out: {folder} holds the encoder of another command (recipe, tasks, data, epochs or "
+        "initial encoder differ); choose another --out, or use --fresh to start again"
     )

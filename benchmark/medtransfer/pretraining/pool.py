@@ -143,7 +143,7 @@ def share_out(sizes: Sequence[int], images: int | float | None) -> list[int]:
     else:
         wanted = images
     if wanted > total:
-        raise InputError(f"--images: {wanted} are asked for, but the sources have {total}")
+        raise InputError(f"--images: {wanted} requested, but the sources have {total}")
     # One order of all images, each source evenly spread: smaller subsets are nested.
     place = np.concatenate([(np.arange(size) + 0.5) / max(1, size) for size in sizes])
     source = np.repeat(np.arange(len(sizes)), sizes)

@@ -38,8 +38,8 @@ def prepare(request: Request, progress: Progress = SILENT) -> Plan:
     recipe = load_recipe(request.recipe)
     if request.accumulate > 1 and recipe.objective == "simclr":
         raise InputError(
-            "--accumulate: simclr compares all images of a batch with each other, so a batch "
-            "cannot go through in parts; use more --devices, or a recipe of a smaller batch"
+            "--accumulate: simclr compares all images of a batch, so it cannot be split into "
+            "micro-batches; use more --devices, or a recipe with a smaller batch"
         )
     trainable = Trainable.read(request.trainable)
     epochs = request.epochs or recipe.epochs
@@ -106,13 +106,13 @@ def _gather(
     shared = request.devices * request.nodes * request.accumulate
     if batch % shared:
         raise InputError(
-            f"--devices, --nodes, --accumulate: a batch of {batch} images cannot be shared out "
-            f"evenly to {shared}"
+            f"--devices, --nodes, --accumulate: a batch of {batch} images cannot be split "
+            f"evenly into {shared} parts"
         )
     if batch // shared < 2 or pool.steps(request.epochs or recipe.epochs) < 1:
         raise InputError(
-            f"--images: {len(pool)} is too few: {batch // shared} would go through at a time, of 2 "
-            "at least"
+            f"--images: {len(pool)} is too few: {batch // shared} images per micro-batch; "
+            "2 or more are needed"
         )
     return pool
 
@@ -131,7 +131,7 @@ def _describe_source(source: Source) -> dict[str, Any]:
 
 def _check_numbers(request: Request) -> None:
     if not request.tasks:
-        raise InputError("--task: name at least one task; its training images are the source")
+        raise InputError("--task: required; the training images of the task are the source")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device):
         raise InputError(f"--device: '{request.device}' is not supported; use auto, cpu or cuda")
     for option in ("epochs", "size", "devices", "nodes", "accumulate", "images"):
@@ -141,7 +141,7 @@ def _check_numbers(request: Request) -> None:
     if request.drop_stages < 0:
         raise InputError(f"--drop-stages: {request.drop_stages}; 0 or more is expected")
     if request.epochs is not None and request.epochs > _MOST_EPOCHS:
-        raise InputError(f"--epochs: {request.epochs}; {_MOST_EPOCHS} at most are expected")
+        raise InputError(f"--epochs: {request.epochs}; at most {_MOST_EPOCHS} is expected")
 
 
 def _check_extra(recipe: Recipe) -> None:
@@ -233,7 +233,7 @@ def _keep_parent(init: str | None, folder: Path) -> None:
     if init is not None and Path(init).exists():
         start, target = Path(init).resolve(), folder.resolve()
         if start.is_relative_to(target) or target.is_relative_to(start):
-            raise InputError(f"--out: {folder} and --init {init} must not lie in each other")
+            raise InputError(f"--out: {folder} and --init {init} must not contain each other")
 
 
 def _name_encoder(

@@ -69,12 +69,10 @@ def write_state(path: Path, state: State) -> None:
     try:
         replace(path, buffer.getvalue())
     except OSError as error:
-        then = "the last one is whole, and the same command goes on from it"
+        then = "the last state is kept: free some space and run the same command again to resume"
         if not path.exists():
-            then = "the same command starts again"
-        raise RunError(
-            f"{path}: cannot be written: {reason(error)}; {then} when there is room"
-        ) from None
+            then = "free some space and run the same command again"
+        raise RunError(f"{path}: cannot be written: {reason(error)}; {then}") from None
 
 
 def read_state(path: Path) -> State | None:
@@ -90,5 +88,5 @@ def read_state(path: Path) -> State | None:
         return State(**{**content, "measured": Measured(**content["measured"])})
     except Exception:  # the unpickler raises anything on damaged bytes
         raise InputError(
-            f"{path}: damaged; --fresh starts again, or choose another --out"
+            f"{path}: damaged; use --fresh to start again, or choose another --out"
         ) from None

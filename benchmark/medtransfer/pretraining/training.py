@@ -79,8 +79,8 @@ def pretrain(plan: Plan, progress: JobProgress | None = None) -> EncoderCard:
         if not out_of_memory(error):
             raise
         raise RunError(
-            f"{plan.folder}: a step of {plan.pool.batch_size} images does not fit the memory; "
-            "--accumulate has them go through in parts, --devices shares them out"
+            f"{plan.folder}: a step of {plan.pool.batch_size} images does not fit in memory; "
+            "use --accumulate for micro-batches, or more --devices"
         ) from None
     finally:
         shown.end()
@@ -157,8 +157,8 @@ class _Run:
         for late, epoch in plan.checkpoints.items():
             if late < state.step and not has_checkpoint(folder, epoch, plan.fingerprint):
                 raise InputError(
-                    f"--checkpoints: {folder} is beyond epoch {epoch} already; leave it out, or "
-                    "--fresh, which makes the encoder anew"
+                    f"--checkpoints: {folder} has passed epoch {epoch} already; leave it out, or "
+                    "use --fresh to start again"
                 )
 
     def on_first(self, work: Callable[[], None]) -> None:
@@ -194,8 +194,8 @@ class _Run:
         progress.say(plan.summary)
         if plan.overlaps:
             progress.warn(
-                "the encoder will have seen source corpora of these tasks, as its card and the "
-                f"leaderboard will say: {', '.join(plan.overlaps)}"
+                "the pre-training data share corpora with these tasks; the card and the "
+                f"leaderboard will mark them: {', '.join(plan.overlaps)}"
             )
         progress.begin(plan.steps, state.step, unit="steps")
         if state.step == 0:
@@ -335,9 +335,9 @@ class _Run:
         if wrong:
             kept = f"; the state after step {self.kept} is kept" if self.kept >= 0 else ""
             raise RunError(
-                f"{plan.folder}: the loss or a weight is no finite number at step "
+                f"{plan.folder}: the loss or a weight is not finite at step "
                 f"{first + 1 + wrong[0]} of {plan.steps}, with the learning rate "
-                f"{plan.recipe.learning_rate:g}{kept}; a recipe with a smaller one is needed"
+                f"{plan.recipe.learning_rate:g}{kept}; use a recipe with a smaller one"
             )
         return losses
 

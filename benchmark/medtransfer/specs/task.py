@@ -33,7 +33,7 @@ class TaskCard(Spec):
     """A target task. The file's name is the task's name."""
 
     name: Name = Field(description="The name of the card's file, without .yaml.")
-    title: str = Field(description="One line for people.")
+    title: str = Field(description="Title in one line.")
     domain: Slug = Field(description="natural, chest-xray, ct, oct, fundus, microscopy, ...")
     kind: Kind = Field(description="Kind of prediction, which sets the metrics.")
     classes: list[str] = Field(min_length=2, description="Class names; the index is the label.")
@@ -66,7 +66,7 @@ class TaskCard(Spec):
     lineage: list[str] = Field(
         default=[], description="Source corpora, compared with an encoder's declared datasets."
     )
-    revision: int = Field(default=1, ge=1, description="Bumped whenever numbers change.")
+    revision: int = Field(default=1, ge=1, description="Raised when numbers change.")
     licence: str = Field(description="Licence of the data.")
     citation: str = Field(description="What to cite.")
 

@@ -81,7 +81,7 @@ def prepare(
     protocol = load_protocol(request.protocol)
     scores = choose_scores(request.scores)
     if request.sweep and "robustness" not in {score.name for score in scores}:
-        raise InputError("--sweep: is of the score robustness, which --score leaves out")
+        raise InputError("--sweep: only for the score robustness; add --score robustness")
     if not request.encoders:
         raise InputError("--encoder: name at least one, or --trajectory")
     cards = resolve_tasks(
@@ -101,8 +101,8 @@ def prepare(
             raise InputError(f"--encoder: {request.encoders[place]}: is given twice")
         if names.count(name) > 1:
             raise InputError(
-                f"two encoders are called '{name}'; the name decides where scores go, so score one "
-                "at a time into an --out of its own"
+                f"two encoders are called '{name}'; the name decides the folder of scores, so "
+                "score each into an --out of its own"
             )
     if request.out.exists() and not request.out.is_dir():
         raise InputError(f"--out: {request.out} is a file; a folder is expected")
@@ -116,10 +116,10 @@ def prepare(
         card = find_task(name, all_cards)
         try:
             if card is None:
-                raise InputError(f"{name}: no such task is known; its card is in --tasks?")
+                raise InputError(f"{name}: unknown task; pass the folder of its card with --tasks")
             sources[name] = data.get(name) or _open(card, folder, progress)
         except InputError as error:
-            notes.append(f"without the accuracy on the source: {error}")
+            notes.append(f"accuracy on the source not computed: {error}")
     return Scoring(request, protocol, encoders, data, scores, sources, tuple(notes))
 
 

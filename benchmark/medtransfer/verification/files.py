@@ -84,7 +84,7 @@ def check_scores(folder: Path, entries: Sequence[Entry]) -> Iterator[str]:
         if encoders and record.encoder not in encoders:
             yield (
                 f"{SCORES}: {record.score} of {record.task.name}: encoder: "
-                f"'{record.encoder.name}' {record.encoder.sha256[:12]}, which no record is of"
+                f"'{record.encoder.name}' {record.encoder.sha256[:12]}, the encoder of no record"
             )
 
 
@@ -108,4 +108,4 @@ def check_archives(
         for name in sorted(members.keys() - names if others else ()):
             yield f"{file}: {name[:200]!r}: belongs to no record; delete the array"
         for name in sorted(name for name, count in members.items() if count > 1):
-            yield f"{file}: {name[:200]!r}: is there {members[name]} times; keep one"
+            yield f"{file}: {name[:200]!r}: occurs {members[name]} times; keep one"

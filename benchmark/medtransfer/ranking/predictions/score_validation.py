@@ -15,10 +15,10 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 LEAST = 3
-"""Encoders below which no rank correlation is looked at."""
+"""Fewest encoders for a rank correlation."""
 
 FEW = 6
-"""Encoders below which none is called better than chance: of three, one order in six is perfect."""
+"""Fewest encoders for a verdict: with three, one order in six is perfect by chance."""
 
 RANDOM = "random pick"
 """The baseline beside the scores: an encoder picked at random."""

@@ -20,7 +20,7 @@ from medtransfer.specs.protocol import OPTIONAL
 from medtransfer.specs.split_name import IN_DOMAIN
 
 MOST = 30
-"""Encoders in a table: GitHub cuts a page off after half a megabyte."""
+"""Encoders in a table: GitHub truncates a page at half a megabyte."""
 
 
 def render_board(board: Board) -> str:
