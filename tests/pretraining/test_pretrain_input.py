@@ -60,7 +60,7 @@ def write_recipe(path: Path, **changes: object) -> Path:
         ({"recipe": "simclr", "accumulate": 2}, "compares all images of a batch"),
         ({"recipe": "own-simclr.yaml", "accumulate": 2}, "compares all images of a batch"),
         ({"accumulate": 60}, "--images: 60 is too few: 1 images per micro-batch"),
-        ({"epochs": 10**9}, "--epochs: 1000000000; 1000000 at most"),
+        ({"epochs": 10**9}, "--epochs: 1000000000; at most 1000000"),
         ({"task": "resized"}, "resized: its training images are the test split in_domain of phan"),
         ({"grid": "grid.yaml"}, "not with --grid; only --data, --tasks and --device go with it"),
         ({"OUT": "resnet18"}, "'resnet18' is the name of a listed encoder"),

@@ -286,7 +286,7 @@ def test_an_encoder_without_maps_says_so() -> None:
             ["-e", "pixels", "--score", "ccfv"],
             "--score: small: nothing to compute: it is of kind multiclass",
         ),
-        (["-e", "pixels", "--score", "parc", "--sweep"], "--sweep: is of the score robustness"),
+        (["-e", "pixels", "--score", "parc", "--sweep"], "--sweep: only for the score robustness"),
         (["-e", "pixel"], "unknown encoder 'pixel'; did you mean 'pixels'"),
         (["--trajectory", "nothing"], "--trajectory: nothing: no such folder"),
     ],

@@ -109,7 +109,7 @@ def finished_card(plan: Plan) -> EncoderCard | None:
     for epoch in sorted(plan.request.checkpoints):
         if not has_checkpoint(plan.folder, epoch, plan.fingerprint):
             raise InputError(
-                f"--checkpoints: {plan.folder} was trained without epoch {epoch}; use "
+                f"--checkpoints: {plan.folder} has no checkpoint of epoch {epoch}; use "
                 "--fresh to start again"
             )
     (plan.folder / STATE).unlink(missing_ok=True)  # left by a call that was killed
