@@ -37,7 +37,7 @@ def test_a_score_of_ones_own_is_one_function() -> None:
             register_score(title="", paper="", name="mine")(mine)
         with pytest.raises(InputError, match="unknown parameter 'feature'; did you mean 'feat"):
             register_score(title="", paper="", name="other")(lambda feature: 0.0)
-        with pytest.raises(InputError, match="views are of some images only"):
+        with pytest.raises(InputError, match="views cover some images only"):
             register_score(title="", paper="", name="other")(lambda views, labels: 0.0)
         with pytest.raises(InputError, match="make a name"):
             register_score(title="", paper="", name="my score")(mine)
