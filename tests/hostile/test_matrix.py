@@ -74,7 +74,7 @@ def add_member(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: edit(f, keys=twice, values=twice), f"'{FIRST}': is there 2 times; keep one"),
+        (lambda f: edit(f, keys=twice, values=twice), f"'{FIRST}': occurs 2 times; keep one"),
         (lambda f: edit(f, keys=add_key, values=twice), "'x': belongs to no record"),
         (lambda f: edit(f, keys=lambda k: k[1:], values=lambda v: v[1:]), f"{FIRST}: is missing"),
         (lambda f: edit(f, keys=lambda k: k[1:]), "keys: <U"),

@@ -110,7 +110,7 @@ def test_scores_are_judged_by_outcomes(small: Small, tmp_path: Path, bench: Benc
     content = path.read_text()
     path.write_text(content.replace('"sha256":"', '"sha256":"0', 1))
     run = bench("verify", out / "hog", *where)
-    assert run.code == 2 and "which no record is of" in run.out + run.err
+    assert run.code == 2 and "the encoder of no record" in run.out + run.err
     path.write_text(content)
     run = bench("score", *options(small, out, *ENCODERS))
     assert run.code == 0, run.err

@@ -150,7 +150,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: rewrite(f, "replicates.npz", lambda a: a.update({"mine": np.zeros(3)})),
         "replicates.npz: 'mine': belongs to no record",
     ),
-    "array twice": (add_member_twice, "'small/full/knn/0/in_domain': is there 2 times"),
+    "array twice": (add_member_twice, "'small/full/knn/0/in_domain': occurs 2 times"),
     "draw copied": (copy_draw, "10-shot linear #1): replicates: a copy of those of small 10-shot"),
     "record twice": (double_record, "cell: is settled in line 1 already"),
     "record left out": (remove_record, "linear/1/in_domain': belongs to no record"),

@@ -108,7 +108,7 @@ def read_sheets(
         if (name := record.task.name) not in opened:
             if (card := find_task(name, cards)) is None:
                 raise InputError(
-                    f"{folder}: no card is called '{name}'; pass the folder of its card by --tasks"
+                    f"{folder}: no card is called '{name}'; --tasks names the folder of its card"
                 )
             opened[name] = open_task(card, folder=data, progress=progress, fetch=False)
         sheets.append(_read_sheet(folder, record, opened[name]))

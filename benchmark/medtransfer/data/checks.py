@@ -58,7 +58,9 @@ def _check_classes(data: TaskData) -> None:
         onehot = labels[:, None] == np.arange(len(classes)) if labels.ndim == 1 else labels == 1
         outside = ~onehot if labels.ndim == 1 else labels == 0
         if not (onehot.any(axis=0) & outside.any(axis=0)).any():
-            held = [name for name, there in zip(classes, onehot.any(axis=0), strict=True) if there]
+            held = [
+                name for name, present in zip(classes, onehot.any(axis=0), strict=True) if present
+            ]
             raise InputError(
                 f"{data.card.name}: {name}: {split.origin}: only one class; two are needed: all "
                 f"items are {', '.join(held) or 'without any label'}"

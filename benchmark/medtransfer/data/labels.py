@@ -148,7 +148,7 @@ def _match(
     """
     labels = decoded.labels
     matches = np.zeros((len(labels), len(card.classes)), dtype=bool)
-    known = np.zeros_like(matches)
+    labelled = np.zeros_like(matches)
     for name, wanted in select.items():
         column = card.classes.index(name)
         positions = [_position(label, decoded, name) for label in wanted]
@@ -157,16 +157,16 @@ def _match(
             positive = (chosen == 1).any(axis=1)
             complete = (chosen >= 0).all(axis=1)
             matches[:, column] = positive if wanted else complete & ~positive
-            known[:, column] = positive | complete
+            labelled[:, column] = positive | complete
         elif wanted:
             matches[:, column] = np.isin(labels, positions)
-            known[:, column] = True
+            labelled[:, column] = True
         else:
             raise InputError(
                 f"{decoded.origin}: select: {name}: an empty list takes items without any label, "
                 "but here every item has one"
             )
-    return matches, known
+    return matches, labelled
 
 
 def _position(label: str, decoded: Decoded, name: str) -> int:

@@ -104,8 +104,8 @@ def resolve_untrained(architecture: str) -> EncoderSource:
     Raises:
         InputError: For an unknown name.
     """
-    known = registered().get(architecture)
-    if known is None:
+    registration = registered().get(architecture)
+    if registration is None:
         near = suggest(architecture, registered())
         if "did you mean" in near:  # a better hint than timm's names, unless timm has it
             import timm
@@ -120,7 +120,7 @@ def resolve_untrained(architecture: str) -> EncoderSource:
         )
         return EncoderSource(card)
     random = {"title": "", "weights": Weights(), "pretraining": RANDOM_WEIGHTS}
-    return EncoderSource(known.card.model_copy(update=random), known.builder)
+    return EncoderSource(registration.card.model_copy(update=random), registration.builder)
 
 
 def dump_card(card: EncoderCard) -> str:
@@ -174,7 +174,7 @@ def _checkpoint(path: Path, architecture: str | None) -> EncoderSource:
             f"{path}: the checkpoint does not name its architecture; add --architecture NAME "
             "(timm's name, e.g. resnet18)"
         )
-    known = registered().get(architecture)
+    registration = registered().get(architecture)
     name = _slug(path.name.removesuffix(".tar").rpartition(".")[0])
     if name in registered():
         raise InputError(
@@ -182,9 +182,11 @@ def _checkpoint(path: Path, architecture: str | None) -> EncoderSource:
             "with these; rename the file"
         )
     unknown = {"weights": Weights(path=str(path.name)), "pretraining": PretrainingCard()}
-    if known is not None:
-        card = known.card.model_copy(update={"name": name, "title": "", **unknown})
-        return EncoderSource(card, known.builder, path, (_preprocessing(card, architecture),), path)
+    if registration is not None:
+        card = registration.card.model_copy(update={"name": name, "title": "", **unknown})
+        return EncoderSource(
+            card, registration.builder, path, (_preprocessing(card, architecture),), path
+        )
     card = EncoderCard(
         name=name,
         architecture=Architecture(timm=architecture),

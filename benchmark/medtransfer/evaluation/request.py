@@ -69,8 +69,8 @@ class Prepared:
 
     def find_pending(self, cells: Sequence[Cell]) -> list[Cell]:
         """Select the cells without a settled record."""
-        there = {cell for cell, record in self.existing.items() if record.settled}
-        return [cell for cell in cells if cell not in there]
+        settled = {cell for cell, record in self.existing.items() if record.settled}
+        return [cell for cell in cells if cell not in settled]
 
     def read_records(self) -> dict[Cell, Record]:
         """Read the ledger again: another evaluation may have added to it since.

@@ -120,19 +120,19 @@ def compare(
             raise InputError(f"no submission of encoder '{name}'{suggest(name, by_name)}")
     if first == second:
         raise InputError(f"'{first}' twice; name two encoders")
-    found = []
+    comparisons = []
     both = [by_name[first], by_name[second]]
     kinds = {task: card.kind for task, card in _suite_cards().items()}
     for layout in lay_out(both, load_suites(), _protocols(), kinds=kinds, single=True):
         if layout.kind or len(layout.submissions) < 2:  # a part is among the views of the whole
             continue
         if differences := compare_pair(layout.ranked, layout.replicates, first, second):
-            found.append((layout, differences))
-    if not found:
+            comparisons.append((layout, differences))
+    if not comparisons:
         raise InputError(
             f"'{first}' and '{second}' share no complete task, budget and adaptation of a protocol"
         )
-    return found
+    return comparisons
 
 
 def draw_trajectories(studied: Studied) -> str:
@@ -152,8 +152,8 @@ def _protocols() -> dict[str, Protocol]:
 def _suite_cards() -> dict[str, TaskCard]:
     cards = load_tasks()
     tasks = {task for suite in load_suites().values() for task in suite.tasks}
-    found = {task: find_task(task, cards) for task in sorted(tasks)}
-    return {task: card for task, card in found.items() if card}
+    cards_by_name = {task: find_task(task, cards) for task in sorted(tasks)}
+    return {task: card for task, card in cards_by_name.items() if card}
 
 
 def leaderboard(submissions: str | Path | Sequence[str | Path]) -> pd.DataFrame:

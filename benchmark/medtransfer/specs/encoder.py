@@ -43,7 +43,7 @@ class Weights(Spec):
     url: str | None = Field(default=None, description="Download address.")
     hub: str | None = Field(default=None, description="timm name with tag, or hf-hub:owner/name.")
     sha256: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="Of the file; checked before use."
+        default=None, pattern=r"^[0-9a-f]{64}$", description="Hash of the file, checked before use."
     )
 
     @model_validator(mode="after")
@@ -57,7 +57,7 @@ class Weights(Spec):
 
     @property
     def random(self) -> bool:
-        """Whether there are no weights to load."""
+        """No weights to load."""
         return not (self.path or self.url or self.hub)
 
 
@@ -95,15 +95,15 @@ class PretrainingRun(Spec):
     """Run of ``bench pretrain`` that made the encoder, and its cost beyond the parent's."""
 
     recipe: str = Field(description="Name of the recipe.")
-    fingerprint: str = Field(description="Hash of all that decides the weights.")
+    fingerprint: str = Field(description="Hash of everything that decides the weights.")
     tasks: dict[str, str] = Field(description="SHA-256 of the training split of each source.")
     images: int = Field(ge=1, description="Distinct images that were used.")
-    balanced: bool = Field(default=False, description="Whether classes were seen equally often.")
+    balanced: bool = Field(default=False, description="Whether classes were sampled equally often.")
     epochs: float = Field(ge=0, description="Passes over the images.")
     steps: int = Field(ge=0, description="Steps of the optimiser.")
     batch: int = Field(ge=1, description="Images of a step, over all devices.")
-    start: str = Field(default="", description="Identity (SHA-256) of what training began from.")
-    trainable: str = Field(default="full", description="What was trained, as --trainable has it.")
+    start: str = Field(default="", description="Identity (SHA-256) of the initial encoder.")
+    trainable: str = Field(default="full", description="Trained part, as for --trainable.")
     source_head: str | None = Field(
         default=None,
         description="SHA-256 of the classifier that is kept beside the weights, of one source.",
@@ -112,13 +112,15 @@ class PretrainingRun(Spec):
         default=[], description="Known tasks that share a source corpus with the images."
     )
     images_seen: int = Field(ge=0, description="Steps times batch.")
-    flops: int = Field(ge=0, description="Of all steps; exact, counted without hardware.")
+    flops: int = Field(ge=0, description="FLOPs of all steps, counted exactly.")
     share_of_full: float | None = Field(
-        default=None, description="Of the FLOPs of as many steps on all of the whole network."
+        default=None, description="Share of the FLOPs of as many steps on the whole network."
     )
     seconds: float = Field(ge=0, description="Wall time of the steps.")
-    peak_memory_bytes: int | None = Field(default=None, description="Of one process.")
-    energy_joules: float | None = Field(default=None, description="By the device's own counter.")
+    peak_memory_bytes: int | None = Field(default=None, description="Largest peak of one process.")
+    energy_joules: float | None = Field(
+        default=None, description="Energy by the device's own counter."
+    )
     device: str = Field(default="", description="Processor or GPU.")
     processes: int = Field(default=1, ge=1, description="Devices that shared each step.")
     environment: dict[str, str] = Field(default={}, description="Versions and precision.")
@@ -175,12 +177,12 @@ class EncoderCard(Spec):
     """
 
     name: Name = Field(description="Unique; also the name of the submission's folder.")
-    title: str = Field(default="", description="One line for people.")
+    title: str = Field(default="", description="Title in one line.")
     licence: str = Field(default="", description="Licence of the weights.")
-    citation: str = Field(default="", description="What to cite.")
-    url: str = Field(default="", description="Where it comes from.")
-    architecture: Architecture = Field(description="How the network is built.")
-    weights: Weights = Field(default=Weights(), description="Where the weights are.")
+    citation: str = Field(default="", description="Publication to cite.")
+    url: str = Field(default="", description="Home page.")
+    architecture: Architecture = Field(description="Network architecture.")
+    weights: Weights = Field(default=Weights(), description="Location of the weights.")
     input: Input = Field(default=Input(), description="The encoder's own preprocessing.")
     pooling: Literal["default", "avg", "max", "token"] = Field(
         default="default",
@@ -188,7 +190,7 @@ class EncoderCard(Spec):
         "the encoder's identity.",
     )
     pretraining: PretrainingCard = Field(
-        default=PretrainingCard(), description="What the encoder has already seen."
+        default=PretrainingCard(), description="Pre-training data, method and cost."
     )
 
     def identity(self, weights: str) -> str:

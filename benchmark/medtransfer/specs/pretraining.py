@@ -22,43 +22,47 @@ class Views(Augmentation):
     A flip is decided by the task card.
     """
 
-    saturation: float = Field(default=0.0, ge=0, le=1, description="Of colour, +-.")
-    hue: float = Field(default=0.0, ge=0, le=0.5, description="Share of the colour circle, +-.")
-    grey: float = Field(default=0.0, ge=0, le=1, description="How often colour is taken away.")
+    saturation: float = Field(default=0.0, ge=0, le=1, description="Change of saturation, +-.")
+    hue: float = Field(
+        default=0.0, ge=0, le=0.5, description="Change of hue, +-, as a share of the colour circle."
+    )
+    grey: float = Field(default=0.0, ge=0, le=1, description="Probability of a grey image.")
 
 
 class Contrastive(Spec):
     """SimCLR (Chen et al., A Simple Framework for Contrastive Learning, ICML 2020)."""
 
-    temperature: float = Field(default=0.2, gt=0, description="Of the cosine similarities.")
-    width: int = Field(default=128, ge=1, description="Of the projection, which is dropped.")
+    temperature: float = Field(
+        default=0.2, gt=0, description="Temperature of the cosine similarities."
+    )
+    width: int = Field(default=128, ge=1, description="Width of the projection.")
 
 
 class Masking(Spec):
     """SimMIM (Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, CVPR 2022)."""
 
     patch: int = Field(default=16, ge=1, description="Height and width of a mask's squares, px.")
-    share: float = Field(default=0.6, gt=0, lt=1, description="Of the squares that are masked.")
+    share: float = Field(default=0.6, gt=0, lt=1, description="Share of masked squares.")
 
 
 class Recipe(Spec):
     """Pre-training recipe, named as its file."""
 
     name: Name = Field(description="The name of the file, without .yaml.")
-    title: str = Field(description="One line for people.")
-    revision: int = Field(default=1, ge=1, description="Bumped whenever code changes numbers.")
+    title: str = Field(description="Title in one line.")
+    revision: int = Field(default=1, ge=1, description="Raised when code changes numbers.")
     objective: Literal["supervised", "simclr", "simmim"] = Field(
         description="Pre-training objective."
     )
-    epochs: int = Field(ge=1, description="Passes over the images, unless --epochs says so.")
+    epochs: int = Field(ge=1, description="Passes over the images, unless --epochs is given.")
     batch: int = Field(ge=2, description="Images of a step, over all devices.")
-    learning_rate: float = Field(gt=0, description="The largest, of AdamW.")
+    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
     optimisation: Optimisation = Field(default=Optimisation(layer_decay=1.0), description="Rest.")
     augmentation: Views | None = Field(
         description="null: none, and the output of what is frozen is computed once."
     )
-    simclr: Contrastive | None = Field(default=None, description="Of this objective.")
-    simmim: Masking | None = Field(default=None, description="Of this objective.")
+    simclr: Contrastive | None = Field(default=None, description="Settings of SimCLR.")
+    simmim: Masking | None = Field(default=None, description="Settings of SimMIM.")
 
     @model_validator(mode="after")
     def _of_the_objective(self) -> Recipe:
@@ -110,14 +114,14 @@ class Phase(Spec):
     stages: int | tuple[str, ...] | None = Field(
         default=None, description="So many of the deepest, or layers by name; null: everything."
     )
-    epochs: int | None = Field(default=None, description="How long; null: the rest of the run.")
+    epochs: int | None = Field(default=None, description="Length; null: the rest of the run.")
 
 
 class Trainable(Spec):
     """Trainable parts of the network, by phase (after Mehmood et al. 2022)."""
 
-    text: str = Field(description="As it was typed.")
-    phases: tuple[Phase, ...] = Field(min_length=1, description="One after the other.")
+    text: str = Field(description="The option as given.")
+    phases: tuple[Phase, ...] = Field(min_length=1, description="Phases in order.")
 
     @classmethod
     def read(cls, text: str) -> Trainable:
@@ -169,20 +173,20 @@ def _stages(text: str) -> int | tuple[str, ...]:
 class Adapt(Spec):
     """A further run that starts from encoders of the grid."""
 
-    label: Name = Field(description="Ends the encoder's name.")
-    source: str = Field(description="Of the first run, one of the grid's.")
-    recipe: str = Field(description="Of the first run, one of the grid's.")
-    onto: str = Field(description="The source of the further run.")
-    by: str = Field(description="The recipe of the further run.")
-    trainable: str = Field(default="full", description="As --trainable.")
-    drop_stages: int = Field(default=0, ge=0, description="As --drop-stages.")
+    label: Name = Field(description="Suffix of the encoder's name.")
+    source: str = Field(description="Source of the first run, one of the grid's.")
+    recipe: str = Field(description="Recipe of the first run, one of the grid's.")
+    onto: str = Field(description="Source of the second run.")
+    by: str = Field(description="Recipe of the second run.")
+    trainable: str = Field(default="full", description="As for --trainable.")
+    drop_stages: int = Field(default=0, ge=0, description="As for --drop-stages.")
 
 
 class GridEvaluation(Spec):
     """Evaluation settings of the grid's encoders."""
 
-    protocol: str = Field(description="As bench evaluate's.")
-    suites: list[str] = Field(default=[], description="Run one after the other.")
+    protocol: str = Field(description="As for bench evaluate.")
+    suites: list[str] = Field(default=[], description="Suites, run in order.")
     tasks: list[str] = Field(default=[], description="Single tasks, instead of suites.")
     budgets: list[str] = Field(default=[], description="Only these; none: all.")
     adaptations: list[str] = Field(default=[], description="Only these; none: the ranked ones.")
@@ -198,16 +202,16 @@ class GridEvaluation(Spec):
 class Grid(Spec):
     """Grid of architectures x sources x sizes x recipes, with further pre-training."""
 
-    architectures: list[str] = Field(min_length=1, description="As --architecture.")
+    architectures: list[str] = Field(min_length=1, description="As for --architecture.")
     sources: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(
         min_length=1, description="Task names of each source."
     )
-    recipes: list[str] = Field(min_length=1, description="As --recipe.")
+    recipes: list[str] = Field(min_length=1, description="As for --recipe.")
     images: list[int | float | None] = Field(
-        default=[None], min_length=1, description="As --images; null: all."
+        default=[None], min_length=1, description="As for --images; null: all."
     )
-    epochs: int | None = Field(default=None, ge=1, description="As --epochs.")
-    size: int | None = Field(default=None, ge=8, description="As --size.")
+    epochs: int | None = Field(default=None, ge=1, description="As for --epochs.")
+    size: int | None = Field(default=None, ge=8, description="As for --size.")
     adapt: list[Adapt] = Field(default=[], description="Further pre-training.")
     out: str = Field(default="encoders", description="Folder of the encoders.")
     evaluate: GridEvaluation | None = Field(default=None, description="null: only pre-trains.")

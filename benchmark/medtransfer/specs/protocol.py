@@ -96,7 +96,7 @@ class Optimisation(Spec):
     """AdamW, its schedule, and the largest gradient."""
 
     weight_decay: float = Field(
-        default=0.01, ge=0, description="Of AdamW, not on biases and norms; with 0 it is Adam."
+        default=0.01, ge=0, description="Weight decay of AdamW, except on biases and norms."
     )
     layer_decay: float = Field(
         default=0.75, gt=0, le=1, description="Factor of the learning rate per layer group."
@@ -164,7 +164,10 @@ class Partial(Spec):
     """Fine-tuning of the deepest layers, for as long and at the same rates as of all."""
 
     share: float = Field(
-        default=0.25, gt=0, lt=1, description="Of timm's layer groups; all others are frozen."
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="Trained share of timm's layer groups, the deepest ones.",
     )
 
 
@@ -174,7 +177,7 @@ class Lora(Spec):
     They are added to every plain linear layer and ungrouped convolution that the encoder calls.
     """
 
-    rank: int = Field(default=8, ge=1, description="Of each update.")
+    rank: int = Field(default=8, ge=1, description="Rank of each update.")
     alpha: float = Field(default=16, gt=0, description="An update counts alpha / rank times.")
     learning_rates: list[float] = Field(min_length=1, description="Tried in turn; best is kept.")
 
@@ -199,13 +202,13 @@ class ScoreSettings(Spec):
         default=64, ge=2, description="The same, where features are not averaged (in a sweep)."
     )
     level: int = Field(
-        default=2, ge=0, le=3, description="Of the four of the pyramid, 3 the deepest."
+        default=2, ge=0, le=3, description="Level of the pyramid: 0 to 3, deepest last."
     )
     pooled: bool = Field(default=True, description="Features are averaged over space.")
     distance: Literal["cosine", "mse", "pearson"] = Field(
-        default="cosine", description="Of the contrastive robustness."
+        default="cosine", description="Distance of the contrastive robustness."
     )
-    margin: float = Field(default=0.5, ge=0, description="Of the contrastive robustness.")
+    margin: float = Field(default=0.5, ge=0, description="Margin of contrastive robustness.")
     # Grey images hardly react to the last two.
     brightness: float = Field(default=0.1, ge=0, lt=1, description="Jitter, +-.")
     contrast: float = Field(default=0.05, ge=0, lt=1, description="Jitter, +-.")
@@ -224,8 +227,8 @@ class Protocol(Spec):
     """The whole protocol. Its fingerprint for a kind of task stands in every record."""
 
     name: str = Field(description="The name of the file, without .yaml.")
-    title: str = Field(description="One line for people.")
-    revision: int = Field(ge=1, description="Bumped whenever code changes numbers.")
+    title: str = Field(description="Title in one line.")
+    revision: int = Field(ge=1, description="Raised when code changes numbers.")
     ranked: list[Adaptation] = Field(
         min_length=1, description="Adaptations that every classification task needs."
     )

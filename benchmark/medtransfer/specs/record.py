@@ -109,7 +109,7 @@ class ArrayRef(Spec):
 
     file: str = Field(description="Path inside the submission.")
     key: str = Field(description="Prefix of the arrays in the file, one array a test split.")
-    sha256: str | None = Field(default=None, description="Of the arrays' bytes.")
+    sha256: str | None = Field(default=None, description="Hash of the arrays' bytes.")
 
 
 class Cost(Spec):
@@ -123,9 +123,9 @@ class Cost(Spec):
     trainable_parameters: int = Field(ge=0, description="Those that were trained.")
     images_seen: int = Field(ge=0, description="Training images, selection included.")
     seconds: float = Field(ge=0, description="Wall time of the cell.")
-    peak_memory_bytes: int | None = Field(ge=0, description="Of the cell's process alone.")
+    peak_memory_bytes: int | None = Field(ge=0, description="Peak memory of the cell's process.")
     energy_joules: float | None = Field(
-        default=None, ge=0, description="Of the device, by its own counter."
+        default=None, ge=0, description="Energy by the device's own counter."
     )
     device: str = Field(description="Processor or GPU.")
 
@@ -162,14 +162,16 @@ class Record(Spec):
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema", description="Version of this format.")
-    encoder: EncoderRef = Field(description="Which encoder.")
+    encoder: EncoderRef = Field(description="The encoder.")
     task: TaskRef = Field(description="Which task.")
-    protocol: ProtocolRef = Field(description="Under which protocol.")
+    protocol: ProtocolRef = Field(description="The protocol.")
     budget: str = Field(description="1-shot ... full.")
     adaptation: str = Field(description="knn, linear, finetune, ...")
     draw: int = Field(ge=0, description="Few-shot draw; at full, the seed.")
     status: Status = Field(description="diverged is a result; failed is tried again.")
-    error: str | None = Field(default=None, description="Why it failed or does not apply.")
+    error: str | None = Field(
+        default=None, description="Reason of a failure, or of not being applicable."
+    )
     selected: dict[str, Any] = Field(default={}, description="Hyperparameters, how they scored.")
     counts: list[Annotated[int, Field(ge=0)]] = Field(
         default=[], description="Training items per class."

@@ -20,9 +20,9 @@ class ScoreRecord(Spec):
     """One transferability score of an encoder for a task; higher is better."""
 
     schema_: int = Field(default=SCHEMA, alias="schema", description="Version of this format.")
-    encoder: EncoderRef = Field(description="Which encoder.")
-    task: TaskRef = Field(description="Which task; only its training images are looked at.")
-    protocol: str = Field(description="Whose input size and fixed values were used.")
+    encoder: EncoderRef = Field(description="The encoder.")
+    task: TaskRef = Field(description="The task; only its training images are used.")
+    protocol: str = Field(description="The protocol of input size and fixed values.")
     score: str = Field(
         description="Name of the score; in brackets what a sweep varied.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._,\[\]-]{0,99}$",
@@ -32,7 +32,7 @@ class ScoreRecord(Spec):
     value: float | None = Field(description="Null where it is undefined.")
     undefined: str | None = Field(default=None, description="Why it is.")
     images: int = Field(ge=0, description="Training images it was computed from.")
-    flops: int = Field(ge=0, description="Of the encoder's passes, kept from before or not.")
+    flops: int = Field(ge=0, description="FLOPs of the encoder's passes, cached or not.")
     seconds: float = Field(ge=0, description="Wall time, without features that were kept.")
     environment: dict[str, Any] = Field(default={}, description="Versions, device, sizes.")
     finished: str = Field(description="ISO 8601, UTC.")

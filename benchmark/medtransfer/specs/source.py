@@ -95,7 +95,7 @@ class MedmnistSource(Source):
     medmnist: str = Field(description="The official name, e.g. pneumoniamnist.")
     split: Literal["train", "val", "test"] = Field(description="The official split.")
     size: Literal[28, 64, 128, 224] = Field(
-        default=224, description="Of the official files, in pixels; nothing is ever resized."
+        default=224, description="Size of the official files in pixels; never resized."
     )
 
 
@@ -105,7 +105,7 @@ class MedsegbenchSource(Source):
     medsegbench: str = Field(description="The official name, e.g. drive.")
     split: Literal["train", "val", "test"] = Field(description="The official split.")
     size: Literal[128, 256, 512] = Field(
-        default=256, description="Of the official files, in pixels; nothing is ever resized."
+        default=256, description="Size of the official files in pixels; never resized."
     )
 
 

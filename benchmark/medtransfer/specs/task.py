@@ -33,7 +33,7 @@ class TaskCard(Spec):
     """A target task. The file's name is the task's name."""
 
     name: Name = Field(description="The name of the card's file, without .yaml.")
-    title: str = Field(description="One line for people.")
+    title: str = Field(description="Title in one line.")
     domain: Slug = Field(description="natural, chest-xray, ct, oct, fundus, microscopy, ...")
     kind: Kind = Field(description="Kind of prediction, which sets the metrics.")
     classes: list[str] = Field(min_length=2, description="Class names; the index is the label.")
@@ -66,7 +66,7 @@ class TaskCard(Spec):
     lineage: list[str] = Field(
         default=[], description="Source corpora, compared with an encoder's declared datasets."
     )
-    revision: int = Field(default=1, ge=1, description="Bumped whenever numbers change.")
+    revision: int = Field(default=1, ge=1, description="Raised when numbers change.")
     licence: str = Field(description="Licence of the data.")
     citation: str = Field(description="What to cite.")
 
@@ -153,9 +153,9 @@ class TaskCard(Spec):
     @property
     def sources(self) -> dict[str, Source]:
         """The splits that have files (or generators) of their own, by name."""
-        own = {"train": self.train, "validation": self.validation, "in_domain": self.in_domain}
+        fixed = {"train": self.train, "validation": self.validation, "in_domain": self.in_domain}
         others = self.out_of_domain.items()
-        return own | {name: source for name, source in others if isinstance(source, Source)}
+        return fixed | {name: source for name, source in others if isinstance(source, Source)}
 
     @property
     def test_splits(self) -> dict[str, Source | CorruptSource]:
@@ -201,9 +201,9 @@ class TaskCard(Spec):
             else source
             for name, source in {**self.sources, **self.out_of_domain}.items()
         }
-        own = {name: resized.pop(name) for name in ("train", "validation", "in_domain")}
+        fixed = {name: resized.pop(name) for name in ("train", "validation", "in_domain")}
         update = {"name": f"{self.name}_{size}", "out_of_domain": resized}
-        return self.model_copy(update={**update, **own})
+        return self.model_copy(update={**update, **fixed})
 
     def fingerprint(self, data: dict[str, str]) -> str:
         """Hash the decoded data and the card's fields that change numbers.
@@ -275,13 +275,13 @@ def load_tasks(folder: Path | None = None) -> dict[str, TaskCard]:
         raise InputError(f"--tasks: {folder}: no such folder of task cards")
     cards: dict[str, TaskCard] = {}
     for root in [packaged("tasks")] + ([folder] if folder else []):
-        own: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         for path in card_files(root):
-            if path.stem in own:
+            if path.stem in paths:
                 raise InputError(
-                    f"{path}: the name '{path.stem}' is taken by {own[path.stem]}; rename it"
+                    f"{path}: the name '{path.stem}' is taken by {paths[path.stem]}; rename it"
                 )
-            cards[path.stem], own[path.stem] = load_card(path), path
+            cards[path.stem], paths[path.stem] = load_card(path), path
     return cards
 
 
@@ -335,11 +335,11 @@ def resolve_tasks(
         if (suite := suite or "phantom") not in suites:
             raise InputError(f"--suite: unknown suite '{suite}'{suggest(suite, suites)}")
         wanted = suites[suite].tasks
-    found = {name: find_task(name, cards) for name in wanted}
-    for name, card in found.items():
+    resolved = {name: find_task(name, cards) for name in wanted}
+    for name, card in resolved.items():
         if card is None:
             raise InputError(
                 f"--task: unknown task '{name}'{suggest(name, cards)} (`bench list tasks` shows "
                 "the shipped ones; cards of your own: --tasks)"
             )
-    return {name: card for name, card in found.items() if card is not None}
+    return {name: card for name, card in resolved.items() if card is not None}

@@ -209,9 +209,9 @@ def _check_status(entry: Entry) -> Iterator[str]:
     }
     ran = status in ("ok", "diverged")
     due = {"metrics": status == "ok", "intervals": status == "ok", "error": status != "ok"}
-    for name, there in present.items():
-        if there != due.get(name, ran):
-            text = "does not belong to" if there else "is missing from"
+    for name, given in present.items():
+        if given != due.get(name, ran):
+            text = "does not belong to" if given else "is missing from"
             yield entry.fault(name, f"{text} a record whose status is '{status}'")
     if status == "diverged" and record.adaptation in PROBES:
         yield entry.fault("status", f"'diverged', but {record.adaptation} trains nothing")

@@ -57,8 +57,10 @@ def _find_suite(tasks: Mapping[str, TaskCard]) -> tuple[str, Mapping[str, TaskCa
     fitting.sort(key=lambda name: set(suites[name].tasks) != set(tasks))
     if not (tasks and fitting):
         return "these tasks", tasks
-    known = load_tasks()
-    cards = {task: tasks.get(task) or find_task(task, known) for task in suites[fitting[0]].tasks}
+    all_cards = load_tasks()
+    cards = {
+        task: tasks.get(task) or find_task(task, all_cards) for task in suites[fitting[0]].tasks
+    }
     return f"suite {fitting[0]}", {task: card for task, card in cards.items() if card is not None}
 
 
@@ -67,9 +69,9 @@ def check_coverage(coverages: Iterable[Coverage]) -> Check:
     titles: list[str] = []
     notes: list[str] = []
     for coverage in coverages:
-        there = coverage.planned - len(coverage.missing)
+        present = coverage.planned - len(coverage.missing)
         titles.append(
-            f"{there} of {coverage.planned} ranked cells of {coverage.of}, protocol "
+            f"{present} of {coverage.planned} ranked cells of {coverage.of}, protocol "
             f"{coverage.protocol}"
         )
         notes += _name_missing(coverage.missing)

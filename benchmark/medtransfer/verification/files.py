@@ -84,7 +84,7 @@ def check_scores(folder: Path, entries: Sequence[Entry]) -> Iterator[str]:
         if encoders and record.encoder not in encoders:
             yield (
                 f"{SCORES}: {record.score} of {record.task.name}: encoder: "
-                f"'{record.encoder.name}' {record.encoder.sha256[:12]}, which no record is of"
+                f"'{record.encoder.name}' {record.encoder.sha256[:12]}, the encoder of no record"
             )
 
 
@@ -99,13 +99,13 @@ def check_archives(
                 needed.setdefault(wanted.file, set()).update(wanted.names)
     for file, names in needed.items():
         try:
-            found = archives.members(file)
+            members = archives.members(file)
         except InputError as error:
             yield str(error)
             continue
-        for name in sorted(names - found.keys()):
+        for name in sorted(names - members.keys()):
             yield f"{file}: {name}: is missing, but a record needs it"
-        for name in sorted(found.keys() - names if others else ()):
+        for name in sorted(members.keys() - names if others else ()):
             yield f"{file}: {name[:200]!r}: belongs to no record; delete the array"
-        for name in sorted(name for name, count in found.items() if count > 1):
-            yield f"{file}: {name[:200]!r}: is there {found[name]} times; keep one"
+        for name in sorted(name for name, count in members.items() if count > 1):
+            yield f"{file}: {name[:200]!r}: occurs {members[name]} times; keep one"

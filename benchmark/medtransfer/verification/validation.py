@@ -174,15 +174,15 @@ def _describe(card: TaskCard, split: Split) -> str:
     return text
 
 
-def _report_duplicates(name: str, found: Duplicates, task: TaskData) -> str:
+def _report_duplicates(name: str, duplicates: Duplicates, task: TaskData) -> str:
     """Report images that are in train too: they make a test easier than it looks."""
-    if not (found.exact or found.near):
+    if not (duplicates.exact or duplicates.near):
         return f"  {name}: no image is in train"
     train, other = task.splits["train"], task.splits[name]
-    pairs = ", ".join(f"{train.ids[i]} = {other.ids[j]}" for i, j in found.examples)
+    pairs = ", ".join(f"{train.ids[i]} = {other.ids[j]}" for i, j in duplicates.examples)
     return (
-        f"  note: {name}: {found.exact} exact and {found.near} near duplicates of images of train "
-        f"(train item = {name} item: {pairs})"
+        f"  note: {name}: {duplicates.exact} exact and {duplicates.near} near duplicates of images "
+        f"of train (train item = {name} item: {pairs})"
     )
 
 

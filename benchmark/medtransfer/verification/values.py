@@ -54,7 +54,7 @@ def check_metrics(entry: ResolvedEntry) -> Iterator[str]:
     for split, intervals in record.intervals.items():
         for name, pair in intervals.items():
             if pair is not None and record.metrics.get(split, {name: 0.0}).get(name) is None:
-                yield entry.fault(f"intervals.{split}.{name}", "is there, but the metric is null")
+                yield entry.fault(f"intervals.{split}.{name}", "present, but the metric is null")
     if entry.draw is not None:
         yield from entry.expect(
             "counts", record.counts, entry.draw.counts, source=f"draw {record.draw} of the data has"

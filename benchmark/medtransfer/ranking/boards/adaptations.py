@@ -38,12 +38,12 @@ def compare_adaptations(grid: Grid) -> pd.DataFrame:
         board), trainable_parameters (the most), adaptation_flops and seconds (sums).
     """
     groups = grid.groups
-    there = ~np.isnan(grid.columns[IN_DOMAIN])
-    ran = groups["adaptation"].where(pd.Series(there.any(axis=1)))
+    present = ~np.isnan(grid.columns[IN_DOMAIN])
+    ran = groups["adaptation"].where(pd.Series(present.any(axis=1)))
     found = []
     if ran.isin(OPTIONAL).any():
         for (kind, budget), part in groups.groupby(["kind", "budget"], sort=False):
-            own = there[part.index]
+            own = present[part.index]
             # Encoders with the same gaps have the same rows of the table.
             patterns, member = np.unique(own, axis=1, return_inverse=True)
             for number, pattern in enumerate(patterns.T):

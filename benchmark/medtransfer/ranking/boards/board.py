@@ -115,23 +115,23 @@ def boards(
         titles: Of the tasks.
         processes: How many draw the bootstrap replicates.
     """
-    found = [
+    ranked_boards = [
         _board(layout, lineages or {}, titles or {})
         for layout in lay_out(submissions, suites, protocols, kinds=kinds, processes=processes)
     ]
-    return [board for board in found if not board.kind or board.table["rank"].notna().any()]
+    return [board for board in ranked_boards if not board.kind or board.table["rank"].notna().any()]
 
 
 def _board(
     layout: Layout, lineages: Mapping[str, Sequence[str]], titles: Mapping[str, str]
 ) -> Board:
-    own = {task: lineages.get(task, ()) for task in layout.domains}
+    own_lineages = {task: lineages.get(task, ()) for task in layout.domains}
     mixed = KIND_SCORES if layout.ranked.groups["kind"].nunique() > 1 else ()
     domains = domain_columns(set(layout.domains.values()))
     columns = (*SCORES, *mixed, *domains, *TRANSFER, *COSTS)
-    table, seen = _table(layout, columns, own)
+    table, seen = _table(layout, columns, own_lineages)
     ranked = list(table.index[table["rank"].notna()])
-    statistics = compute_rank_statistics(layout.ranked, ranked, layout.replicates, own)
+    statistics = compute_rank_statistics(layout.ranked, ranked, layout.replicates, own_lineages)
     return Board(
         protocol=layout.protocol,
         title=layout.title,

@@ -66,12 +66,14 @@ def compare_pair(grid: Grid, replicates: Replicates, first: str, second: str) ->
         difference = drawn[first][rows] - drawn[second][rows]
         both = np.isfinite(scores).all(axis=1)
         for (view, part), chosen in _views(groups).items():
-            own = chosen & both
-            if not own.any() or (part == "view" and view != "overall" and (own == both).all()):
+            shared = chosen & both
+            if not shared.any() or (
+                part == "view" and view != "overall" and (shared == both).all()
+            ):
                 continue
-            weights = weigh(groups[own], domains)
-            low, high = interval(weights @ difference[own])
-            a, b = weights @ scores[own]
+            weights = weigh(groups[shared], domains)
+            low, high = interval(weights @ difference[shared])
+            a, b = weights @ scores[shared]
             found.append(Difference(view, part, split, float(a), float(b), float(low), float(high)))
     return found
 

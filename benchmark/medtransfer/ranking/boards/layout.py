@@ -100,16 +100,16 @@ def lay_out(
     unknown = sorted(set(frame.cells["protocol"].unique()) - set(protocols))
     for name in [*protocols, *unknown]:
         protocol, own = protocols.get(name), frame.cells[frame.cells["protocol"] == name]
-        known = {**(kinds or {}), **most_common(own, "kind")}
+        task_kinds = {**(kinds or {}), **most_common(own, "kind")}
         fresh = is_current(own, protocol)
         stale, current = own[~fresh], own[fresh]
         most = most_common(current, "fingerprint")
         usual = is_any(current, ["task", "fingerprint"], most.items())
         valid, foreign = frame.choose(current.index[usual]), current[~usual]
         boards = {
-            (key, kind): (chosen, *_cells(chosen, known, protocol, valid.cells))
+            (key, kind): (chosen, *_cells(chosen, task_kinds, protocol, valid.cells))
             for key, suite in _shown(suites, set(own["task"].unique())).items()
-            for kind, chosen in _by_kind(suite, known).items()
+            for kind, chosen in _by_kind(suite, task_kinds).items()
         }
         ran = current[["task", "encoder"]].drop_duplicates()
         cards = {encoder: encoders[encoder].card for encoder in sorted(ran["encoder"].unique())}
@@ -187,10 +187,10 @@ def _by_kind(suite: Suite, kinds: Mapping[str, str]) -> dict[str, Suite]:
 
     A task of unknown kind is in each of them, where nobody is complete without it.
     """
-    found = {task: broad_kind(kinds[task]) for task in suite.tasks if task in kinds}
-    if len(set(found.values())) < 2:
+    broad_kinds = {task: broad_kind(kinds[task]) for task in suite.tasks if task in kinds}
+    if len(set(broad_kinds.values())) < 2:
         return {"": suite}
-    parts = {kind: [t for t in suite.tasks if found.get(t, kind) == kind] for kind in KINDS}
+    parts = {kind: [t for t in suite.tasks if broad_kinds.get(t, kind) == kind] for kind in KINDS}
     return {"": suite} | {
         kind: suite.model_copy(update={"tasks": tasks}) for kind, tasks in parts.items()
     }

@@ -44,7 +44,11 @@ def summary(
     same = is_any(frame.cells, ["task", "fingerprint"], fingerprints.items())
     frame = frame.choose(frame.cells.index[same & is_current(frame.cells, protocol)])
     names = set(frame.cells["encoder"].unique())
-    cards = {one.card.name: one.card for one in submissions if one.card.name in names}
+    cards = {
+        submission.card.name: submission.card
+        for submission in submissions
+        if submission.card.name in names
+    }
     wanted = applicable(sorted(cells), frame.cells)
     grid = fill_grid(frame, wanted, cards)
     compared = pd.DataFrame({"in_domain": average(grid, IN_DOMAIN)})

@@ -63,9 +63,9 @@ def tabulate_results(grid: Grid, bounds: Floats) -> pd.DataFrame:
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _RESULTS}
     of_task, tasks = pd.factorize(groups["task"])
     for task in range(len(tasks)):
-        own = np.flatnonzero(of_task == task)
+        rows = np.flatnonzero(of_task == task)
         for name, split in grid.splits.items():
-            if name != IN_DOMAIN and not groups.at[own[0], f"has_{name}"]:
+            if name != IN_DOMAIN and not groups.at[rows[0], f"has_{name}"]:
                 continue
             inside = name == IN_DOMAIN
             values = {
@@ -77,12 +77,12 @@ def tabulate_results(grid: Grid, bounds: Floats) -> pd.DataFrame:
                 "high": high if inside else unknown,
             }
             columns = {
-                **{key: np.repeat(value[own], len(names)) for key, value in about.items()},
-                "chance": np.repeat(chance[own, 0], len(names)),
-                "encoder": np.tile(np.array(names, dtype=object), len(own)),
-                "split": np.full(len(own) * len(names), name, dtype=object),
-                **{key: value[own].ravel() for key, value in values.items()},
+                **{key: np.repeat(value[rows], len(names)) for key, value in about.items()},
+                "chance": np.repeat(chance[rows, 0], len(names)),
+                "encoder": np.tile(np.array(names, dtype=object), len(rows)),
+                "split": np.full(len(rows) * len(names), name, dtype=object),
+                **{key: value[rows].ravel() for key, value in values.items()},
             }
             for key, value in columns.items():
                 parts[key].append(value)
-    return pd.DataFrame({name: np.concatenate(found) for name, found in parts.items()})
+    return pd.DataFrame({name: np.concatenate(arrays) for name, arrays in parts.items()})

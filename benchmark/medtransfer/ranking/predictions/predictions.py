@@ -29,8 +29,8 @@ SOURCE_ACCURACY = "source_accuracy"
 
 def validate_layout(layout: Layout) -> ScoreValidation:
     """Validate the scores of a board's encoders against the outcomes of its ranked cells."""
-    own = leave_out_checkpoints(layout.submissions)
-    scores = scores_of(own, protocol=layout.protocol, tasks=layout.domains)
+    chosen = leave_out_checkpoints(layout.submissions)
+    scores = scores_of(chosen, protocol=layout.protocol, tasks=layout.domains)
     return validate_scores(scores, outcomes_of(layout.ranked))
 
 
@@ -38,21 +38,21 @@ def validate_submissions(
     submissions: Mapping[str, Submission], protocol: Protocol, *, tasks: Collection[str]
 ) -> ScoreValidation:
     """Validate scores without a board, over the encoders that have both on a task."""
-    own = leave_out_checkpoints(submissions)
-    scores = scores_of(own, protocol=protocol.name, tasks=tasks)
-    return validate_scores(scores, outcomes_of_records(own, protocol, tasks=tasks))
+    chosen = leave_out_checkpoints(submissions)
+    scores = scores_of(chosen, protocol=protocol.name, tasks=tasks)
+    return validate_scores(scores, outcomes_of_records(chosen, protocol, tasks=tasks))
 
 
 def leave_out_checkpoints(submissions: Mapping[str, Submission]) -> dict[str, Submission]:
     """Keep the last checkpoint of each pre-training run: checkpoints resemble each other."""
     last: dict[str, int] = {}
-    runs = {name: one.card.pretraining.run for name, one in submissions.items()}
+    runs = {name: submission.card.pretraining.run for name, submission in submissions.items()}
     for run in runs.values():
         if run is not None:
             last[run.fingerprint] = max(run.steps, last.get(run.fingerprint, 0))
     return {
-        name: one
-        for name, one in submissions.items()
+        name: submission
+        for name, submission in submissions.items()
         if (run := runs[name]) is None or run.steps == last[run.fingerprint]
     }
 
@@ -110,30 +110,30 @@ def outcomes_of_records(
         grid = part.pivot(
             index=["budget", "draw"], columns="encoder", values=["value", "adaptation_flops"]
         )
-        found = pd.DataFrame(
+        outcomes = pd.DataFrame(
             {
                 "value": grid["value"].astype(float).mean(axis=0, skipna=False),
                 "flops": grid["adaptation_flops"].astype(float).sum(axis=0, skipna=False),
             }
         )
-        found = found.rename_axis("encoder").reset_index()
-        parts.append(found.assign(task=task, outcome=adaptation)[_OUTCOMES])
+        outcomes = outcomes.rename_axis("encoder").reset_index()
+        parts.append(outcomes.assign(task=task, outcome=adaptation)[_OUTCOMES])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_OUTCOMES)
 
 
 def usual_data(submissions: Mapping[str, Submission], protocol: str) -> dict[str, str]:
     """Choose the most common data fingerprint of each task, in records, else in scores."""
     names = ["task", "fingerprint"]
-    found: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     for tables in (
-        [one.scores for one in submissions.values()],
-        [one.cells for one in submissions.values()],
+        [submission.scores for submission in submissions.values()],
+        [submission.cells for submission in submissions.values()],
     ):
-        own = [table.loc[table["protocol"] == protocol, names].astype(object) for table in tables]
-        rows = [table.drop_duplicates() for table in own if len(table)]
+        parts = [table.loc[table["protocol"] == protocol, names].astype(object) for table in tables]
+        rows = [table.drop_duplicates() for table in parts if len(table)]
         if rows:
-            found |= most_common(pd.concat(rows, ignore_index=True), "fingerprint")
-    return found
+            fingerprints |= most_common(pd.concat(rows, ignore_index=True), "fingerprint")
+    return fingerprints
 
 
 def scores_of(
@@ -151,19 +151,23 @@ def scores_of(
     wanted, usual = set(tasks), usual_data(submissions, protocol)
     parts = []
     for name, submission in submissions.items():
-        own = submission.scores
-        own = own[(own["protocol"] == protocol) & own["task"].isin(wanted)]
-        own = own[own["fingerprint"] == own["task"].map(usual)]
-        own = own[~own["score"].str.contains("[", regex=False) & (own["score"] != SOURCE_ACCURACY)]
+        scores = submission.scores
+        scores = scores[(scores["protocol"] == protocol) & scores["task"].isin(wanted)]
+        scores = scores[scores["fingerprint"] == scores["task"].map(usual)]
+        scores = scores[
+            ~scores["score"].str.contains("[", regex=False) & (scores["score"] != SOURCE_ACCURACY)
+        ]
         weights = set(submission.cells["sha256"].dropna())
-        parts.append(own[own["sha256"].isin(weights or set(own["sha256"]))].assign(encoder=name))
+        parts.append(
+            scores[scores["sha256"].isin(weights or set(scores["sha256"]))].assign(encoder=name)
+        )
     if not any(len(part) for part in parts):
         return pd.DataFrame(columns=_SCORES)
-    found = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    counts = found.groupby(["score", "made"])["encoder"].nunique().reset_index()
+    every = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    counts = every.groupby(["score", "made"])["encoder"].nunique().reset_index()
     made = counts.sort_values(["encoder", "made"]).drop_duplicates("score", keep="last")
-    found = found.merge(made[["score", "made"]], on=["score", "made"])
-    return found.drop_duplicates(["encoder", "task", "score"], keep="last")[_SCORES]
+    every = every.merge(made[["score", "made"]], on=["score", "made"])
+    return every.drop_duplicates(["encoder", "task", "score"], keep="last")[_SCORES]
 
 
 def tabulate_validation(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

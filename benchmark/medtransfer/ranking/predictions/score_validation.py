@@ -15,10 +15,10 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 LEAST = 3
-"""Encoders below which no rank correlation is looked at."""
+"""Fewest encoders for a rank correlation."""
 
 FEW = 6
-"""Encoders below which none is called better than chance: of three, one order in six is perfect."""
+"""Fewest encoders for a verdict: with three, one order in six is perfect by chance."""
 
 RANDOM = "random pick"
 """The baseline beside the scores: an encoder picked at random."""
@@ -65,7 +65,7 @@ def weighted_tau(first: Floats, second: Floats, counts: Counts) -> Floats:
     Returns:
         (R,); NaN where all drawn items tie in one of the two.
     """
-    signs = [np.sign(own[:, None] - own) for own in (first, second)]
+    signs = [np.sign(values[:, None] - values) for values in (first, second)]
     harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, counts.sum(axis=1).max() + 1))])
     taus = []
     for major, minor in ((first, second), (second, first)):
@@ -92,40 +92,42 @@ def _correlate(first: Floats, second: Floats, counts: Counts) -> Floats:
     """Pearson's correlation of values that draws may hold several times, (R, n) or (n,)."""
     total = counts.sum(axis=1, keepdims=True)
     centred = [
-        np.where(counts > 0, own - (counts * own).sum(axis=1, keepdims=True) / total, 0)
-        for own in (first, second)
+        np.where(counts > 0, values - (counts * values).sum(axis=1, keepdims=True) / total, 0)
+        for values in (first, second)
     ]
-    squares = [(counts * own**2).sum(axis=1) for own in centred]
-    scale = [np.square(np.where(counts > 0, own, 0)).max(axis=1) for own in (first, second)]
+    squares = [(counts * values**2).sum(axis=1) for values in centred]
+    scale = [np.square(np.where(counts > 0, values, 0)).max(axis=1) for values in (first, second)]
     flat = (squares[0] <= 1e-24 * scale[0]) | (squares[1] <= 1e-24 * scale[1])
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = (counts * centred[0] * centred[1]).sum(axis=1) / np.sqrt(squares[0] * squares[1])
-    return np.where(flat, np.nan, found)
+        correlation = (counts * centred[0] * centred[1]).sum(axis=1) / np.sqrt(
+            squares[0] * squares[1]
+        )
+    return np.where(flat, np.nan, correlation)
 
 
 def _spearman(first: Floats, second: Floats, counts: Counts) -> Floats:
     ranks = [
-        counts @ (own[:, None] < own) + (counts @ (own[:, None] == own) + 1) / 2
-        for own in (first, second)
+        counts @ (values[:, None] < values) + (counts @ (values[:, None] == values) + 1) / 2
+        for values in (first, second)
     ]
     return _correlate(ranks[0], ranks[1], counts)
 
 
 def _regret(score: Floats, outcome: Floats, counts: Counts) -> Floats:
     """Best outcome minus that of the top-scored; of several at the top their mean."""
-    there = counts > 0
-    highest = np.where(there, score, -np.inf).max(axis=1, keepdims=True)
+    drawn = counts > 0
+    highest = np.where(drawn, score, -np.inf).max(axis=1, keepdims=True)
     top = counts * (score == highest)
     picked = (top * outcome).sum(axis=1) / top.sum(axis=1)
-    best = np.where(there, outcome, -np.inf).max(axis=1)
+    best = np.where(drawn, outcome, -np.inf).max(axis=1)
     return np.asarray(np.maximum(best - picked, 0))
 
 
 def _top3(score: Floats, outcome: Floats, counts: Counts) -> Floats:
     """1 where the best is among the three with the highest scores; ties count against it."""
-    there = counts > 0
-    best = np.where(there, outcome, -np.inf).argmax(axis=1)
-    above = there & (score >= score[best][:, None])
+    drawn = counts > 0
+    best = np.where(drawn, outcome, -np.inf).argmax(axis=1)
+    above = drawn & (score >= score[best][:, None])
     return np.asarray((above.sum(axis=1) <= LEAST).astype(float))
 
 
@@ -174,9 +176,9 @@ def validate_scores(
         outcome, score, task = map(str, key)
         said, value = (part[name].to_numpy(float) for name in ("value_of_score", "value"))
         names = part["encoder"].to_numpy()
-        one, parts[outcome, score, task] = _measure(said, value, drawn.of(part))
+        measures, parts[outcome, score, task] = _measure(said, value, drawn.of(part))
         rows.append({"task": task, "outcome": outcome, "score": score, "encoders": len(part)})
-        rows[-1] |= one
+        rows[-1] |= measures
         rows[-1] |= {"pick": names[said.argmax()], "best": names[value.argmax()]}
         rows[-1] |= {"relative_cost": _relative_cost(part)}
     validated = {(row["outcome"], row["task"]) for row in rows}
@@ -204,8 +206,8 @@ class _Resamples:
 
     def of(self, part: pd.DataFrame) -> Counts:
         """Count of each row's encoder in each replicate, (R, n)."""
-        found: Counts = self._counts[:, [self._place[str(name)] for name in part["encoder"]]]
-        return found
+        counts: Counts = self._counts[:, [self._place[str(name)] for name in part["encoder"]]]
+        return counts
 
 
 def _measure(
@@ -214,12 +216,12 @@ def _measure(
     """Each statistic of the encoders as they are, and of the drawn ones; NaN of fewer than two."""
     once = np.ones((1, len(said)), np.int64)
     enough = (counts > 0).sum(axis=1) > 1
-    found, replicates = {}, {}
+    values, replicates = {}, {}
     for name, how in STATISTICS.items():
-        found[name] = float(how(said, value, once)[0])
+        values[name] = float(how(said, value, once)[0])
         replicates[name] = np.full(len(counts), np.nan)
         replicates[name][enough] = how(said, value, counts[enough])
-    return found, replicates
+    return values, replicates
 
 
 def _at_random(value: Floats, counts: Counts) -> tuple[dict[str, float], dict[str, Floats]]:
@@ -240,48 +242,48 @@ def _relative_cost(part: pd.DataFrame) -> float:
     if not {"flops", "flops_of_score"} <= set(part.columns):
         return float("nan")
     spent = part[["flops_of_score", "flops"]].astype(float)
-    known = spent.notna().all(axis=1) & spent["flops"].gt(0)
-    total = spent[known].sum()
-    return float(total["flops_of_score"] / total["flops"]) if known.any() else float("nan")
+    priced = spent.notna().all(axis=1) & spent["flops"].gt(0)
+    total = spent[priced].sum()
+    return float(total["flops_of_score"] / total["flops"]) if priced.any() else float("nan")
 
 
 def _summarise(
     tasks: pd.DataFrame, parts: Mapping[_Key, dict[str, Floats]], replicates: int
 ) -> pd.DataFrame:
     rows = []
-    for key, own in tasks.groupby(["outcome", "score"], sort=False):
+    for key, group in tasks.groupby(["outcome", "score"], sort=False):
         outcome, score = map(str, key)
-        told = own["regret" if score == RANDOM else "weighted_tau"].notna()
+        told = group["regret" if score == RANDOM else "weighted_tau"].notna()
         row: dict[str, Any] = {
             "outcome": outcome,
             "score": score,
             "tasks": int(told.sum()),
-            "encoders": int(own["encoders"].min()),
-            "most": int(own["encoders"].max()),
+            "encoders": int(group["encoders"].min()),
+            "most": int(group["encoders"].max()),
         }
-        chosen = np.random.default_rng(len(own)).integers(0, len(own), (len(own), replicates))
+        chosen = np.random.default_rng(len(group)).integers(0, len(group), (len(group), replicates))
         for name in STATISTICS:
-            row[name] = float(own[name].mean())
-            drawn = np.stack([parts[outcome, score, task][name] for task in own["task"]])
+            row[name] = float(group[name].mean())
+            drawn = np.stack([parts[outcome, score, task][name] for task in group["task"]])
             low, high = _interval(_mean(np.take_along_axis(drawn, chosen, axis=0)))
             row |= {f"{name}_low": low, f"{name}_high": high}
-        row["relative_cost"] = float(own["relative_cost"].mean())
+        row["relative_cost"] = float(group["relative_cost"].mean())
         rows.append(row)
     return pd.DataFrame(rows, columns=_SUMMARY)
 
 
 def _mean(values: Floats) -> Floats:
     """Over the tasks that are defined."""
-    known = ~np.isnan(values)
+    defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(known, values, 0).sum(axis=0) / known.sum(axis=0))
+        return np.asarray(np.where(defined, values, 0).sum(axis=0) / defined.sum(axis=0))
 
 
 def _interval(values: Floats) -> tuple[float, float]:
-    known = values[~np.isnan(values)]
-    if len(known) < len(values) / 2:
+    defined = values[~np.isnan(values)]
+    if len(defined) < len(values) / 2:
         return float("nan"), float("nan")
-    low, high = np.percentile(known, (2.5, 97.5))
+    low, high = np.percentile(defined, (2.5, 97.5))
     return float(low), float(high)
 
 

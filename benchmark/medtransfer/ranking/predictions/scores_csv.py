@@ -66,8 +66,8 @@ def _read(path: Path, names: tuple[str, ...], *, empty: bool) -> pd.DataFrame:
 
 def _place(path: Path, head: list[str], name: str) -> int:
     if head.count(name) != 1:
-        found = f"{head.count(name)} columns '{name}'" if name in head else f"no column '{name}'"
-        raise InputError(f"{path}: line 1: {found}{suggest(name, head) if head else ''}")
+        problem = f"{head.count(name)} columns '{name}'" if name in head else f"no column '{name}'"
+        raise InputError(f"{path}: line 1: {problem}{suggest(name, head) if head else ''}")
     return head.index(name)
 
 

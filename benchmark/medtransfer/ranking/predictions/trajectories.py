@@ -98,9 +98,9 @@ def study_trajectories(
     """
     scores, outcomes = [], []
     for trajectory in trajectories:
-        own = {name: submissions[name] for name in trajectory.seen if name in submissions}
-        scores.append(_scores(trajectory, own, protocol.name, tasks))
-        came_out = outcomes_of_records(own, protocol, tasks=tasks)
+        checkpoints = {name: submissions[name] for name in trajectory.seen if name in submissions}
+        scores.append(_scores(trajectory, checkpoints, protocol.name, tasks))
+        came_out = outcomes_of_records(checkpoints, protocol, tasks=tasks)
         outcomes.append(came_out.assign(trajectory=trajectory.name))
     said, came = pd.concat(scores, ignore_index=True), pd.concat(outcomes, ignore_index=True)
     label = "trajectory"
@@ -109,8 +109,10 @@ def study_trajectories(
         for table in (said, came)
     ]
     validation = validate_scores(joined[0], joined[1])
-    epochs = {name: epoch for one in trajectories for name, epoch in one.epochs.items()}
-    seen = {name: images for one in trajectories for name, images in one.seen.items()}
+    epochs = {
+        name: epoch for trajectory in trajectories for name, epoch in trajectory.epochs.items()
+    }
+    seen = {name: images for trajectory in trajectories for name, images in trajectory.seen.items()}
     columns = [label, "task", "encoder", "series", "kind", "value"]
     parts = [
         said.rename(columns={"score": "series"}).assign(kind="score")[columns],
@@ -126,39 +128,44 @@ def study_trajectories(
 
 
 def _scores(
-    trajectory: Trajectory, own: Mapping[str, Submission], protocol: str, tasks: Sequence[str]
+    trajectory: Trajectory,
+    checkpoints: Mapping[str, Submission],
+    protocol: str,
+    tasks: Sequence[str],
 ) -> pd.DataFrame:
     """Scores of all targets; those without a target are repeated for each."""
-    found = scores_of(own, protocol=protocol, tasks=tasks)
+    scores = scores_of(checkpoints, protocol=protocol, tasks=tasks)
     accuracy = {}
-    for name, submission in own.items():
+    for name, submission in checkpoints.items():
         rows = submission.scores
         rows = rows[(rows["score"] == SOURCE_ACCURACY) & (rows["protocol"] == protocol)]
         accuracy[name] = float(rows["value"].mean()) if len(rows) else float("nan")
     extra = pd.DataFrame(
         [
             {"encoder": name, "task": task, "score": score, "value": value}
-            for task in dict.fromkeys(found["task"])
+            for task in dict.fromkeys(scores["task"])
             for score, values in ((LAST, trajectory.seen), (SOURCE, accuracy))
             for name, value in values.items()
-            if name in own
+            if name in checkpoints
         ],
         columns=["encoder", "task", "score", "value"],
     )
-    whole = pd.concat([found, extra.astype({"value": float})], ignore_index=True)
+    whole = pd.concat([scores, extra.astype({"value": float})], ignore_index=True)
     return whole.assign(trajectory=trajectory.name)
 
 
 def _picks(said: pd.DataFrame, trajectories: Sequence[Trajectory]) -> pd.DataFrame:
-    epochs = {one.name: one.epochs for one in trajectories}
+    epochs = {member.name: member.epochs for member in trajectories}
     rows = []
     groups = ["trajectory", "task", "score"]
     for key, part in said.dropna(subset=["value"]).groupby(groups, sort=False):
         trajectory, task, score = map(str, key)
         pick = part["encoder"].iloc[int(part["value"].to_numpy(float).argmax())]
-        own = epochs[trajectory]
-        last = max(own.values())
-        rows.append([trajectory, task, score, pick, own[pick], last, _share(own[pick], last)])
+        own_epochs = epochs[trajectory]
+        last = max(own_epochs.values())
+        rows.append(
+            [trajectory, task, score, pick, own_epochs[pick], last, _share(own_epochs[pick], last)]
+        )
     return pd.DataFrame(rows, columns=[*groups, "encoder", "epoch", "last", "saved"])
 
 
@@ -169,9 +176,9 @@ def _share(epoch: float, last: float) -> float:
 def _saved(validation: ScoreValidation, trajectories: Sequence[Trajectory]) -> pd.DataFrame:
     """Epochs saved by picks among the checkpoints with outcomes."""
     saved = {
-        name: _share(epoch, max(one.epochs.values()))
-        for one in trajectories
-        for name, epoch in one.epochs.items()
+        name: _share(epoch, max(member.epochs.values()))
+        for member in trajectories
+        for name, epoch in member.epochs.items()
     }
     validated = validation.tasks[validation.tasks["score"] != RANDOM]
     rows = []
@@ -185,15 +192,15 @@ def _saved(validation: ScoreValidation, trajectories: Sequence[Trajectory]) -> p
 
 def tabulate_points(studied: Studied) -> Iterator[tuple[list[str], list[list[str]]]]:
     """For each trajectory and task a table: one row a checkpoint, outcomes, then scores."""
-    for key, own in studied.points.groupby(["trajectory", "task"], sort=False):
+    for key, points in studied.points.groupby(["trajectory", "task"], sort=False):
         trajectory, task = map(str, key)
-        series = own.drop_duplicates("series").sort_values("kind", kind="stable")["series"]
-        checkpoints = own.drop_duplicates("encoder").sort_values("seen").to_dict("records")
-        values = own.set_index(["encoder", "series"])["value"].to_dict()
+        series = points.drop_duplicates("series").sort_values("kind", kind="stable")["series"]
+        checkpoints = points.drop_duplicates("encoder").sort_values("seen").to_dict("records")
+        values = points.set_index(["encoder", "series"])["value"].to_dict()
         rows = []
         for row in checkpoints:
-            found = [values.get((row["encoder"], name), float("nan")) for name in series]
-            texts = [MISSING if np.isnan(value) else f"{value:.4g}" for value in found]
+            cells = [values.get((row["encoder"], name), float("nan")) for name in series]
+            texts = [MISSING if np.isnan(value) else f"{value:.4g}" for value in cells]
             rows.append([f"{row['epoch']:g}", f"{row['seen']:,}", *texts])
         yield [f"{trajectory}: {task}, epoch", "images seen", *map(str, series)], rows
 
@@ -217,12 +224,12 @@ def tabulate_trajectories(studied: Studied) -> tuple[list[str], list[list[str]]]
     head = ["Checkpoints" if name == "Encoders" else name for name in head]
     saved = {(row["outcome"], row["score"]): row for row in studied.saved.to_dict("records")}
     for row in rows:
-        own = saved.get((row[0], row[1]))
-        row.append(
-            MISSING
-            if own is None
-            else f"{_percent(own['saved'])} ({100 * own['low']:.0f} to {100 * own['high']:.0f})"
-        )
+        saving = saved.get((row[0], row[1]))
+        if saving is None:
+            row.append(MISSING)
+        else:
+            low, high = (f"{100 * saving[end]:.0f}" for end in ("low", "high"))
+            row.append(f"{_percent(saving['saved'])} ({low} to {high})")
     return [*head, "Epochs saved"], rows
 
 
@@ -257,11 +264,11 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
         which += ", and robustness"
     rows = []
     groups = ["trajectory", "task", "kind", "series"]
-    for (trajectory, task, kind, series), own in studied.points.groupby(groups, sort=False):
-        known = own.dropna(subset=["value"]).sort_values("seen")
-        if known.empty or (kind == "score" and series not in shown):
+    for (trajectory, task, kind, series), points in studied.points.groupby(groups, sort=False):
+        defined = points.dropna(subset=["value"]).sort_values("seen")
+        if defined.empty or (kind == "score" and series not in shown):
             continue
-        values = known["value"].to_numpy(float)
+        values = defined["value"].to_numpy(float)
         top = values.argmax()
         if kind == "score":
             span = np.ptp(values)
@@ -275,7 +282,7 @@ def trajectory_rows(studied: Studied) -> tuple[list[dict[str, Any]], tuple[str, 
                 "value": round(float(value), 4),
                 "pick": "yes" if number == top else "no",
             }
-            for number, (seen, value) in enumerate(zip(known["seen"], values, strict=True))
+            for number, (seen, value) in enumerate(zip(defined["seen"], values, strict=True))
         ]
     if not rows:
         raise InputError("--figure: nothing to draw: no score and no outcome has a value")

@@ -176,9 +176,9 @@ def _columns(study: Study) -> tuple[Column, ...]:
                 section="domains",
                 domain=domain,
             )
-            for domain, known in budgets.items()
+            for domain, with_budget in budgets.items()
             for regime, (title, where) in _REGIMES.items()
-            if regime in known
+            if regime in with_budget
         ),
     )
 

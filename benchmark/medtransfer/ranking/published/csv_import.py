@@ -50,21 +50,23 @@ def import_results(path: Path, mapping: Path) -> Imported:
     text = _read(path, _needed(path, mapping, study))
     out = _matching(text, study.left_out, f"{mapping}: left_out")
     notes += [
-        f"left out {_rows(found.sum())} with {condition}: {condition.reason}"
-        for condition, found in zip(study.left_out, out, strict=True)
+        f"left out {_rows(matching.sum())} with {condition}: {condition.reason}"
+        for condition, matching in zip(study.left_out, out, strict=True)
     ]
     marked = _matching(text, study.marked.values(), f"{mapping}: marked")
-    for found in out:
-        text = text[~found[text.index]]
+    for matching in out:
+        text = text[~matching[text.index]]
     if text.empty:
         raise InputError(f"{path}: no row of results is left")
     table = _translate(path, text, study)
     notes += _mixed_scales(text, table, study)
     marks: dict[str, set[tuple[int, ...]]] = {}
     for (mark, condition), every in zip(study.marked.items(), marked, strict=True):
-        found = every[text.index]
-        marks[mark] = set(table.loc[found, _KEY].itertuples(index=False, name=None))
-        notes.append(f"marked '{mark}' {_rows(found.sum())} with {condition}: {condition.reason}")
+        matching = every[text.index]
+        marks[mark] = set(table.loc[matching, _KEY].itertuples(index=False, name=None))
+        notes.append(
+            f"marked '{mark}' {_rows(matching.sum())} with {condition}: {condition.reason}"
+        )
     once = _unique(path, table, study)
     if repeated := len(table) - len(once):
         notes.append(f"rows that repeat another: {repeated}")
@@ -175,21 +177,22 @@ def _translate(path: Path, text: pd.DataFrame, study: Study) -> pd.DataFrame:
     }
     columns = study.columns.model_dump()
     table = pd.DataFrame(index=text.index)
-    for role, known in lists.items():
-        codes = text[columns[role]].map({name: code for code, name in enumerate(known)})
+    for role, synonyms in lists.items():
+        codes = text[columns[role]].map({name: code for code, name in enumerate(synonyms)})
         if codes.isna().any():
             line = codes.index[codes.isna()][0]
             value = str(text.at[line, columns[role]])
             raise InputError(
                 f"{path}: line {line}: column '{columns[role]}': {_shown(value)} is no {role} of "
-                f"the mapping{suggest(value, known)}"
+                f"the mapping{suggest(value, synonyms)}"
             )
         if role in ("encoder", "task"):
-            absent = sorted(set(range(len(known))) - set(codes))
+            absent = sorted(set(range(len(synonyms))) - set(codes))
             if absent:
+                name = synonyms[absent[0]]
                 raise InputError(
                     f"{path}: column '{columns[role]}': no row has the mapping's {role} "
-                    f"'{known[absent[0]]}'{suggest(known[absent[0]], text[columns[role]].unique())}"
+                    f"'{name}'{suggest(name, text[columns[role]].unique())}"
                 )
         table[role] = codes.astype("int64")
     offered = [
@@ -235,8 +238,8 @@ def _mixed_scales(text: pd.DataFrame, table: pd.DataFrame, study: Study) -> Iter
         return
     metric, value = study.columns.metric, study.columns.value
     for code, name in enumerate(study.metrics):
-        own = table.loc[table["metric"] == code, "value"]
-        small = own.index[own.between(0, 0.01, inclusive="right")]
+        values = table.loc[table["metric"] == code, "value"]
+        small = values.index[values.between(0, 0.01, inclusive="right")]
         if len(small):
             first = small[0]
             yield (
@@ -315,19 +318,19 @@ def _misspelt(study: Study) -> list[str]:
     }
     return [
         f"{kind} {name!r} is not among those of the shipped tasks; did you mean '{near}'?"
-        for kind, (names, known) in kinds.items()
+        for kind, (names, candidates) in kinds.items()
         for name in dict.fromkeys(names)
-        if (near := _near(name, known))
+        if (near := _near(name, candidates))
     ]
 
 
-def _near(name: str, known: Set[str]) -> str | None:
+def _near(name: str, candidates: Set[str]) -> str | None:
     """Suggest a known name close to this one, of the same digits (cifar-10, cifar-100)."""
-    if name in known:
+    if name in candidates:
         return None
-    plain = {plain_name(other): other for other in sorted(known)}
-    found = difflib.get_close_matches(plain_name(name), plain, n=1, cutoff=0.82)
-    return plain[found[0]] if found and _digits(found[0]) == _digits(name) else None
+    plain = {plain_name(other): other for other in sorted(candidates)}
+    matches = difflib.get_close_matches(plain_name(name), plain, n=1, cutoff=0.82)
+    return plain[matches[0]] if matches and _digits(matches[0]) == _digits(name) else None
 
 
 def _digits(name: str) -> list[str]:

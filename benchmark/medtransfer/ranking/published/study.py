@@ -67,7 +67,7 @@ class PublishedEncoder(Spec):
     """An encoder of the study."""
 
     name: Name = Field(description="Unique in the study.")
-    title: str = Field(default="", description="One line for people.")
+    title: str = Field(default="", description="Title in one line.")
     parameters: int | None = Field(default=None, ge=1, description="Without the head.")
     pretraining: PretrainingCard = Field(description="The transfer relation follows from it.")
 
@@ -76,9 +76,9 @@ class PublishedTarget(Spec):
     """A target task of the study, and which of its cells an encoder needs to be ranked."""
 
     name: Name = Field(description="Unique in the study.")
-    title: str = Field(default="", description="One line for people.")
+    title: str = Field(default="", description="Title in one line.")
     domain: Slug = Field(description="natural, chest-xray, ct, oct, ...")
-    kind: Kind = Field(description="What is predicted.")
+    kind: Kind = Field(description="Kind of prediction.")
     metric: PublishedMetric = Field(description="The primary metric.")
     chance: float = Field(ge=0, lt=1, description="The primary metric of a constant prediction.")
     budgets: list[PublishedBudget] = Field(min_length=1, description="Those of the study.")
@@ -111,7 +111,7 @@ class Finding(Spec):
     """A claim of the study, as comparisons that its numbers can confirm or contradict."""
 
     title: Text = Field(description="The claim in short.")
-    text: Text = Field(description="What was claimed, by whom, and how it is read here.")
+    text: Text = Field(description="The claim, its source, and its reading here.")
     pairs: list[Pair] = Field(min_length=1, description="Compared under every expectation.")
     expect: list[Expectation] = Field(min_length=1, description="All must hold, for all pairs.")
 
@@ -121,14 +121,14 @@ class Study(Spec):
 
     name: Slug = Field(description="Also the name of the folder.")
     title: Text = Field(description="Title of the paper.")
-    citation: Text = Field(description="What to cite.")
+    citation: Text = Field(description="Publication to cite.")
     licence: Text = Field(description="Licence of the numbers.")
-    url: str = Field(default="", description="Where the numbers come from.")
-    adaptation: Slug = Field(description="Of all rows: finetune, linear, ...")
-    notes: list[Text] = Field(default=[], description="What a reader of the board must know.")
-    columns: Columns = Field(description="Which column is what.")
+    url: str = Field(default="", description="Source of the numbers.")
+    adaptation: Slug = Field(description="Adaptation of all rows: finetune, linear, ...")
+    notes: list[Text] = Field(default=[], description="Notes for readers of the board.")
+    columns: Columns = Field(description="Columns by role.")
     ignored: list[Text] = Field(default=[], description="Columns that are not read.")
-    scale: Literal["fraction", "percent"] = Field(description="Of the values.")
+    scale: Literal["fraction", "percent"] = Field(description="Scale of the values.")
     left_out: list[RowCondition] = Field(default=[], description="Rows that are not read.")
     marked: dict[Slug, RowCondition] = Field(
         default={}, description="Rows that are read, and whose records bear this mark."
@@ -267,12 +267,12 @@ def read_published(path: Path, study: Study) -> list[PublishedRecord]:
             )
         if record.cell not in expected:
             raise InputError(f"{where}: {record.cell} is no cell of study.yaml; import it again")
-        for field, names, source, known in (
+        for field, names, source, allowed in (
             ("marks", record.marks, "marked", study.marked),
             ("metrics", record.metrics, "metrics", study.metrics.values()),
         ):
             for name in names:
-                if name not in known:
+                if name not in allowed:
                     raise InputError(f"{where}: {field}: '{name}' is not in study.yaml's {source}")
         if record.cell in seen:
             raise InputError(f"{where}: {record.cell} is on line {seen[record.cell]}, too")
@@ -289,12 +289,12 @@ def _once(where: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _known(where: str, name: str, known: Iterable[str]) -> None:
-    names = list(known)
+def _known(where: str, name: str, allowed: Iterable[str]) -> None:
+    names = list(allowed)
     if name not in names:
         raise ValueError(f"{where}: '{name}' is not in the study{suggest(name, names)}")
 
 
 def _shots(budget: str) -> float:
-    found = re.match(r"\d+", budget)
-    return float(found[0]) if found else float("inf")
+    match = re.match(r"\d+", budget)
+    return float(match[0]) if match else float("inf")

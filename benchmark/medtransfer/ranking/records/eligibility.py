@@ -36,8 +36,8 @@ def expected_cells(
 
 def is_current(records: pd.DataFrame, protocol: Protocol | None) -> NDArray[np.bool_]:
     """Mark the records made under the present version of the protocol."""
-    known = protocol.fingerprints if protocol else {}
-    now = [(*pair, fingerprint) for pair, fingerprint in known.items()]
+    fingerprints = protocol.fingerprints if protocol else {}
+    now = [(*pair, fingerprint) for pair, fingerprint in fingerprints.items()]
     return is_any(records, ["kind", "adaptation", "protocol_fingerprint"], now)
 
 
@@ -46,8 +46,8 @@ def is_any(
 ) -> NDArray[np.bool_]:
     """Mark the records with one of the wanted combinations of names in these columns."""
     keys = records[columns].drop_duplicates()
-    there = set(wanted)
-    keys = keys.assign(there=[key in there for key in keys.itertuples(index=False, name=None)])
+    given = set(wanted)
+    keys = keys.assign(there=[key in given for key in keys.itertuples(index=False, name=None)])
     return records[columns].merge(keys, how="left", on=columns)["there"].to_numpy(bool)
 
 

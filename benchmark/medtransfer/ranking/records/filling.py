@@ -63,12 +63,12 @@ def fill_grid(frame: Frame, cells: Sequence[Cell], cards: Mapping[str, EncoderCa
     diverged[rows, columns] = records["status"] == "diverged"
     chance = groups["chance"].to_numpy(float)[of_group, None]
     splits = {}
-    for name, known, values in _families(
+    for name, present, values in _families(
         frame, records, np.array([cell.task for cell in cells], dtype=object), shape
     ):
-        values[known] = np.where(diverged, chance, values)[known]
+        values[present] = np.where(diverged, chance, values)[present]
         splits[name] = _over_draws(values, of_group, groups["draws"].to_numpy())
-        groups[f"has_{name}"] = fold(np.logical_or, known[:, None], of_group)[:, 0]
+        groups[f"has_{name}"] = fold(np.logical_or, present[:, None], of_group)[:, 0]
     ordered = records.assign(group=of_group[rows]).sort_values("row", kind="stable")
     failures = ordered[ordered["status"] == "failed"]
     flops = {
@@ -95,7 +95,9 @@ def fill_grid(frame: Frame, cells: Sequence[Cell], cards: Mapping[str, EncoderCa
 def relate(cards: Mapping[str, PretrainingCard], groups: pd.DataFrame) -> pd.DataFrame:
     """Transfer relation of each encoder to the domains of some groups, (domains, E)."""
     domains = groups["domain"].unique()
-    relations = {name: [card.relation(own) for own in domains] for name, card in cards.items()}
+    relations = {
+        name: [card.relation(domain) for domain in domains] for name, card in cards.items()
+    }
     return pd.DataFrame(relations, index=domains, columns=list(cards))
 
 
@@ -120,14 +122,14 @@ def find_cells(records: pd.DataFrame, cells: Sequence[Cell]) -> NDArray[np.intp]
     table = pd.DataFrame(cells, columns=list(Cell._fields))
     key = pd.Series(0, index=records.index)
     wanted = pd.Series(0, index=table.index)
-    known = pd.Series(True, index=records.index)
+    complete = pd.Series(True, index=records.index)
     for name in Cell._fields:
         names = pd.Index(table[name].unique())
         code = names.get_indexer(pd.Index(records[name]))
-        known &= code >= 0
+        complete &= code >= 0
         key = key * len(names) + code
         wanted = wanted * len(names) + names.get_indexer(pd.Index(table[name]))
-    return pd.Index(wanted).get_indexer(pd.Index(key.where(known, -1)))
+    return pd.Index(wanted).get_indexer(pd.Index(key.where(complete, -1)))
 
 
 def _families(
@@ -155,13 +157,13 @@ def _families(
         sums, count = np.zeros(shape), np.zeros(shape[0])
         for name in names:
             part = parts.get(name, values.iloc[:0])
-            own = np.full(shape, np.nan)
+            full = np.full(shape, np.nan)
             part_tasks = part["task"].unique()
             part = part[part["row"] >= 0]
-            own[part["row"], part["column"]] = part["value"]
-            known = np.isin(tasks, part_tasks) | (name == IN_DOMAIN)
-            sums[known] += own[known]
-            count += known
+            full[part["row"], part["column"]] = part["value"]
+            present = np.isin(tasks, part_tasks) | (name == IN_DOMAIN)
+            sums[present] += full[present]
+            count += present
         with np.errstate(invalid="ignore"):
             yield family, count > 0, sums / count[:, None]
 
@@ -184,14 +186,14 @@ def _score(groups: pd.DataFrame, splits: Mapping[str, Split]) -> dict[str, Float
         "external": [name for name in scores if name not in (IN_DOMAIN, _CORRUPTED)],
         "corrupted": [name for name in scores if name == _CORRUPTED],
     }
-    found = {IN_DOMAIN: scores[IN_DOMAIN], "value": splits[IN_DOMAIN].mean}
+    columns = {IN_DOMAIN: scores[IN_DOMAIN], "value": splits[IN_DOMAIN].mean}
     for part, names in parts.items():
         sums, count = np.zeros(scores[IN_DOMAIN].shape), np.zeros((len(groups), 1))
         for name in names:
-            known = groups[f"has_{name}"].to_numpy(bool)
-            sums[known] += scores[name][known]
-            count[known] += 1
+            present = groups[f"has_{name}"].to_numpy(bool)
+            sums[present] += scores[name][present]
+            count[present] += 1
         with np.errstate(invalid="ignore"):
-            found[part] = sums / count
+            columns[part] = sums / count
         groups[part] = count[:, 0] > 0
-    return found
+    return columns

@@ -191,9 +191,9 @@ def fold(
     number = np.empty(len(codes), np.intp)
     number[order] = np.arange(len(codes)) - np.repeat(starts, np.diff(starts, append=len(codes)))
     first = number == 0
-    found = np.empty((first.sum(), *values.shape[1:]), dtype or values.dtype)
-    found[codes[first]] = values[first]
+    sums = np.empty((first.sum(), *values.shape[1:]), dtype or values.dtype)
+    sums[codes[first]] = values[first]
     for turn in range(1, number.max(initial=0) + 1):
         rows = number == turn
-        found[codes[rows]] = how(found[codes[rows]], values[rows])
-    return found
+        sums[codes[rows]] = how(sums[codes[rows]], values[rows])
+    return sums

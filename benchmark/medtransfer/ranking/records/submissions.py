@@ -96,7 +96,9 @@ class Submission:
             rows.append(_row(record, folder))
             if record.status == "ok":
                 metric = record.task.metric
-                values += [(name, number, own.get(metric)) for name, own in record.metrics.items()]
+                values += [
+                    (name, number, metrics.get(metric)) for name, metrics in record.metrics.items()
+                ]
         cells = _tabulate(rows, _NAMES, _TYPES)
         splits = _tabulate(values, ["split"], {"cell": np.int64, "value": float})
         return cls(card, *_first_settled(cells, splits), status, _tabulate_scores(scores))
@@ -158,8 +160,8 @@ def _load(path: Path, *, tasks: Collection[str] | None) -> Submission | None:
         if tasks is not None:
             chosen = list(records)
             return Submission.of(card, chosen, folder=path) if chosen else None
-        own = _own_scores(path, card.name)
-        return Submission.of(card, records, folder=path, status=read_status(path), scores=own)
+        scores = _own_scores(path, card.name)
+        return Submission.of(card, records, folder=path, status=read_status(path), scores=scores)
 
 
 def _open(path: Path, tasks: Collection[str] | None = None) -> tuple[EncoderCard, Iterator[Record]]:
@@ -248,8 +250,8 @@ def _tabulate(
     columns: dict[str, Any] = {name: table[name].astype(kind) for name, kind in types.items()}
     for name in names:
         values = table[name].to_numpy()
-        known = pd.Index(sorted(set(values) - {None}), dtype=object)
-        columns[name] = pd.Categorical(values, categories=known)
+        categories = pd.Index(sorted(set(values) - {None}), dtype=object)
+        columns[name] = pd.Categorical(values, categories=categories)
     return pd.DataFrame(columns)
 
 
@@ -257,17 +259,17 @@ def _tabulate_scores(scores: Iterable[ScoreRecord]) -> pd.DataFrame:
     """The columns of `Submission.scores`."""
     rows = [
         (
-            one.encoder.sha256,
-            one.protocol,
-            one.task.name,
-            one.task.fingerprint,
-            one.score,
-            one.fingerprint,
-            np.nan if one.value is None else one.value,
-            float(one.flops),
-            one.seconds,
+            score.encoder.sha256,
+            score.protocol,
+            score.task.name,
+            score.task.fingerprint,
+            score.score,
+            score.fingerprint,
+            np.nan if score.value is None else score.value,
+            float(score.flops),
+            score.seconds,
         )
-        for one in scores
+        for score in scores
     ]
     table = pd.DataFrame(rows, columns=[*_SCORE_NAMES, "value", "flops", "seconds"])
     kinds = {"value": float, "flops": float, "seconds": float}
@@ -286,26 +288,26 @@ def _merge(parts: list[tuple[Path, Submission]]) -> Submission:
         )
     if len(parts) == 1:
         return parts[0][1]
-    found = {part.status for _, part in parts}
-    status: Status = "changed" if "changed" in found else "declared"
+    statuses = {part.status for _, part in parts}
+    status: Status = "changed" if "changed" in statuses else "declared"
     cells, values = stack([part for _, part in parts])
     scores = pd.concat([part.scores for _, part in parts], ignore_index=True)
     return Submission(
         card,
         *_first_settled(cells, values),
-        "verified" if found == {"verified"} else status,
+        "verified" if statuses == {"verified"} else status,
         scores.drop_duplicates(_SCORE_NAMES, ignore_index=True),
     )
 
 
 def stack(submissions: Sequence[Submission]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The cells and the values of at least one submission, in their order, numbered anew."""
-    starts = np.cumsum([0, *(len(one.cells) for one in submissions)])
+    starts = np.cumsum([0, *(len(submission.cells) for submission in submissions)])
     values = [
-        one.values.assign(cell=one.values["cell"] + start)
-        for start, one in zip(starts, submissions, strict=False)
+        submission.values.assign(cell=submission.values["cell"] + start)
+        for start, submission in zip(starts, submissions, strict=False)
     ]
-    return _concatenate([one.cells for one in submissions]), _concatenate(values)
+    return _concatenate([submission.cells for submission in submissions]), _concatenate(values)
 
 
 def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -321,11 +323,11 @@ def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _join_names(parts: Sequence[Any]) -> pd.Categorical:
     # pandas' union_categoricals refuses categories of different types.
-    known = pd.Index(sorted(set().union(*(part.categories for part in parts))), dtype=object)
+    categories = pd.Index(sorted(set().union(*(part.categories for part in parts))), dtype=object)
     # One more place, which the code of a null, -1, leads to.
-    places = [np.append(known.get_indexer(part.categories), -1) for part in parts]
+    places = [np.append(categories.get_indexer(part.categories), -1) for part in parts]
     codes = [place[part.codes] for place, part in zip(places, parts, strict=True)]
-    return pd.Categorical.from_codes(np.concatenate(codes), known)
+    return pd.Categorical.from_codes(np.concatenate(codes), categories)
 
 
 def _first_settled(cells: pd.DataFrame, values: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

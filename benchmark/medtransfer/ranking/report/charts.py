@@ -221,8 +221,8 @@ def _scores(rows: Rows) -> tuple[Json, Padding]:
 
 def _priced(rows: Rows) -> tuple[Json, Padding]:
     left, right = 76, 30
-    found = {**_cost(), "width": _WIDTH - left - right, "height": 340}
-    return found, {"left": left, "top": 72, "right": right, "bottom": 60}
+    chart = {**_cost(), "width": _WIDTH - left - right, "height": 340}
+    return chart, {"left": left, "top": 72, "right": right, "bottom": 60}
 
 
 def _panels(rows: Rows) -> tuple[Json, Padding]:
@@ -244,18 +244,18 @@ def _panels(rows: Rows) -> tuple[Json, Padding]:
         }
         for panel in panels
     ]
-    found = alt.hconcat(_key("encoder", names), spacing=gap, bounds="flush").to_dict()
-    found["hconcat"] = [*views, *found["hconcat"]]
-    found.pop("config")
+    chart = alt.hconcat(_key("encoder", names), spacing=gap, bounds="flush").to_dict()
+    chart["hconcat"] = [*views, *chart["hconcat"]]
+    chart.pop("config")
     # The size of a row of views is nothing by itself.
-    return found, {"left": left, "top": 92, "right": _WIDTH - left, "bottom": height + 40}
+    return chart, {"left": left, "top": 92, "right": _WIDTH - left, "bottom": height + 40}
 
 
 def _heat(rows: Rows) -> tuple[Json, Padding]:
     left, right = 240, 30
     low, high = _range([row["score"] for row in rows])
     inks = [_INK if (row["score"] - low) / (high - low) < 0.68 else _PAPER for row in rows]
-    found = {
+    chart = {
         **_domains(),
         "width": _WIDTH - left - right,
         "height": 34 * len({row["source"] for row in rows}),
@@ -266,7 +266,7 @@ def _heat(rows: Rows) -> tuple[Json, Padding]:
         },
     }
     slanted = 4 * max(len(row["target"]) for row in rows)
-    return found, {"left": left, "top": 72, "right": right, "bottom": 64 + slanted}
+    return chart, {"left": left, "top": 72, "right": right, "bottom": 64 + slanted}
 
 
 def _trajectories(rows: Rows) -> tuple[Json, Padding]:
@@ -300,8 +300,8 @@ def _trajectories(rows: Rows) -> tuple[Json, Padding]:
             views.append(_key("series", names))
         lines.append(alt.hconcat(*views, spacing=gap, bounds="flush"))
     # The size of a row of views is nothing by itself.
-    found = alt.vconcat(*lines, spacing=height + 58, bounds="flush")
-    whole = found.resolve_scale(color="shared").to_dict()
+    chart = alt.vconcat(*lines, spacing=height + 58, bounds="flush")
+    whole = chart.resolve_scale(color="shared").to_dict()
     whole.pop("config")
     below = (height + 58) * len(panels)
     return whole, {"left": left, "top": 92, "right": _WIDTH - left, "bottom": below}
@@ -322,6 +322,6 @@ def _key(field: str, width: int) -> alt.LayerChart | alt.FacetChart:
 
 def _range(values: Sequence[float | None]) -> list[float]:
     """The smallest and the largest value; a scale needs some room between them."""
-    known = [value for value in values if value is not None]
-    low, high = min(known), max(known)
+    defined = [value for value in values if value is not None]
+    low, high = min(defined), max(defined)
     return [low, high] if high > low else [low - 0.05, high + 0.05]

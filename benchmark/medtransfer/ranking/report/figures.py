@@ -55,7 +55,7 @@ def figures(board: Board) -> dict[str, Figure]:
     ranked = board.table[board.table["rank"].notna()]
     if board.kind or ranked.empty:
         return {}
-    found = [_scores(ranked), _cost(ranked), _curves(board, ranked), _domains(board)]
+    drawn = [_scores(ranked), _cost(ranked), _curves(board, ranked), _domains(board)]
     subtitle = f"protocol {board.protocol}, suite {board.suite}"
     stem = f"{FOLDER}/{slug(board.protocol)}_{slug(board.suite)}"
     return {
@@ -67,7 +67,7 @@ def figures(board: Board) -> dict[str, Figure]:
             caption=caption,
             rows=rows,
         )
-        for chart, title, alt, caption, rows in found
+        for chart, title, alt, caption, rows in drawn
         if rows
     }
 
@@ -109,10 +109,10 @@ def _scores(ranked: pd.DataFrame) -> _Parts:
 
 def _cost(ranked: pd.DataFrame) -> _Parts:
     """Rows: encoder, score, cost, best (yes, no), and its label on the one side or the other."""
-    known = ranked[ranked["adaptation_flops"] > 0]
-    front = known["pareto_adaptation"].fillna(False).astype(bool)
-    shown = pd.concat([known[front], known[~front]]).head(_MOST)
-    best = set(known.index[front])
+    priced = ranked[ranked["adaptation_flops"] > 0]
+    front = priced["pareto_adaptation"].fillna(False).astype(bool)
+    shown = pd.concat([priced[front], priced[~front]]).head(_MOST)
+    best = set(priced.index[front])
     rows: Rows = [
         {
             "encoder": label,
@@ -134,7 +134,7 @@ def _cost(ranked: pd.DataFrame) -> _Parts:
         f"adaptation; on the Pareto front: {shorten(listed, 300)}.",
         "The line joins the Pareto front: encoders that no other beats at their adaptation FLOPs."
         + ("" if named else " Labels are drawn where there is room.")
-        + _part_of(len(shown), len(known), "The front and the best of the others"),
+        + _part_of(len(shown), len(priced), "The front and the best of the others"),
         rows if len({row["score"] for row in rows}) > 1 else [],
     )
 
@@ -183,9 +183,9 @@ def _curves(board: Board, ranked: pd.DataFrame) -> _Parts:
         budgets = [budget for budget in _BUDGETS if budget in set(part["budget"])]
         if len(budgets) > 1:
             names = [name for name in adaptations if name in set(part["adaptation"])]
-            what = "" if len(names) == 1 else f" ({', '.join(names)})"
+            suffix = "" if len(names) == 1 else f" ({', '.join(names)})"
             tasks = part["task"].nunique()
-            panel = f"{family}{what}, {tasks} task{'s' if tasks > 1 else ''}"
+            panel = f"{family}{suffix}, {tasks} task{'s' if tasks > 1 else ''}"
             rows += [
                 {"panel": panel, "encoder": label, "budget": budget, "score": _round(value)}
                 for name, label in labels.items()
@@ -264,8 +264,8 @@ def _labels(names: Iterable[Any], most: int) -> list[str]:
     return labels
 
 
-def _part_of(shown: int, known: int, what: str = "The best") -> str:
-    return "" if shown == known else f" {what}: {shown} of {known}."
+def _part_of(shown: int, total: int, lead: str = "The best") -> str:
+    return "" if shown == total else f" {lead}: {shown} of {total}."
 
 
 def _count(number: int) -> str:

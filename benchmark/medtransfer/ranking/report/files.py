@@ -56,13 +56,13 @@ def render_csv(boards: Sequence[Board]) -> str:
 
 def render_scores(boards: Sequence[Board]) -> str:
     """Validation of transferability scores: one row a board, task, outcome and score."""
-    own = ScoreValidation.nothing().tasks.columns
+    columns = ScoreValidation.nothing().tasks.columns
     tables = [
         board.validation.tasks.assign(protocol=board.protocol, suite=board.suite)
         for board in boards
         if not board.kind
     ]
-    return _write_csv(["protocol", "suite", *own], tables)
+    return _write_csv(["protocol", "suite", *columns], tables)
 
 
 def _write_csv(names: Iterable[Any], tables: Iterable[pd.DataFrame]) -> str:

@@ -20,7 +20,7 @@ from medtransfer.specs.protocol import OPTIONAL
 from medtransfer.specs.split_name import IN_DOMAIN
 
 MOST = 30
-"""Encoders in a table: GitHub cuts a page off after half a megabyte."""
+"""Encoders in a table: GitHub truncates a page at half a megabyte."""
 
 
 def render_board(board: Board) -> str:
@@ -128,16 +128,16 @@ def _repeats(ranked: pd.DataFrame, name: str, other: str) -> bool:
 
 def _adapted(board: Board, ranked: pd.DataFrame) -> str:
     """Further pre-training: scores in-domain, external and corrupted, by compute."""
-    own = ranked[ranked["init"].notna()]
-    if own.empty:
+    adapted = ranked[ranked["init"].notna()]
+    if adapted.empty:
         return (
             "No further pre-training yet: no ranked encoder's card names its parent "
             "(`pretraining.init`).\n"
         )
     wanted = (IN_DOMAIN, "external", "corrupted", "pretraining_flops")
     shown = [column for column in board.columns if column.name in wanted]
-    parents = ranked.loc[ranked.index.isin(own["init"])]
-    rows = pd.concat([own, parents[~parents.index.isin(own.index)]])
+    parents = ranked.loc[ranked.index.isin(adapted["init"])]
+    rows = pd.concat([adapted, parents[~parents.index.isin(adapted.index)]])
     rows = rows.sort_values(["pretraining_flops", "rank"]).head(MOST)
     head = ["Encoder", "From", "Trained", *(column.title for column in shown)]
     lines = [
@@ -191,11 +191,11 @@ def _costs(board: Board, ranked: pd.DataFrame, drawn: Mapping[str, str]) -> str:
     ]
     best = best_under(ranked, "adaptation_flops")
     if len(best) > 1:
-        found = [
+        lines = [
             f"{quantity(b, 'FLOP')} {escape(e)}"
             for b, e in zip(best["budget"], best["encoder"], strict=True)
         ]
-        parts.append(f"Best within a limit of adaptation FLOPs: {', '.join(found)}.\n")
+        parts.append(f"Best within a limit of adaptation FLOPs: {', '.join(lines)}.\n")
     return join(*parts, drawn.get("cost"))
 
 
@@ -226,7 +226,7 @@ def tabulate_leaders(
 
 def _trust(ranked: pd.DataFrame) -> dict[str, list[str]]:
     """Columns of uncertainty by title; empty ones are left out."""
-    found = {
+    lines = {
         "In-domain, 95 %": spans(ranked, f"{IN_DOMAIN}_low", f"{IN_DOMAIN}_high", "score"),
         "Rank, 95 %": spans(ranked, "rank_low", "rank_high", "count"),
         "Tie": [quantity(value, "count") for value in ranked["tie"]],
@@ -235,11 +235,11 @@ def _trust(ranked: pd.DataFrame) -> dict[str, list[str]]:
         "Win rate": [quantity(value, "score") for value in ranked["win_rate"]],
     }
     if (ranked["contamination"] == "overlap").any():
-        found["Clean rank"] = [quantity(value, "count") for value in ranked["clean_rank"]]
+        lines["Clean rank"] = [quantity(value, "count") for value in ranked["clean_rank"]]
     if ranked["pretraining_flops"].gt(0).any() or (ranked["contamination"] != "clean").any():
-        found["Contamination"] = [str(value) for value in ranked["contamination"]]
-    found["Status"] = [str(value) for value in ranked["status"]]
-    return {name: values for name, values in found.items() if set(values) != {MISSING}}
+        lines["Contamination"] = [str(value) for value in ranked["contamination"]]
+    lines["Status"] = [str(value) for value in ranked["status"]]
+    return {name: values for name, values in lines.items() if set(values) != {MISSING}}
 
 
 def _entries(rows: pd.DataFrame, column: Column) -> list[str]:
@@ -287,8 +287,8 @@ def _unranked(board: Board, unranked: pd.DataFrame) -> str:
     inside = inside[inside["encoder"].isin(shown.index)]
     rows = []
     for encoder, row in shown.iterrows():
-        own = inside[inside["encoder"] == encoder]
-        missing = (own["draws"] - own["have"]).groupby(own["task"], sort=False).sum()
+        cells = inside[inside["encoder"] == encoder]
+        missing = (cells["draws"] - cells["have"]).groupby(cells["task"], sort=False).sum()
         text = ", ".join(f"{escape(task)} {count}" for task, count in missing.items() if count)
         error = escape(row["error"]) if pd.notna(row["error"]) else MISSING
         coverage = f"{row['have']} of {row['expected']} cells"

@@ -117,10 +117,15 @@ def render_pages(boards: Sequence[Board], studies: Sequence[Published] = ()) -> 
                 links["Single tasks"] = f"tasks/{_stem(board)}.md"
                 pages[links["Single tasks"]] = join(f"# Single tasks: {title(board)}\n", *tasks)
         parts.append(_summary(board, links))
-    found = [published_board(study) for study in studies]
-    pages |= {f"published/{board.suite}.md": render_study(board) for board in found}
-    listed = "".join(map(_list_study, found))
-    overview = [_HEAD, *(parts or ["No records yet.\n"]), _PUBLISHED if found else "", listed]
+    published_boards = [published_board(study) for study in studies]
+    pages |= {f"published/{board.suite}.md": render_study(board) for board in published_boards}
+    listed = "".join(map(_list_study, published_boards))
+    overview = [
+        _HEAD,
+        *(parts or ["No records yet.\n"]),
+        _PUBLISHED if published_boards else "",
+        listed,
+    ]
     return {"README.md": join(*overview, _FOOT), **pages}
 
 

@@ -24,17 +24,20 @@ def render_tasks(board: Board, *, most: int, told: dict[str, set[str]]) -> list[
     results = board.results
     order = board.table.index[:most]
     parts = []
-    for task, own in results[results["encoder"].isin(order)].groupby("task", sort=False):
-        there, known = set(own.loc[own["have"] > 0, "encoder"]), told.setdefault(str(task), set())
-        if known and there <= known:
+    for task, rows in results[results["encoder"].isin(order)].groupby("task", sort=False):
+        complete, explained = (
+            set(rows.loc[rows["have"] > 0, "encoder"]),
+            told.setdefault(str(task), set()),
+        )
+        if explained and complete <= explained:
             continue
-        known |= there
+        explained |= complete
         parts.append(f"## {escape(task)}\n")
         if title := board.tasks.get(str(task)):
             parts.append(f"{escape(title)}.\n")
         tables = {
             f"{part['metric'].iloc[0]}, {'in-domain' if split == IN_DOMAIN else str(split)}": part
-            for split, part in own.groupby("split", sort=False)
+            for split, part in rows.groupby("split", sort=False)
         }
         parts += render_results(tables, order, folded="Out-of-domain")
     return parts

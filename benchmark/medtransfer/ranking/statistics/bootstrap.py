@@ -104,14 +104,14 @@ def resample(
     work = partial(_draw, groups=groups, blocks=blocks, single=single, replicates=replicates)
     if sum(map(len, cells.values())) < _MUCH:
         processes = 1
-    found = map_in_processes(work, list(cells.values()), processes=processes)
-    drawn = dict(zip(cells, found, strict=True))
+    results = map_in_processes(work, list(cells.values()), processes=processes)
+    drawn = dict(zip(cells, results, strict=True))
     return Replicates(
         groups=groups[GROUP],
-        bounds={name: one.bounds for name, one in drawn.items()},
-        means={name: dict(zip(blocks, one.means, strict=True)) for name, one in drawn.items()},
-        inside={name: one.inside for name, one in drawn.items() if one.inside is not None},
-        outside={name: one.outside for name, one in drawn.items() if one.outside is not None},
+        bounds={name: part.bounds for name, part in drawn.items()},
+        means={name: dict(zip(blocks, part.means, strict=True)) for name, part in drawn.items()},
+        inside={name: part.inside for name, part in drawn.items() if part.inside is not None},
+        outside={name: part.outside for name, part in drawn.items() if part.outside is not None},
     )
 
 
@@ -158,8 +158,8 @@ def _draw(
     names = [str(name).removeprefix("has_") for name in groups if str(name).startswith("has_")]
     has = {name: groups[f"has_{name}"].to_numpy(bool) for name in names}
     draws = list(zip(groups["budget"], groups["draws"], strict=True))
-    for task, own in _by_task(cells, groups, archives):
-        rows = own.group[own.number == 0]
+    for task, cells_of_task in _by_task(cells, groups, archives):
+        rows = cells_of_task.group[cells_of_task.number == 0]
         weights = [
             _weigh_draws(task, draws[row][0], draws=draws[row][1], replicates=replicates)
             for row in rows
@@ -167,9 +167,11 @@ def _draw(
         scores = {}
         for name in names if single else [IN_DOMAIN]:
             if has[name][rows[0]]:
-                stored = _read(own, name, archives)
+                stored = _read(cells_of_task, name, archives)
                 items = _choose_items(task, name, stored.shape[1], replicates=replicates)
-                scores[name] = _average(np.take(stored, items, axis=1), own.number, weights)
+                scores[name] = _average(
+                    np.take(stored, items, axis=1), cells_of_task.number, weights
+                )
         inside[rows] = scores.pop(IN_DOMAIN)
         if outside is not None and scores:
             outside[rows] = sum(scores.values()) / np.float32(len(scores))

@@ -32,11 +32,11 @@ def mark_fronts(table: pd.DataFrame) -> pd.DataFrame:
     score = table[IN_DOMAIN].to_numpy(float)
     for name, price in PRICES.items():
         cost = table[price].to_numpy(float)
-        known = np.isfinite(score) & np.isfinite(cost)
+        defined = np.isfinite(score) & np.isfinite(cost)
         as_good = (score >= score[:, None]) & (cost <= cost[:, None])  # [i, j]: j against i
         better = (score > score[:, None]) | (cost < cost[:, None])
         beaten = (as_good & better).any(axis=1)
-        marks[name] = pd.Series(~beaten, index=table.index).astype("boolean").where(known)
+        marks[name] = pd.Series(~beaten, index=table.index).astype("boolean").where(defined)
     return marks
 
 
@@ -46,13 +46,13 @@ def best_under(table: pd.DataFrame, price: str) -> pd.DataFrame:
     Returns:
         Columns budget (at most so much), encoder, the score and the cost.
     """
-    known = table[[IN_DOMAIN, price]].dropna().astype(float)
-    if known.empty:
+    defined = table[[IN_DOMAIN, price]].dropna().astype(float)
+    if defined.empty:
         return pd.DataFrame(columns=["budget", "encoder", IN_DOMAIN, price])
-    floor, ceiling = (math.ceil(math.log10(max(1, bound(known[price])))) for bound in (min, max))
+    floor, ceiling = (math.ceil(math.log10(max(1, bound(defined[price])))) for bound in (min, max))
     rows: list[dict[str, Any]] = []
     for power in range(floor, ceiling + 1):
-        affordable = known[known[price] <= 10.0**power]
+        affordable = defined[defined[price] <= 10.0**power]
         best = affordable.sort_values([IN_DOMAIN, price], ascending=[False, True]).iloc[0]
         if not rows or rows[-1]["encoder"] != best.name:
             rows.append({"budget": 10.0**power, "encoder": best.name, **best})

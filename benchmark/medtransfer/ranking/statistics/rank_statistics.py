@@ -67,19 +67,19 @@ def compute_rank_statistics(
     table = pd.DataFrame(
         index=pd.Index(encoders, name="encoder"), columns=RANK_STATISTICS, dtype=float
     )
-    own = grid.choose(np.arange(len(grid.groups)), encoders)
-    tasks = average(own, IN_DOMAIN, by="task")
+    chosen = grid.choose(np.arange(len(grid.groups)), encoders)
+    tasks = average(chosen, IN_DOMAIN, by="task")
     significance = compare_over_tasks(tasks)
     if not len(encoders):
         return RankStatistics(table, significance)
     table["mean_rank"] = tasks.rank(axis=1, ascending=False).mean()
     table["win_rate"] = _win_rates(tasks)
-    drawn = _by_task(own, replicates)
-    domains = dict(zip(own.groups["task"], own.groups["domain"], strict=True))
+    drawn = _by_task(chosen, replicates)
+    domains = dict(zip(chosen.groups["task"], chosen.groups["domain"], strict=True))
     weights = weigh(pd.DataFrame({"task": tasks.index}), domains)
     overall = np.stack([weights @ values for values in drawn])
-    known = np.isfinite(overall).all(axis=1)
-    scores = average(own, IN_DOMAIN).to_numpy()
+    complete = np.isfinite(overall).all(axis=1)
+    scores = average(chosen, IN_DOMAIN).to_numpy()
     table[[f"{IN_DOMAIN}_low", f"{IN_DOMAIN}_high"]] = interval(overall).T
     table["tie"] = tie_groups(scores, overall)
     for suffix, values in (
@@ -88,9 +88,9 @@ def compute_rank_statistics(
     ):
         if values is not None:
             low, high = rank_intervals(values)
-            table["rank_low" + suffix] = np.where(known, low, np.nan)
-            table["rank_high" + suffix] = np.where(known, high, np.nan)
-    table.loc[~known, "tie"] = np.nan
+            table["rank_low" + suffix] = np.where(complete, low, np.nan)
+            table["rank_high" + suffix] = np.where(complete, high, np.nan)
+    table.loc[~complete, "tie"] = np.nan
     whole = [name for name in RANK_STATISTICS if name.startswith(("rank", "tie"))]
     return RankStatistics(table.astype(dict.fromkeys(whole, "Int64")), significance)
 
@@ -113,11 +113,11 @@ def _win_rates(tasks: pd.DataFrame) -> pd.Series[float]:
 _NAMED = 10  # pairs of encoders in a sentence
 
 
-def verdicts(found: Significance, table: pd.DataFrame) -> list[str]:
+def verdicts(significance: Significance, table: pd.DataFrame) -> list[str]:
     """Summarise the evidence in sentences: on these tasks, and on other tasks like these.
 
     Args:
-        found: Tests of the ranked encoders over tasks.
+        significance: Tests of the ranked encoders over tasks.
         table: Of `compute_rank_statistics`, among others of encoders without a rank.
     """
     lines, ties = [], table["tie"].max()
@@ -126,26 +126,29 @@ def verdicts(found: Significance, table: pd.DataFrame) -> list[str]:
             f"{ties} groups of encoders differ" if ties > 1 else "no encoder differs from the best"
         )
         lines.append(f"On these tasks, given their test items and draws, {groups} (Tie).")
-    others, tasks = "On other tasks like these", found.tasks
-    if found.friedman is None:
-        if len(found.pairs):
+    others, tasks = "On other tasks like these", significance.tasks
+    if significance.friedman is None:
+        if len(significance.pairs):
             lines.append(
                 f"{others}: not tested; {tasks} task{'s are' if tasks > 1 else ' is'} too few."
             )
         return lines
-    verdict = "encoders differ" if found.friedman < 0.05 else "encoders are not shown to differ"
-    shown = found.pairs[found.pairs["holm"] < 0.05]
+    verdict = (
+        "encoders differ" if significance.friedman < 0.05 else "encoders are not shown to differ"
+    )
+    shown = significance.pairs[significance.pairs["holm"] < 0.05]
     pairs = [f"{pair.better} over {pair.worse}" for pair in shown.itertuples()]
     rest = f" and {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
-    if found.pairs["p"].isna().any():
-        single = f"{tasks} are too few for any of {len(found.pairs)} pairs to be significant"
+    count = len(significance.pairs)
+    if significance.pairs["p"].isna().any():
+        single = f"{tasks} are too few for any of {count} pairs to be significant"
     else:
         single = (
-            f"significant of {len(found.pairs)} pairs (signed-rank tests, Holm's correction): "
+            f"significant of {count} pairs (signed-rank tests, Holm's correction): "
             f"{', '.join(pairs[:_NAMED]) + rest or 'none'}"
         )
     lines.append(
-        f"{others}: over {tasks} tasks the {verdict} (Friedman test, p = {found.friedman:.2g}); "
-        f"{single}."
+        f"{others}: over {tasks} tasks the {verdict} (Friedman test, "
+        f"p = {significance.friedman:.2g}); {single}."
     )
     return lines

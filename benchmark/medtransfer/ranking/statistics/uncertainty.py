@@ -49,8 +49,8 @@ def rank_intervals(replicates: Floats) -> tuple[NDArray[np.int64], NDArray[np.in
     """
     count = len(replicates)
     better = np.zeros((count, count), bool)  # [i, j]: i is shown to be better than j
-    for row, own in enumerate(replicates):
-        above = np.count_nonzero(own > replicates, axis=1)
+    for row, scores in enumerate(replicates):
+        above = np.count_nonzero(scores > replicates, axis=1)
         better[row] = above >= 0.95 * replicates.shape[1]
     return 1 + better.sum(axis=0), count - better.sum(axis=1)
 
@@ -118,19 +118,19 @@ def task_replicates(
         (E, R), or ``None`` with fewer than two independent tasks.
     """
     number = clusters({task: lineages.get(task, ()) for task in tasks})
-    own = np.unique([number[task] for task in tasks], return_inverse=True)[1]
-    count = own.max() + 1 if len(tasks) else 0
+    cluster = np.unique([number[task] for task in tasks], return_inverse=True)[1]
+    count = cluster.max() + 1 if len(tasks) else 0
     if count < 2:
         return None
     rounds = replicates.shape[-1]
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=rounds)
-    times = drawn[:, own].T.astype(np.float64)  # (T, R)
+    times = drawn[:, cluster].T.astype(np.float64)  # (T, R)
     names = np.array([domains[task] for task in tasks])
     member = (names == np.unique(names)[:, None]).astype(np.float64)  # (domains, T)
     size = member @ times
     present = (size > 0).sum(axis=0)
     share = times * (member.T @ (1 / np.maximum(size, 1))) / present  # of each task's score, (T, R)
-    return np.stack([(own * share).sum(axis=0) for own in replicates])
+    return np.stack([(cluster * share).sum(axis=0) for cluster in replicates])
 
 
 @dataclass(frozen=True)

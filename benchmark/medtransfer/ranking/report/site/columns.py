@@ -21,7 +21,7 @@ def page_columns(board: Board) -> list[dict[str, str | None]]:
 
     Those that are empty for all encoders are left out, but for the first, which ranks.
     """
-    own: list[dict[str, str | None]] = [
+    columns: list[dict[str, str | None]] = [
         {
             "name": column.name,
             "title": column.title,
@@ -36,4 +36,4 @@ def page_columns(board: Board) -> list[dict[str, str | None]]:
         for name, title, unit, section in _FURTHER
     ]
     filled = set(board.table.columns[board.table.notna().any()])
-    return own[:1] + [column for column in own[1:] + further if column["name"] in filled]
+    return columns[:1] + [column for column in columns[1:] + further if column["name"] in filled]

@@ -119,8 +119,8 @@ def _board(
     pack = pack or _pack
     order = board.table.index
     other = spans(board.table, "rank_low_tasks", "rank_high_tasks", "count")
-    known = pd.Series(other, index=order, dtype=object)
-    table = board.table.assign(other_tasks=known.where(known != MISSING))
+    ranks = pd.Series(other, index=order, dtype=object)
+    table = board.table.assign(other_tasks=ranks.where(ranks != MISSING))
     table = table.sort_index()
     columns = page_columns(replace(board, table=table))
     shown = [*_RANKS, *(str(column["name"]) for column in columns)]
