@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medtransfer.core.errors import DISK, InputError, reason, unwritable
 from medtransfer.core.files import locked, replacing_folder
@@ -29,6 +30,11 @@ _FAILURES = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
+)
+# Python 3.11.4 and later filter what a member may set; before that, it sets nothing: no owner and
+# no mode. Names, links and devices are checked here in any case.
+_FILTER: dict[str, Any] = (
+    {"filter": "data"} if hasattr(tarfile, "data_filter") else {"set_attrs": False}
 )
 
 
@@ -106,7 +112,7 @@ def _tar_members(archive: Path, folder: Path) -> Iterator[_Member]:
             # Links are refused even within the folder: no corpus needs them, and the data filter
             # can be outwitted by chains of them (CVE-2025-4517).
             plain = info.isreg() or info.isdir()
-            write = partial(tar.extract, info, folder, filter="data")
+            write = partial(tar.extract, info, folder, **_FILTER)
             yield _Member(info.name, info.size, plain, write)
         while tar.fileobj and tar.fileobj.read(1 << 20):
             pass  # read to the end, where the checksum is verified
